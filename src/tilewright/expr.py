@@ -1,0 +1,809 @@
+"""Expr: what one array element is, as a scalar expression over named axes.
+
+    Lit | Axis | Dim | Var | Index(+ - * // % min max) | Load(buffer, index) | Apply(op, args) | Reduce(kind, axes, body)
+
+Knows index arithmetic (exact integers), element arithmetic (`Apply` of a `Scalar` op at a dtype),
+reading memory, and reducing over axes; prints, verifies and interprets itself with NumPy.
+Refuses to know loops, order, vectors and machines.
+
+Semantics. Integer arithmetic wraps. Integer division by zero gives 0. Float arithmetic is IEEE and
+is never reassociated, except inside `Reduce`, whose order is free. `Index` division floors, and its
+divisor is positive. A `Load` whose guard is false does not touch memory and yields zero.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+
+from tilewright import dtypes
+from tilewright.dtypes import DType
+from tilewright.errors import InternalError
+from tilewright.term import Term, topological
+
+Extent: TypeAlias = "int | Expr"
+"""The length of an axis: a number, or an index expression over named `Dim`s."""
+
+_serial = itertools.count()
+
+
+@dataclass(frozen=True, eq=False)
+class Scalar:
+    """One scalar operation: its name, and its meaning as a NumPy function over whole arrays.
+
+    `machine` ones are what a printer must know how to spell; all others are rewritten into machine
+    ones (`codegen/libm.py`) before printing. `symbol` is the infix spelling in printed terms.
+    """
+
+    name: str
+    numpy: Callable[..., Any]
+    symbol: str | None = None
+    machine: bool = False
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+class Expr(Term):
+    """A scalar. Operators build index arithmetic on indices, element arithmetic on elements."""
+
+    @property
+    def type(self) -> DType:
+        """The dtype of the value."""
+        raise NotImplementedError
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return ()
+
+    def with_children(self, children: tuple[Expr, ...]) -> Expr:
+        return self
+
+    def __add__(self, other: Operand) -> Expr:
+        return _binary("+", "add", self, other)
+
+    def __radd__(self, other: Operand) -> Expr:
+        return _binary("+", "add", other, self)
+
+    def __sub__(self, other: Operand) -> Expr:
+        return _binary("-", "sub", self, other)
+
+    def __rsub__(self, other: Operand) -> Expr:
+        return _binary("-", "sub", other, self)
+
+    def __mul__(self, other: Operand) -> Expr:
+        return _binary("*", "mul", self, other)
+
+    def __rmul__(self, other: Operand) -> Expr:
+        return _binary("*", "mul", other, self)
+
+    def __truediv__(self, other: Operand) -> Expr:
+        return _binary(None, "div", self, other)
+
+    def __rtruediv__(self, other: Operand) -> Expr:
+        return _binary(None, "div", other, self)
+
+    def __floordiv__(self, other: Operand) -> Expr:
+        return _binary("//", None, self, other)
+
+    def __mod__(self, other: Operand) -> Expr:
+        return _binary("%", None, self, other)
+
+    def __neg__(self) -> Expr:
+        return 0 - self if is_index(self) else apply("neg", self)
+
+    def __and__(self, other: Operand) -> Expr:
+        return _binary(None, "and", self, other)
+
+    def __or__(self, other: Operand) -> Expr:
+        return _binary(None, "or", self, other)
+
+    def __xor__(self, other: Operand) -> Expr:
+        return _binary(None, "xor", self, other)
+
+    def __lshift__(self, other: Operand) -> Expr:
+        return _binary(None, "shl", self, other)
+
+    def __rshift__(self, other: Operand) -> Expr:
+        return _binary(None, "shr", self, other)
+
+    def __invert__(self) -> Expr:
+        return apply("not", self)
+
+    def __lt__(self, other: Operand) -> Expr:
+        return _compare("lt", self, other)
+
+    def __le__(self, other: Operand) -> Expr:
+        return _compare("le", self, other)
+
+    def __gt__(self, other: Operand) -> Expr:
+        return _compare("lt", other, self)
+
+    def __ge__(self, other: Operand) -> Expr:
+        return _compare("le", other, self)
+
+
+Operand: TypeAlias = "Expr | int | float | bool"
+
+
+class Lit(Expr):
+    """A constant. Equal only to a literal of the same dtype and the same bits (-0.0 is not 0.0)."""
+
+    value: int | float | bool
+    dtype: DType
+
+    @classmethod
+    def key(cls, *fields: Any) -> Hashable:
+        value, dtype = fields
+        if isinstance(value, float):
+            return (cls, value.hex() if value == value else "nan", dtype)
+        return (cls, type(value), value, dtype)
+
+    @property
+    def type(self) -> DType:
+        return self.dtype
+
+
+class Dim(Expr):
+    """A named extent that is known only when the program is called."""
+
+    name: str
+
+    @property
+    def type(self) -> DType:
+        return dtypes.int64
+
+
+class Axis(Expr):
+    """An iteration variable over `range(extent)`. Every axis is its own; the name is a hint."""
+
+    name: str
+    extent: Extent
+    serial: int
+
+    @property
+    def type(self) -> DType:
+        return dtypes.int64
+
+
+class Var(Expr):
+    """A scalar bound by a `Let` of the Loops language. Every variable is its own."""
+
+    name: str
+    dtype: DType
+    serial: int
+
+    @property
+    def type(self) -> DType:
+        return self.dtype
+
+
+class Index(Expr):
+    """Exact integer arithmetic on positions; `op` is one of + - * // % min max."""
+
+    op: str
+    args: tuple[Expr, ...]
+
+    @property
+    def type(self) -> DType:
+        return dtypes.int64
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return self.args
+
+    def with_children(self, children: tuple[Expr, ...]) -> Expr:
+        return index(self.op, *children)
+
+
+class Buffer:
+    """A block of memory that expressions read: element type, shape (row-major) and scope.
+
+    Scopes: `input`, `output`, `temp` (planned memory), `stack` (private to one run of a kernel's
+    outer loops) and `registers`. A buffer is itself, not its fields; the name is a hint.
+    """
+
+    __slots__ = ("dtype", "name", "scope", "shape")
+
+    def __init__(
+        self, name: str, dtype: DType, shape: tuple[Extent, ...], scope: str = "temp"
+    ) -> None:
+        self.name, self.dtype, self.shape, self.scope = name, dtype, shape, scope
+
+    def __getitem__(self, idx: Expr | int | tuple[Expr | int, ...]) -> Load:
+        idx = idx if isinstance(idx, tuple) else (idx,)
+        return load(self, tuple(as_index(i) for i in idx))
+
+    @property
+    def size(self) -> Extent:
+        return product(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a static buffer."""
+        return static(self.size) * self.dtype.itemsize
+
+    def __repr__(self) -> str:
+        return f"{self.name}: {show_type(self.dtype, self.shape)}"
+
+
+class Load(Expr):
+    """The element of `buffer` at `index`; zero, and no memory touched, where `guard` is false."""
+
+    buffer: Buffer
+    index: tuple[Expr, ...]
+    guard: Expr | None
+
+    @property
+    def type(self) -> DType:
+        return self.buffer.dtype
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return self.index if self.guard is None else (*self.index, self.guard)
+
+    def with_children(self, children: tuple[Expr, ...]) -> Expr:
+        n = len(self.index)
+        return Load(self.buffer, children[:n], None if self.guard is None else children[n])
+
+
+class Apply(Expr):
+    """A scalar operation on elements, giving an element of type `dtype`."""
+
+    op: Scalar
+    args: tuple[Expr, ...]
+    dtype: DType
+
+    @property
+    def type(self) -> DType:
+        return self.dtype
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return self.args
+
+    def with_children(self, children: tuple[Expr, ...]) -> Expr:
+        return Apply(self.op, children, self.dtype)
+
+
+class Reduce(Expr):
+    """`body` combined over all points of `axes` by `kind`: sum prod max min all any.
+
+    Over no points it is the kind's identity. `max` and `min` propagate NaN.
+    """
+
+    kind: str
+    axes: tuple[Axis, ...]
+    body: Expr
+
+    @property
+    def type(self) -> DType:
+        return self.body.type
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return (self.body,)
+
+    def with_children(self, children: tuple[Expr, ...]) -> Expr:
+        return Reduce(self.kind, self.axes, children[0])
+
+
+# -- scalar operations -------------------------------------------------------------------------
+
+
+def _int_div(a: Any, b: Any) -> Any:
+    """Division that truncates toward zero; by zero it gives 0."""
+    safe = np.where(b == 0, np.ones_like(b), b)
+    q = np.floor_divide(a, safe)
+    r = np.asarray(a) - q * safe
+    q = np.where((r != 0) & ((r < 0) != (safe < 0)) & ((a < 0) != (safe < 0)), q + 1, q)
+    return np.where(b == 0, np.zeros_like(q), q).astype(np.asarray(a).dtype)
+
+
+def _int_rem(a: Any, b: Any) -> Any:
+    """Remainder with the dividend's sign; by zero it gives 0."""
+    return np.where(b == 0, 0, np.fmod(a, np.where(b == 0, 1, b))).astype(np.asarray(a).dtype)
+
+
+def _fma(a: Any, b: Any, c: Any) -> Any:
+    """a * b + c rounded once (through the next wider type, the nearest NumPy can do)."""
+    wide = np.float64 if np.asarray(a).dtype == np.float32 else np.longdouble
+    return (wide(a) * wide(b) + wide(c)).astype(np.asarray(a).dtype)
+
+
+def _shift(shift: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda a, b: shift(a, np.asarray(b).astype(np.asarray(a).dtype))
+
+
+def _machine(name: str, numpy: Callable[..., Any], symbol: str | None = None) -> Scalar:
+    return Scalar(name, numpy, symbol, machine=True)
+
+
+MACHINE: Final[dict[str, Scalar]] = {
+    s.name: s
+    for s in (
+        _machine("add", np.add, "+"),
+        _machine("sub", np.subtract, "-"),
+        _machine("mul", np.multiply, "*"),
+        _machine("div", np.true_divide, "/"),  # floats only
+        _machine("idiv", _int_div),  # truncates; x/0 = 0
+        _machine("irem", _int_rem),  # sign of the dividend; x rem 0 = 0
+        _machine("neg", np.negative, "-"),
+        _machine("fma", _fma),  # floats only; rounded once
+        _machine("sqrt", np.sqrt),
+        _machine("abs", np.abs),  # floats: clears the sign bit
+        _machine("floor", np.floor),
+        _machine("ceil", np.ceil),
+        _machine("trunc", np.trunc),
+        _machine("rint", np.rint),  # to nearest, ties to even
+        _machine("eq", np.equal, "=="),
+        _machine("ne", np.not_equal, "!="),
+        _machine("lt", np.less, "<"),
+        _machine("le", np.less_equal, "<="),
+        _machine("and", np.bitwise_and, "&"),
+        _machine("or", np.bitwise_or, "|"),
+        _machine("xor", np.bitwise_xor, "^"),
+        _machine("not", np.invert, "~"),
+        _machine("shl", _shift(np.left_shift), "<<"),  # amount in 0..bits-1
+        _machine("shr", _shift(np.right_shift), ">>"),  # arithmetic if signed
+        _machine("popcount", np.bitwise_count),
+        _machine("select", np.where),  # condition, then, otherwise
+        _machine("cast", lambda x: x),  # C conversion; float to int saturates nothing, NaN is 0
+        _machine("bitcast", lambda x: x),  # same bits, other type
+        _machine("rare", np.where),  # a select whose first branch is evaluated only if needed
+    )
+}
+"""The operations every printer spells. `cast` and `bitcast` take their target from `Apply.dtype`."""
+
+LIBM_PREFIX: Final = "libm."
+"""`libm.sin` and the like: a call to the C library, one element at a time."""
+
+REDUCTIONS: Final[dict[str, tuple[Callable[..., Any], Callable[[DType], Any]]]] = {
+    "sum": (np.add, lambda d: 0),
+    "prod": (np.multiply, lambda d: 1),
+    "max": (np.maximum, lambda d: -math.inf if dtypes.is_float(d) else lowest(d)),
+    "min": (np.minimum, lambda d: math.inf if dtypes.is_float(d) else highest(d)),
+    "all": (np.logical_and, lambda d: True),
+    "any": (np.logical_or, lambda d: False),
+}
+"""Reduction kinds: the combining NumPy function and the identity at a dtype."""
+
+
+def lowest(dtype: DType) -> int | bool:
+    return False if dtypes.is_bool(dtype) else int(np.iinfo(dtype).min)
+
+
+def highest(dtype: DType) -> int | bool:
+    return True if dtypes.is_bool(dtype) else int(np.iinfo(dtype).max)
+
+
+def libm(name: str, *args: Expr) -> Expr:
+    """A call to the C library's scalar function `name`."""
+    return Apply(_libm_scalar(name), args, args[0].type)
+
+
+_LIBM: dict[str, Scalar] = {}
+
+
+def _libm_scalar(name: str) -> Scalar:
+    if name not in _LIBM:
+        function = getattr(math, {"fabs": "fabs"}.get(name, name), None)
+
+        def numpy(*args: Any) -> Any:
+            if function is None:
+                raise InternalError(f"the interpreter has no C library function {name}")
+            return np.vectorize(function, otypes=[np.asarray(args[0]).dtype])(*args)
+
+        _LIBM[name] = Scalar(LIBM_PREFIX + name, numpy, machine=True)
+    return _LIBM[name]
+
+
+# -- construction ------------------------------------------------------------------------------
+
+
+def is_index(x: object) -> bool:
+    """Whether operators on `x` mean index arithmetic."""
+    return isinstance(x, (Axis, Dim, Index))
+
+
+def literal(value: Operand, dtype: DType) -> Lit:
+    """`value` as an element of type `dtype`, rounded to it."""
+    if dtypes.is_float(dtype):
+        with np.errstate(over="ignore"):
+            return Lit(float(np.asarray(value).astype(dtype)), dtype)
+    if dtypes.is_bool(dtype):
+        return Lit(bool(value), dtype)
+    info = np.iinfo(dtype)
+    wrapped = (int(value) - int(info.min)) % (1 << info.bits) + int(info.min)  # type: ignore[call-overload]
+    return Lit(wrapped, dtype)
+
+
+def as_index(x: Extent) -> Expr:
+    return x if isinstance(x, Expr) else Lit(int(x), dtypes.int64)
+
+
+def axis(name: str, extent: Extent) -> Axis:
+    """A new iteration variable over `range(extent)`."""
+    return Axis(name, extent, next(_serial))
+
+
+def var(name: str, dtype: DType) -> Var:
+    """A new scalar variable of the Loops language."""
+    return Var(name, dtype, next(_serial))
+
+
+def load(buffer: Buffer, idx: tuple[Expr, ...], guard: Expr | None = None) -> Load:
+    return Load(buffer, idx, guard)
+
+
+def apply(op: str | Scalar, *args: Expr, dtype: DType | None = None) -> Expr:
+    """Apply a scalar op; `dtype` defaults to the last argument's (bool for comparisons)."""
+    scalar = op if isinstance(op, Scalar) else MACHINE[op]
+    if dtype is None:
+        dtype = dtypes.bool_ if scalar.name in ("eq", "ne", "lt", "le") else args[-1].type
+    return Apply(scalar, args, dtype)
+
+
+def cast(x: Expr, dtype: DType) -> Expr:
+    """Convert the value as C does; the identity when the type is already right."""
+    if x.type == dtype and not is_index(x):
+        return x
+    if isinstance(x, Lit) and not (isinstance(x.value, float) and not math.isfinite(x.value)):
+        value = int(x.value) if dtypes.is_integer(dtype) else x.value
+        return literal(value, dtype)
+    return apply("cast", x, dtype=dtype)
+
+
+def bitcast(x: Expr, dtype: DType) -> Expr:
+    """The same bits as another type of the same width."""
+    return x if x.type == dtype else apply("bitcast", x, dtype=dtype)
+
+
+def select(condition: Expr, then: Operand, otherwise: Operand) -> Expr:
+    """`then` where `condition`, else `otherwise`; both are evaluated."""
+    then, otherwise = _adopt(then, otherwise)
+    return apply("select", condition, then, otherwise)
+
+
+def rare(condition: Expr, then: Operand, otherwise: Operand) -> Expr:
+    """`select` for a `then` that is dear and hardly ever taken: skipped when no lane needs it."""
+    then, otherwise = _adopt(then, otherwise)
+    return apply("rare", condition, then, otherwise)
+
+
+def fma(a: Operand, b: Operand, c: Operand) -> Expr:
+    """a * b + c, rounded once."""
+    dtype = next(x.type for x in (a, b, c) if isinstance(x, Expr))
+    return apply("fma", *(x if isinstance(x, Expr) else literal(x, dtype) for x in (a, b, c)))
+
+
+def eq(a: Operand, b: Operand) -> Expr:
+    return _compare("eq", a, b)
+
+
+def ne(a: Operand, b: Operand) -> Expr:
+    return _compare("ne", a, b)
+
+
+def _adopt(a: Operand, b: Operand) -> tuple[Expr, Expr]:
+    """Python numbers take the other operand's dtype."""
+    if isinstance(a, Expr):
+        return a, b if isinstance(b, Expr) else literal(b, a.type)
+    assert isinstance(b, Expr), "one operand must be an expression"
+    return literal(a, b.type), b
+
+
+def _binary(index_op: str | None, scalar_op: str | None, a: Operand, b: Operand) -> Expr:
+    if index_op and (is_index(a) or is_index(b)):
+        a, b = _adopt(a, b)
+        return index("+", a, index("*", b, as_index(-1))) if index_op == "-" else index(index_op, a, b)
+    a, b = _adopt(a, b)
+    if scalar_op is None:
+        if a.type == dtypes.int64:  # a loaded position used as an index
+            return index(str(index_op), a, b)
+        raise InternalError(f"{index_op} is not defined on elements of type {a.type}")
+    return apply(scalar_op, a, b)
+
+
+def _compare(op: str, a: Operand, b: Operand) -> Expr:
+    return apply(op, *_adopt(a, b))
+
+
+def index(op: str, a: Expr, b: Expr) -> Expr:
+    """Index arithmetic with the folds that need no ranges; constants stand on the right."""
+    if isinstance(a, Lit) and isinstance(b, Lit):
+        return as_index(INDEX_OPS[op](int(a.value), int(b.value)))
+    if isinstance(a, Lit) and op in ("+", "*", "min", "max"):
+        a, b = b, a
+    if isinstance(b, Lit):
+        n = int(b.value)
+        if (op, n) in (("+", 0), ("*", 1), ("//", 1)):
+            return a
+        if (op, n) in (("*", 0), ("%", 1)):
+            return as_index(0)
+        if isinstance(a, Index) and isinstance(a.args[1], Lit) and a.op == op and op in ("+", "*"):
+            return index(op, a.args[0], as_index(INDEX_OPS[op](int(a.args[1].value), n)))
+    return Index(op, (a, b))
+
+
+INDEX_OPS: Final[dict[str, Callable[[Any, Any], Any]]] = {
+    "+": lambda a, b: a + b,
+    "*": lambda a, b: a * b,
+    "//": lambda a, b: a // b,
+    "%": lambda a, b: a % b,
+    "min": np.minimum,
+    "max": np.maximum,
+}
+
+
+# -- extents -----------------------------------------------------------------------------------
+
+
+def product(extents: Iterable[Extent]) -> Extent:
+    result: Extent = 1
+    for e in extents:
+        result = result * e
+    return result
+
+
+def static(extent: Extent) -> int:
+    """The extent as a number; an InternalError if it depends on a named dim."""
+    if isinstance(extent, (int, np.integer)):
+        return int(extent)
+    if isinstance(extent, Lit):
+        return int(extent.value)
+    raise InternalError(f"a static extent is needed here, not {show(extent)}")
+
+
+def is_static(extent: Extent) -> bool:
+    return not isinstance(extent, Expr) or isinstance(extent, Lit)
+
+
+def show_extent(extent: Extent) -> str:
+    return show(extent) if isinstance(extent, Expr) else str(extent)
+
+
+def show_type(dtype: DType, shape: Sequence[Extent]) -> str:
+    """`f32[64,32]`; a scalar is just `f32`."""
+    inner = ",".join(show_extent(e) for e in shape)
+    return dtypes.short(dtype) + (f"[{inner}]" if shape else "")
+
+
+# -- walks -------------------------------------------------------------------------------------
+
+
+def walk(*roots: Expr) -> list[Expr]:
+    """Every sub-expression, children first."""
+    return topological(roots, lambda e: e.children)
+
+
+def substitute(roots: Sequence[Expr], env: Mapping[Expr, Expr]) -> list[Expr]:
+    """Replace the keys of `env` everywhere; what does not change stays the same object."""
+    done: dict[Expr, Expr] = dict(env)
+    for e in topological(roots, lambda e: () if e in env else e.children):
+        if e not in done:
+            new = tuple(done[c] for c in e.children)
+            done[e] = e if all(a is b for a, b in zip(new, e.children, strict=True)) else e.with_children(new)
+    return [done[r] for r in roots]
+
+
+def free_axes(roots: Sequence[Expr]) -> dict[Expr, frozenset[Expr]]:
+    """For every sub-expression the axes and variables it depends on and does not bind itself."""
+    free: dict[Expr, frozenset[Expr]] = {}
+    none: frozenset[Expr] = frozenset()
+    for e in walk(*roots):
+        if isinstance(e, (Axis, Var)):
+            free[e] = frozenset((e,))
+            continue
+        inner = none.union(*(free[c] for c in e.children)) if e.children else none
+        free[e] = inner.difference(e.axes) if isinstance(e, Reduce) else inner
+    return free
+
+
+# -- printer -----------------------------------------------------------------------------------
+
+
+class Namer:
+    """Chooses readable, unique names: the hint itself, or the hint and a number."""
+
+    def __init__(self) -> None:
+        self._names: dict[int, str] = {}
+        self._keep: list[object] = []  # ids stay valid while their objects live
+        self._count: dict[str, int] = {}
+
+    def __call__(self, thing: Axis | Var | Buffer) -> str:
+        name = self._names.get(id(thing))
+        if name is None:
+            n = self._count.get(thing.name, 0)
+            self._count[thing.name] = n + 1
+            name = self._names[id(thing)] = thing.name if n == 0 else f"{thing.name}_{n}"
+            self._keep.append(thing)
+        return name
+
+
+_PRECEDENCE = {"|": 1, "^": 2, "&": 3, "==": 4, "!=": 4, "<": 4, "<=": 4, "<<": 5, ">>": 5,
+               "+": 6, "-": 6, "*": 7, "/": 7, "//": 7, "%": 7}  # fmt: skip
+
+
+def show(root: Expr, names: Namer | None = None, known: Mapping[Expr, str] | None = None) -> str:
+    """The expression in one line; `known` gives sub-expressions that already have a name."""
+    names = names or Namer()
+    known = known or {}
+    text: dict[Expr, tuple[str, int]] = {}
+
+    def wrapped(e: Expr, level: int) -> str:
+        body, own = text[e]
+        return f"({body})" if own < level else body
+
+    for e in topological([root], lambda e: () if e in known and e is not root else e.children):
+        if e in known and e is not root:
+            text[e] = (known[e], 9)
+            continue
+        match e:
+            case Lit(value, dtype):
+                text[e] = (show_literal(value, dtype), 9)
+            case Dim(name):
+                text[e] = (name, 9)
+            case Axis() | Var():
+                text[e] = (names(e), 9)
+            case Index("min" | "max" as op, args):
+                text[e] = (f"{op}({', '.join(text[a][0] for a in args)})", 9)
+            case Index(op, (a, b)):
+                level = _PRECEDENCE[op]
+                text[e] = (f"{wrapped(a, level)} {op} {wrapped(b, level + 1)}", level)
+            case Load(buffer, idx, guard):
+                suffix = f"[{','.join(text[i][0].replace(' ', '') for i in idx)}]" if idx else ""
+                when = f" if {text[guard][0]}" if guard is not None else ""
+                text[e] = (f"{names(buffer)}{suffix}{when}", 9 if guard is None else 0)
+            case Reduce(kind, axes, body):
+                ranges = " ".join(f"{names(a)}:{show_extent(a.extent)}" for a in axes)
+                text[e] = (f"{kind}[{ranges}]({text[body][0]})", 9)
+            case Apply(op, args, dtype):
+                level = _PRECEDENCE.get(op.symbol or "", 0)
+                if op.name in ("cast", "bitcast"):
+                    call = dtypes.short(dtype) if op.name == "cast" else f"bits_{dtypes.short(dtype)}"
+                    text[e] = (f"{call}({text[args[0]][0]})", 9)
+                elif level and len(args) == 2:
+                    text[e] = (f"{wrapped(args[0], level)} {op.symbol} {wrapped(args[1], level + 1)}", level)
+                else:
+                    text[e] = (f"{op.name}({', '.join(text[a][0] for a in args)})", 9)
+            case _:
+                raise InternalError(f"unknown expression {type(e).__name__}")
+    return text[root][0]
+
+
+def show_literal(value: int | float | bool, dtype: DType) -> str:
+    """Integers and simple floats as they are written; the dtype is clear from the context."""
+    if isinstance(value, bool):
+        return str(value)
+    if dtypes.is_float(dtype) and math.isfinite(value) and value == int(value) and abs(value) < 1e6:
+        return str(int(value)) if str(float(value))[0] != "-" or value else "-0"
+    if dtypes.is_float(dtype) and dtype != dtypes.float64:
+        return str(np.float32(value))
+    return repr(value)
+
+
+# -- verifier ----------------------------------------------------------------------------------
+
+
+def verify(*roots: Expr) -> None:
+    """Raise InternalError if an expression is ill-formed."""
+    for e in walk(*roots):
+        match e:
+            case Load(buffer, idx, guard):
+                _require(len(idx) == len(buffer.shape), e, "one index for each axis of the buffer")
+                _require(all(i.type == dtypes.int64 for i in idx), e, "int64 indices")
+                _require(guard is None or guard.type == dtypes.bool_, e, "a bool guard")
+            case Index(op, args):
+                _require(op in INDEX_OPS and len(args) == 2, e, "a known index operation")
+                _require(all(a.type == dtypes.int64 for a in args), e, "int64 operands")
+            case Reduce(kind, axes, body):
+                _require(kind in REDUCTIONS, e, "a known reduction")
+                _require(bool(axes), e, "at least one axis")
+                _require(kind not in ("all", "any") or body.type == dtypes.bool_, e, "a bool body")
+            case Apply(op, args, dtype):
+                kinds = [a.type for a in args]
+                if op.name in ("eq", "ne", "lt", "le"):
+                    _require(kinds[0] == kinds[1] and dtype == dtypes.bool_, e, "equal operand types")
+                elif op.name in ("select", "rare"):
+                    _require(kinds[0] == dtypes.bool_ and kinds[1] == kinds[2] == dtype, e, "bool, T, T")
+                elif op.name == "bitcast":
+                    _require(kinds[0].itemsize == dtype.itemsize, e, "equal widths")
+                elif op.name not in ("cast", "popcount") and op.machine:
+                    _require(all(k == dtype for k in kinds), e, f"operands of type {dtype}")
+            case _:
+                pass
+
+
+def _require(condition: bool, e: Expr, what: str) -> None:
+    if not condition:
+        raise InternalError(f"ill-formed expression, {what} expected: {show(e)}")
+
+
+# -- interpreter -------------------------------------------------------------------------------
+
+
+def evaluate(
+    roots: Sequence[Expr],
+    space: Sequence[Axis],
+    buffers: Mapping[Buffer, Any],
+    variables: Mapping[Expr, Any] | None = None,
+) -> list[Any]:
+    """The values of `roots` over the whole iteration `space`, by NumPy, one array each.
+
+    Every axis, the reductions' own included, gets a dimension of its own, so memory grows with the
+    product of all extents: meant for small shapes.
+    """
+    nodes = walk(*roots)
+    axes = list(space)
+    axes += [a for e in nodes if isinstance(e, Reduce) for a in e.axes if a not in axes]
+    position = {a: d for d, a in enumerate(axes)}
+    value: dict[Expr, Any] = dict(variables or {})
+    for e in nodes:
+        if e in value:
+            continue
+        match e:
+            case Lit(v, dtype):
+                value[e] = np.asarray(v).astype(dtype)
+            case Axis():
+                shape = [1] * len(axes)
+                shape[position[e]] = static(e.extent)
+                value[e] = np.arange(static(e.extent), dtype=np.int64).reshape(shape)
+            case Index(op, (a, b)):
+                value[e] = INDEX_OPS[op](value[a], value[b])
+            case Load(buffer, idx, guard):
+                value[e] = _gather(buffers[buffer], [value[i] for i in idx], None if guard is None else value[guard])
+            case Reduce(kind, over, body):
+                value[e] = _reduce(kind, value[body], [position[a] for a in over], [static(a.extent) for a in over], len(axes), body.type)
+            case Apply(op, args, dtype):
+                with np.errstate(all="ignore"):
+                    value[e] = _apply(op, [value[a] for a in args], dtype)
+            case _:
+                raise InternalError(f"no value for {show(e)}")
+    out = []
+    for r in roots:
+        full = np.broadcast_to(value[r], [static(a.extent) for a in space] + [1] * (len(axes) - len(space)))
+        out.append(full.reshape([static(a.extent) for a in space]).copy())
+    return out
+
+
+def _gather(array: Any, idx: list[Any], guard: Any) -> Any:
+    if not idx:
+        found = array[()]
+    elif array.size == 0:
+        return np.zeros((1,), array.dtype)
+    else:
+        inside = [np.clip(i, 0, n - 1) for i, n in zip(idx, array.shape, strict=True)]
+        if guard is None and any(np.any(i != j) for i, j in zip(idx, inside, strict=True)):
+            raise InternalError(f"a load is out of bounds of shape {array.shape}")
+        found = array[tuple(np.broadcast_arrays(*inside))]
+    return found if guard is None else np.where(guard, found, np.zeros((), array.dtype))
+
+
+def _reduce(kind: str, body: Any, dims: list[int], extents: list[int], rank: int, dtype: DType) -> Any:
+    combine, identity = REDUCTIONS[kind]
+    body = np.asarray(body)
+    body = body.reshape((1,) * (rank - body.ndim) + body.shape)
+    full = list(body.shape)
+    for d, n in zip(dims, extents, strict=True):
+        full[d] = n
+    body = np.broadcast_to(body, full)
+    start = np.asarray(identity(dtype)).astype(dtype)
+    wide = dtypes.compute_type(dtype) if kind in ("sum", "prod") else dtype
+    for d in dims:
+        body = combine.reduce(body.astype(wide), axis=d, keepdims=True, initial=start.astype(wide))
+    return body.astype(dtype)
+
+
+def _apply(op: Scalar, args: list[Any], dtype: DType) -> Any:
+    if op.name == "cast":
+        x = np.asarray(args[0])
+        return x.astype(dtype)
+    if op.name == "bitcast":
+        return np.ascontiguousarray(args[0]).view(dtype).reshape(np.shape(args[0]))
+    return np.asarray(op.numpy(*args)).astype(dtype)

@@ -1,0 +1,34 @@
+"""What op definitions share: small array functions for their derivative and batching rules.
+
+Knows how rules spell zeros, literals and axis moves. Refuses to know single ops' meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tilewright.errors import InternalError
+from tilewright.graph import Node, Type
+
+
+def same_type(op: str, *args: Type) -> Type:
+    """The one type all of `args` have. Users never see this: promotion happened before."""
+    if any(a != args[0] for a in args):
+        raise InternalError(f"{op} needs equal types, got {', '.join(map(repr, args))}")
+    return args[0]
+
+
+def without(items: Sequence[Any], drop: Sequence[int]) -> tuple[Any, ...]:
+    """`items` with the positions `drop` left out."""
+    return tuple(x for i, x in enumerate(items) if i not in drop)
+
+
+def shifted(axes: Sequence[int], by: int = 1) -> tuple[int, ...]:
+    """Axis numbers after `by` new leading axes."""
+    return tuple(a + by for a in axes)
+
+
+def wrap_like(value: Any, node: Node) -> Any:
+    """A value of the same class as `value`, on another node."""
+    return type(value).wrap(node)

@@ -1,0 +1,411 @@
+"""Elementwise ops: one table row each, keyed by the NumPy function.
+
+Knows for every pointwise function its result type and its derivative. Refuses to know how a
+machine computes it (`codegen/libm.py`) and how operands get equal types (`tracing.py`).
+
+All operands of a row have the same shape and, but for `select`'s condition, the same dtype.
+Derivatives are `jvp(t, y, *args)`: t the tangent, y the result; for several operands a tuple with
+one function for each operand (None where the function is flat).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+import numpy as np
+
+from tilewright import dtypes
+from tilewright.dtypes import DType
+from tilewright.errors import InternalError
+from tilewright.expr import Expr, Extent, Scalar, apply
+from tilewright.graph import Op, Type, View
+from tilewright.ops.base import same_type
+
+Rule = Callable[..., Any] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """What the table says about one function. `result` maps the operand dtype to the result's;
+    `linear` lists operands it is linear in; `kinds` the NumPy dtype kinds it is defined on."""
+
+    scalar: Scalar
+    jvp: tuple[Rule, ...] | None = None
+    result: Callable[[DType], DType] = staticmethod(lambda d: d)
+    linear: tuple[int, ...] = ()
+    transpose: Callable[..., Any] | None = None
+    kinds: str = "fc"
+    arity: int = 1
+    cost: int = 1
+
+
+@dataclass(frozen=True)
+class Elementwise(Op):
+    """A pointwise function. Its meaning and rules stand in its table row."""
+
+    row: Row
+    fusion: ClassVar[str] = "injective"
+
+    @property
+    def name(self) -> str:
+        return self.row.scalar.name
+
+    def attributes(self) -> list[str]:
+        return []
+
+    @property
+    def linear_in(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self.row.linear
+
+    def type(self, *args: Type) -> Type:
+        if len(args) != self.row.arity:
+            raise InternalError(f"{self.name} takes {self.row.arity} operands, got {len(args)}")
+        if self is select:
+            if args[0].dtype != dtypes.bool_ or args[0].shape != args[1].shape:
+                raise InternalError(f"select needs a bool condition of equal shape, got {args}")
+            return same_type(self.name, *args[1:])
+        operand = same_type(self.name, *args)
+        return operand.with_dtype(self.row.result(operand.dtype))
+
+    def numpy(self, *args: Any) -> Any:
+        with np.errstate(all="ignore"):
+            return np.asarray(self.row.scalar.numpy(*args))
+
+    def jvp(self, tangents: Sequence[Any], out: Any, *args: Any) -> Any:
+        if self.row.jvp is None:
+            if not self.row.linear:
+                raise NotImplementedError
+            return Op.jvp(self, tangents, out, *args)
+        total = None
+        for rule, t in zip(self.row.jvp, tangents, strict=True):
+            if t is not None and rule is not None:
+                term = rule(t, out, *args)
+                total = term if total is None else total + term
+        return total
+
+    def transpose(self, ct: Any, linear: frozenset[int], *args: Any) -> Sequence[Any]:
+        if self.row.transpose is None:
+            raise NotImplementedError
+        return self.row.transpose(ct, linear, *args)  # type: ignore[no-any-return]
+
+    def batch(self, size: Extent, batched: Sequence[bool], *args: Any) -> Any:
+        return self(*(a if b else a.broadcast_leading(size) for a, b in zip(args, batched, strict=True)))
+
+    def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
+        operands = [a[idx] for a in args]
+        return apply(self.row.scalar, *operands, dtype=self.row.result(args[-1].dtype))
+
+
+TABLE: Final[dict[Any, Elementwise]] = {}
+"""NumPy function -> op. Filled by the rows below, once, when this module is defined."""
+
+
+def elementwise(
+    function: Any,
+    *jvp: Rule,
+    name: str | None = None,
+    kinds: str = "fc",
+    arity: int = 1,
+    linear: tuple[int, ...] = (),
+    transpose: Callable[..., Any] | None = None,
+    result: Callable[[DType], DType] | None = None,
+    cost: int = 1,
+) -> Elementwise:
+    """Define one elementwise op; the NumPy function is its name, meaning and table key at once."""
+    scalar = Scalar(name or function.__name__, function)
+    rules = jvp if jvp else None
+    row = Row(scalar, rules, result or (lambda d: d), linear, transpose, kinds, arity, cost)
+    op = Elementwise(row)
+    TABLE[function] = op
+    return op
+
+
+def _bool(d: DType) -> DType:
+    return dtypes.bool_
+
+
+def _flat(n: int) -> tuple[Rule, ...]:
+    return (None,) * n
+
+
+def _pick(first: Callable[[Any, Any], Any], second: Callable[[Any, Any], Any]) -> tuple[Rule, Rule]:
+    """max and min: the tangent of the chosen operand, half of each at ties."""
+
+    def left(t: Any, y: Any, a: Any, b: Any) -> Any:
+        return t * select(first(a, b), y.full_like(1), select(eq(a, b), y.full_like(0.5), y.zeros_like()))
+
+    def right(t: Any, y: Any, a: Any, b: Any) -> Any:
+        return t * select(second(a, b), y.full_like(1), select(eq(a, b), y.full_like(0.5), y.zeros_like()))
+
+    return left, right
+
+
+def _mul_transpose(ct: Any, linear: frozenset[int], a: Any, b: Any) -> Sequence[Any]:
+    return (ct * b, None) if 0 in linear else (None, ct * a)
+
+
+def _both(ct: Any, linear: frozenset[int], a: Any, b: Any) -> Sequence[Any]:
+    return tuple(ct if i in linear else None for i in (0, 1))
+
+
+def _one(rule: Callable[[Any], Any]) -> Callable[..., Any]:
+    return lambda ct, linear, *a: tuple(rule(ct) if i in linear else None for i in range(len(a)))
+
+
+# -- arithmetic: linear in one or both operands ------------------------------------------------
+
+add = elementwise(np.add, arity=2, kinds="biufc", linear=(0, 1), transpose=_both)
+subtract = elementwise(
+    np.subtract, arity=2, kinds="iufc", linear=(0, 1),
+    transpose=lambda ct, lin, a, b: (ct if 0 in lin else None, -ct if 1 in lin else None),
+)  # fmt: skip
+negative = elementwise(np.negative, kinds="iufc", linear=(0,), transpose=_one(lambda ct: -ct))
+positive = elementwise(np.positive, kinds="iufc", linear=(0,), transpose=_one(lambda ct: ct))
+multiply = elementwise(
+    np.multiply, lambda t, y, a, b: t * b, lambda t, y, a, b: a * t,
+    arity=2, kinds="biufc", linear=(0, 1), transpose=_mul_transpose,
+)  # fmt: skip
+divide = elementwise(
+    np.divide, lambda t, y, a, b: t / b, lambda t, y, a, b: -(t * (y / b)),
+    arity=2, linear=(0,), transpose=lambda ct, lin, a, b: (ct / b, None), cost=4,
+)  # fmt: skip
+reciprocal = elementwise(np.reciprocal, lambda t, y, x: -t * (y * y), kinds="iufc", cost=4)
+square = elementwise(np.square, lambda t, y, x: t * (x + x), kinds="iufc")
+floor_divide = elementwise(np.floor_divide, *_flat(2), arity=2, kinds="iuf", cost=8)
+remainder = elementwise(
+    np.remainder, lambda t, y, a, b: t, lambda t, y, a, b: -(t * floor(a / b)),
+    arity=2, kinds="iuf", cost=8,
+)  # fmt: skip
+fmod = elementwise(
+    np.fmod, lambda t, y, a, b: t, lambda t, y, a, b: -(t * trunc(a / b)),
+    arity=2, kinds="iuf", cost=8,
+)  # fmt: skip
+absolute = elementwise(
+    np.absolute, lambda t, y, x: _abs_jvp(t, y, x), kinds="biufc", result=dtypes.real_of
+)
+sign = elementwise(np.sign, *_flat(1), kinds="iufc")
+maximum = elementwise(np.maximum, *_pick(lambda a, b: gt(a, b), lambda a, b: lt(a, b)), arity=2, kinds="biufc")
+minimum = elementwise(np.minimum, *_pick(lambda a, b: lt(a, b), lambda a, b: gt(a, b)), arity=2, kinds="biufc")
+fmax = elementwise(np.fmax, *_pick(lambda a, b: gt(a, b) | isnan(b), lambda a, b: lt(a, b) | isnan(a)), arity=2, kinds="biufc")
+fmin = elementwise(np.fmin, *_pick(lambda a, b: lt(a, b) | isnan(b), lambda a, b: gt(a, b) | isnan(a)), arity=2, kinds="biufc")
+
+# -- exponentials and powers -------------------------------------------------------------------
+
+exp = elementwise(np.exp, lambda t, y, x: t * y, cost=16)
+exp2 = elementwise(np.exp2, lambda t, y, x: t * (y * math.log(2)), cost=16)
+expm1 = elementwise(np.expm1, lambda t, y, x: t * (y + 1), cost=20)
+log = elementwise(np.log, lambda t, y, x: t / x, cost=16)
+log2 = elementwise(np.log2, lambda t, y, x: t / (x * math.log(2)), cost=18)
+log10 = elementwise(np.log10, lambda t, y, x: t / (x * math.log(10)), cost=18)
+log1p = elementwise(np.log1p, lambda t, y, x: t / (x + 1), cost=20)
+sqrt = elementwise(np.sqrt, lambda t, y, x: t / (y + y), cost=6)
+cbrt = elementwise(np.cbrt, lambda t, y, x: t / (3 * y * y), kinds="f", cost=20)
+power = elementwise(
+    np.power,
+    lambda t, y, a, b: t * select(eq(b, b.zeros_like()), a.zeros_like(), b * power(a, select(eq(b, b.zeros_like()), b.full_like(1), b - 1))),
+    lambda t, y, a, b: t * select(eq(a, a.zeros_like()), a.zeros_like(), y * log(select(eq(a, a.zeros_like()), a.full_like(1), a))),
+    arity=2, kinds="iufc", cost=40,
+)  # fmt: skip
+logaddexp = elementwise(
+    np.logaddexp, lambda t, y, a, b: t * exp(a - y), lambda t, y, a, b: t * exp(b - y),
+    arity=2, kinds="f", cost=40,
+)  # fmt: skip
+logaddexp2 = elementwise(
+    np.logaddexp2, lambda t, y, a, b: t * exp2(a - y), lambda t, y, a, b: t * exp2(b - y),
+    arity=2, kinds="f", cost=40,
+)  # fmt: skip
+
+# -- trigonometric and hyperbolic --------------------------------------------------------------
+
+sin = elementwise(np.sin, lambda t, y, x: t * cos(x), cost=20)
+cos = elementwise(np.cos, lambda t, y, x: -(t * sin(x)), cost=20)
+tan = elementwise(np.tan, lambda t, y, x: t * (y * y + 1), cost=30)
+arcsin = elementwise(np.arcsin, lambda t, y, x: t / sqrt(1 - x * x), cost=24)
+arccos = elementwise(np.arccos, lambda t, y, x: -t / sqrt(1 - x * x), cost=24)
+arctan = elementwise(np.arctan, lambda t, y, x: t / (x * x + 1), cost=24)
+arctan2 = elementwise(
+    np.arctan2, lambda t, y, a, b: t * (b / (a * a + b * b)), lambda t, y, a, b: -(t * (a / (a * a + b * b))),
+    arity=2, kinds="f", cost=30,
+)  # fmt: skip
+sinh = elementwise(np.sinh, lambda t, y, x: t * cosh(x), cost=24)
+cosh = elementwise(np.cosh, lambda t, y, x: t * sinh(x), cost=24)
+tanh = elementwise(np.tanh, lambda t, y, x: t * (1 - y * y), cost=20)
+arcsinh = elementwise(np.arcsinh, lambda t, y, x: t / sqrt(x * x + 1), cost=30)
+arccosh = elementwise(np.arccosh, lambda t, y, x: t / (sqrt(x - 1) * sqrt(x + 1)), cost=30)
+arctanh = elementwise(np.arctanh, lambda t, y, x: t / (1 - x * x), cost=30)
+hypot = elementwise(
+    np.hypot, lambda t, y, a, b: t * (a / y), lambda t, y, a, b: t * (b / y),
+    arity=2, kinds="f", cost=16,
+)  # fmt: skip
+deg2rad = elementwise(np.deg2rad, kinds="f", linear=(0,), transpose=_one(lambda ct: deg2rad(ct)))
+rad2deg = elementwise(np.rad2deg, kinds="f", linear=(0,), transpose=_one(lambda ct: rad2deg(ct)))
+
+# -- rounding and floating-point anatomy -------------------------------------------------------
+
+floor = elementwise(np.floor, *_flat(1), kinds="biuf")
+ceil = elementwise(np.ceil, *_flat(1), kinds="biuf")
+trunc = elementwise(np.trunc, *_flat(1), kinds="biuf")
+rint = elementwise(np.rint, *_flat(1), kinds="fc")
+copysign = elementwise(
+    np.copysign, lambda t, y, a, b: t * copysign(a.full_like(1), b) * sign(a), None, arity=2, kinds="f"
+)
+nextafter = elementwise(np.nextafter, lambda t, y, a, b: t, None, arity=2, kinds="f", cost=6)
+heaviside = elementwise(np.heaviside, *_flat(2), arity=2, kinds="f")
+signbit = elementwise(np.signbit, *_flat(1), kinds="f", result=_bool)
+isnan = elementwise(np.isnan, *_flat(1), kinds="fc", result=_bool)
+isinf = elementwise(np.isinf, *_flat(1), kinds="fc", result=_bool)
+isfinite = elementwise(np.isfinite, *_flat(1), kinds="fc", result=_bool)
+
+# -- comparison and logic ----------------------------------------------------------------------
+
+eq = elementwise(np.equal, *_flat(2), arity=2, kinds="biufc", result=_bool)
+ne = elementwise(np.not_equal, *_flat(2), arity=2, kinds="biufc", result=_bool)
+lt = elementwise(np.less, *_flat(2), arity=2, kinds="biufc", result=_bool)
+le = elementwise(np.less_equal, *_flat(2), arity=2, kinds="biufc", result=_bool)
+gt = elementwise(np.greater, *_flat(2), arity=2, kinds="biufc", result=_bool)
+ge = elementwise(np.greater_equal, *_flat(2), arity=2, kinds="biufc", result=_bool)
+logical_and = elementwise(np.logical_and, *_flat(2), arity=2, kinds="b", result=_bool)
+logical_or = elementwise(np.logical_or, *_flat(2), arity=2, kinds="b", result=_bool)
+logical_xor = elementwise(np.logical_xor, *_flat(2), arity=2, kinds="b", result=_bool)
+logical_not = elementwise(np.logical_not, *_flat(1), kinds="b", result=_bool)
+bitwise_and = elementwise(np.bitwise_and, *_flat(2), arity=2, kinds="biu")
+bitwise_or = elementwise(np.bitwise_or, *_flat(2), arity=2, kinds="biu")
+bitwise_xor = elementwise(np.bitwise_xor, *_flat(2), arity=2, kinds="biu")
+invert = elementwise(np.invert, *_flat(1), kinds="biu")
+left_shift = elementwise(np.left_shift, *_flat(2), arity=2, kinds="iu")
+right_shift = elementwise(np.right_shift, *_flat(2), arity=2, kinds="iu")
+bitwise_count = elementwise(np.bitwise_count, *_flat(1), kinds="iu", result=lambda d: dtypes.uint8)
+
+# -- complex numbers ---------------------------------------------------------------------------
+
+conjugate = elementwise(np.conjugate, kinds="c", linear=(0,), transpose=_one(lambda ct: conjugate(ct)))
+real = elementwise(
+    np.real, kinds="c", linear=(0,), result=dtypes.real_of,
+    transpose=_one(lambda ct: make_complex(ct, ct.zeros_like())),
+)  # fmt: skip
+imag = elementwise(
+    np.imag, kinds="c", linear=(0,), result=dtypes.real_of,
+    transpose=_one(lambda ct: make_complex(ct.zeros_like(), -ct)),
+)  # fmt: skip
+
+
+def _complex(re: Any, im: Any) -> Any:
+    out = np.empty(np.broadcast(re, im).shape, dtypes.complex_of(np.asarray(re).dtype))
+    out.real, out.imag = re, im
+    return out
+
+
+make_complex = elementwise(
+    _complex, name="complex", arity=2, kinds="f", linear=(0, 1), result=dtypes.complex_of,
+    transpose=lambda ct, lin, a, b: (real(ct) if 0 in lin else None, -imag(ct) if 1 in lin else None),
+)  # fmt: skip
+
+# -- selection and the special functions -------------------------------------------------------
+
+
+def _select_transpose(ct: Any, linear: frozenset[int], c: Any, a: Any, b: Any) -> Sequence[Any]:
+    return (
+        None,
+        select(c, ct, ct.zeros_like()) if 1 in linear else None,
+        select(c, ct.zeros_like(), ct) if 2 in linear else None,
+    )
+
+
+select = elementwise(
+    np.where, None, lambda t, y, c, a, b: select(c, t, t.zeros_like()), lambda t, y, c, a, b: select(c, t.zeros_like(), t),
+    name="select", arity=3, kinds="biufc", linear=(1, 2), transpose=_select_transpose,
+)  # fmt: skip
+
+
+def _real_function(function: Callable[[float], float]) -> Callable[[Any], Any]:
+    """A NumPy function made of a scalar one of the C library, computed in float64."""
+
+    def vectorised(x: Any) -> Any:
+        x = np.asarray(x)
+        flat = [_total(function, float(v)) for v in x.ravel()]
+        return np.array(flat, np.float64).reshape(x.shape).astype(x.dtype)
+
+    return vectorised
+
+
+def _total(function: Callable[[float], float], v: float) -> float:
+    """Python's math raises where IEEE has a value: poles are inf, domain errors NaN."""
+    try:
+        return function(v)
+    except ValueError:
+        return math.inf if function is math.lgamma else math.nan
+    except OverflowError:
+        return math.inf
+
+
+def _digamma(x: float) -> float:
+    """Psi by reflection, recurrence to x >= 10 and the asymptotic series (Abramowitz 6.3.18)."""
+    if math.isnan(x) or x == -math.inf or (x <= 0 and x == math.floor(x)):
+        return math.nan if x != 0 else -math.copysign(math.inf, x)
+    if x == math.inf:
+        return x
+    if x < 0:
+        return _digamma(1 - x) - math.pi / math.tan(math.pi * x)
+    shift = 0.0
+    while x < 10:
+        shift, x = shift - 1 / x, x + 1
+    z = 1 / (x * x)
+    series = z * (1 / 12 - z * (1 / 120 - z * (1 / 252 - z * (1 / 240 - z * (1 / 132 - z * (691 / 32760))))))
+    return shift + math.log(x) - 0.5 / x - series
+
+
+def _erfinv(y: float) -> float:
+    """Newton's iteration on erf (on erfc in the tails) from Winitzki's approximation."""
+    if math.isnan(y) or abs(y) >= 1:
+        return math.copysign(math.inf, y) if abs(y) == 1 else math.nan
+    if y == 0:
+        return y
+    a, tail = 0.147, math.log1p(-y * y)
+    b = 2 / (math.pi * a) + tail / 2
+    x = math.copysign(math.sqrt(math.sqrt(b * b - tail / a) - b), y)
+    for _ in range(4):
+        error = math.erf(x) - y if abs(y) < 0.5 else math.copysign((1 - abs(y)) - math.erfc(abs(x)), y)
+        step = error / (2 / math.sqrt(math.pi) * math.exp(-x * x))
+        x -= step / (1 + x * step)
+    return x
+
+
+def _logistic(x: Any) -> Any:
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(-x))
+
+
+_TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
+erf = elementwise(
+    _real_function(math.erf), lambda t, y, x: t * (_TWO_OVER_SQRT_PI * exp(-(x * x))),
+    name="erf", kinds="f", cost=24,
+)  # fmt: skip
+erfc = elementwise(
+    _real_function(math.erfc), lambda t, y, x: -(t * (_TWO_OVER_SQRT_PI * exp(-(x * x)))),
+    name="erfc", kinds="f", cost=30,
+)  # fmt: skip
+erfinv = elementwise(
+    _real_function(_erfinv), lambda t, y, x: t * (exp(y * y) * (1 / _TWO_OVER_SQRT_PI)),
+    name="erfinv", kinds="f", cost=30,
+)  # fmt: skip
+lgamma = elementwise(
+    _real_function(math.lgamma), lambda t, y, x: t * digamma(x), name="lgamma", kinds="f", cost=60
+)
+digamma = elementwise(_real_function(_digamma), name="digamma", kinds="f", cost=60)
+logistic = elementwise(_logistic, lambda t, y, x: t * (y * (1 - y)), name="logistic", cost=20)
+rsqrt = elementwise(
+    lambda x: 1 / np.sqrt(x), lambda t, y, x: t * (y / x * -0.5), name="rsqrt", cost=8
+)
+
+
+def _abs_jvp(t: Any, y: Any, x: Any) -> Any:
+    if not dtypes.is_complex(x.dtype):
+        return t * sign(x)
+    safe = select(eq(y, y.zeros_like()), y.full_like(1), y)
+    return (real(x) * real(t) + imag(x) * imag(t)) / safe
+
+
+ALL: Final[tuple[Elementwise, ...]] = tuple(TABLE.values())

@@ -1,0 +1,525 @@
+"""Ops that make arrays from nothing and ops that move elements, each with its dual.
+
+Fill, Constant, Iota; Cast; Broadcast and ReduceSum; Reshape; Transpose; Slice and Pad;
+Concatenate; Flip. Moving elements is index arithmetic: `lower` maps an output position to an
+input position, so none of these costs a kernel of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tilewright import dtypes
+from tilewright.dtypes import DType
+from tilewright.errors import InternalError
+from tilewright.expr import (
+    Expr,
+    Extent,
+    Reduce,
+    apply,
+    as_index,
+    axis,
+    cast,
+    literal,
+    product,
+    select,
+    static,
+)
+from tilewright.graph import Op, Type, View
+from tilewright.ops.base import shifted, without
+from tilewright.ops.elementwise import make_complex
+
+
+@dataclass(frozen=True)
+class Fill(Op):
+    """An array of one number, given by its bits so that -0.0, NaN and 1 == True stay apart."""
+
+    of: Type
+    bits: bytes
+    fusion: ClassVar[str] = "source"
+
+    @property
+    def value(self) -> Any:
+        """The number as a NumPy scalar."""
+        return np.frombuffer(self.bits, self.of.dtype)[0]
+
+    def type(self) -> Type:
+        return self.of
+
+    def numpy(self) -> Any:
+        return np.full(tuple(static(n) for n in self.of.shape), self.value, self.of.dtype)
+
+    def inline(self) -> str:
+        return show_number(self.value)
+
+    def attributes(self) -> list[str]:
+        return [repr(self.of), show_number(self.value)]
+
+    def jvp(self, tangents: Sequence[Any], out: Any, *args: Any) -> Any:
+        return None
+
+    def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
+        if dtypes.is_complex(self.of.dtype):
+            part = dtypes.real_of(self.of.dtype)
+            parts = literal(self.value.real, part), literal(self.value.imag, part)
+            return apply(make_complex.row.scalar, *parts, dtype=self.of.dtype)
+        return literal(self.value, self.of.dtype)
+
+
+def show_number(value: Any) -> str:
+    """Shortest text that gives the number back; integers in floats print without `.0`."""
+    v = value.item() if hasattr(value, "item") else value
+    if isinstance(v, float) and math.isfinite(v) and v == int(v) and abs(v) < 1e6 and math.copysign(1, v * v) > 0:
+        return "-0.0" if v == 0 and math.copysign(1, v) < 0 else str(int(v))
+    if value.dtype in (dtypes.float32, dtypes.float16):
+        return str(value)
+    return repr(v)
+
+
+def fill(value: Any, of: Type) -> Fill:
+    """The op that fills `of` with `value` converted to its dtype."""
+    return Fill(of, np.asarray(value).astype(of.dtype).tobytes())
+
+
+class Held:
+    """An array held by identity, so that ops which carry it can be compared and hashed."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+
+@dataclass(frozen=True)
+class Constant(Op):
+    """An array the user's function captured. Compiling lifts it to an input of the program."""
+
+    held: Held
+    fusion: ClassVar[str] = "source"
+
+    def type(self) -> Type:
+        return Type(self.held.array.dtype, self.held.array.shape)
+
+    def numpy(self) -> Any:
+        return self.held.array
+
+    def attributes(self) -> list[str]:
+        return [repr(self.type())]
+
+    def jvp(self, tangents: Sequence[Any], out: Any, *args: Any) -> Any:
+        return None
+
+
+@dataclass(frozen=True)
+class Iota(Op):
+    """The position along `axis`, as an element."""
+
+    of: Type
+    axis: int
+    fusion: ClassVar[str] = "source"
+
+    def type(self) -> Type:
+        return self.of
+
+    def numpy(self) -> Any:
+        shape = tuple(static(n) for n in self.of.shape)
+        line = np.arange(shape[self.axis]).astype(self.of.dtype)
+        return np.broadcast_to(line.reshape((-1,) + (1,) * (len(shape) - self.axis - 1)), shape).copy()
+
+    def jvp(self, tangents: Sequence[Any], out: Any, *args: Any) -> Any:
+        return None
+
+    def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
+        return cast(idx[self.axis], self.of.dtype)
+
+
+@dataclass(frozen=True)
+class Cast(Op):
+    """Conversion to another dtype, as `astype` does it."""
+
+    to: DType
+    linear_in: ClassVar[tuple[int, ...]] = (0,)
+
+    def type(self, x: Type) -> Type:
+        return x.with_dtype(self.to)
+
+    def numpy(self, x: Any) -> Any:
+        with np.errstate(all="ignore"):
+            return x.real.astype(self.to) if dtypes.is_complex(x.dtype) and not dtypes.is_complex(self.to) else x.astype(self.to)
+
+    def jvp(self, tangents: Sequence[Any], out: Any, *args: Any) -> Any:
+        return self(tangents[0]) if dtypes.is_inexact(self.to) and tangents[0] is not None else None
+
+    def transpose(self, ct: Any, linear: frozenset[int], x: Any) -> Sequence[Any]:
+        return (Cast(x.dtype)(ct),)
+
+    def batch(self, size: Extent, batched: Sequence[bool], x: Any) -> Any:
+        return self(x)
+
+    def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
+        return cast(args[0][idx], self.to)
+
+
+@dataclass(frozen=True)
+class Broadcast(Op):
+    """Repeat along new axes: axis d of the operand becomes axis `axes[d]` (increasing) of `shape`.
+
+    Extents must agree; an axis of extent 1 is dropped by a Reshape before. Dual of ReduceSum.
+    """
+
+    shape: tuple[Extent, ...]
+    axes: tuple[int, ...]
+    linear_in: ClassVar[tuple[int, ...]] = (0,)
+
+    @property
+    def new_axes(self) -> tuple[int, ...]:
+        return tuple(d for d in range(len(self.shape)) if d not in self.axes)
+
+    def type(self, x: Type) -> Type:
+        if tuple(self.shape[a] for a in self.axes) != x.shape:
+            raise InternalError(f"cannot broadcast {x!r} to {self.shape} along {self.axes}")
+        return x.with_shape(self.shape)
+
+    def attributes(self) -> list[str]:
+        trailing = self.axes == tuple(range(len(self.shape) - len(self.axes), len(self.shape)))
+        return [str(self.shape)] if trailing else [str(self.shape), str(self.axes)]
+
+    def numpy(self, x: Any) -> Any:
+        full = [x.shape[self.axes.index(d)] if d in self.axes else 1 for d in range(len(self.shape))]
+        return np.broadcast_to(x.reshape(full), self.shape).copy()
+
+    def transpose(self, ct: Any, linear: frozenset[int], x: Any) -> Sequence[Any]:
+        return (ReduceSum(self.new_axes)(ct),)
+
+    def batch(self, size: Extent, batched: Sequence[bool], x: Any) -> Any:
+        return Broadcast((size, *self.shape), (0, *shifted(self.axes)))(x)
+
+    def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
+        return args[0][tuple(idx[a] for a in self.axes)]
+
+
+@dataclass(frozen=True)
+class ReduceSum(Op):
+    """Sum over `axes`. 16-bit floats accumulate in float32. Dual of Broadcast."""
+
+    axes: tuple[int, ...]
+    linear_in: ClassVar[tuple[int, ...]] = (0,)
+    fusion: ClassVar[str] = "reduction"
+
+    def type(self, x: Type) -> Type:
+        return x.without(self.axes)
+
+    def numpy(self, x: Any) -> Any:
+        wide = dtypes.compute_type(x.dtype)
+        with np.errstate(all="ignore"):
+            return np.asarray(np.sum(x.astype(wide), axis=self.axes, dtype=wide)).astype(x.dtype)
+
+    def transpose(self, ct: Any, linear: frozenset[int], x: Any) -> Sequence[Any]:
+        kept = without(range(len(x.shape)), self.axes)
+        return (Broadcast(x.shape, kept)(ct),)
+
+    def batch(self, size: Extent, batched: Sequence[bool], x: Any) -> Any:
+        return ReduceSum(shifted(self.axes))(x)
+
+    def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
+        (x,) = args
+        over, full = woven(idx, x.shape, self.axes)
+        wide = dtypes.compute_type(x.dtype)
+        return cast(Reduce("sum", over, cast(x[full], wide)), x.dtype)
+
+
+def woven(idx: tuple[Expr, ...], shape: Sequence[Extent], axes: Sequence[int]) -> Any:
+    """New reduction axes for `axes` of `shape`, and the full index with `idx` around them."""
+    over = tuple(axis("k", shape[a]) for a in axes)
+    rest = iter(idx)
+    full = tuple(over[axes.index(d)] if d in axes else next(rest) for d in range(len(shape)))
+    return over, full
+
+
+@dataclass(frozen=True)
+class Reshape(Op):
+    """The same elements in row-major order under another shape."""
+
+    shape: tuple[Extent, ...]
+    linear_in: ClassVar[tuple[int, ...]] = (0,)
+
+    def type(self, x: Type) -> Type:
+        if product(x.shape) != product(self.shape):
+            raise InternalError(f"cannot reshape {x!r} to {self.shape}")
+        return x.with_shape(self.shape)
+
+    def numpy(self, x: Any) -> Any:
+        return x.reshape(self.shape)
+
+    def transpose(self, ct: Any, linear: frozenset[int], x: Any) -> Sequence[Any]:
+        return (Reshape(x.shape)(ct),)
+
+    def batch(self, size: Extent, batched: Sequence[bool], x: Any) -> Any:
+        return Reshape((size, *self.shape))(x)
+
+    def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
+        return args[0][reindex(idx, self.shape, args[0].shape)]
+
+
+def reindex(idx: Sequence[Expr], shape: Sequence[Extent], to: Sequence[Extent]) -> tuple[Expr, ...]:
+    """The position under shape `to` of the element at `idx` under `shape`.
+
+    Runs of axes with equal sizes on both sides are matched first, so that only real regroupings
+    cost divisions.
+    """
+    result: list[Expr] = []
+    a = b = 0
+    while b < len(to):
+        a0, b0 = a, b
+        left: Extent = shape[a] if a < len(shape) else 1
+        right: Extent = to[b]
+        a, b = min(a + 1, len(shape)), b + 1
+        while left != right and (a < len(shape) or b < len(to)):
+            if b >= len(to) or (a < len(shape) and _smaller(left, right)):
+                left, a = left * shape[a], a + 1
+            else:
+                right, b = right * to[b], b + 1
+        result += _regroup(list(idx[a0:a]), list(shape[a0:a]), list(to[b0:b]))
+    return tuple(result)
+
+
+def _smaller(a: Extent, b: Extent) -> bool:
+    return isinstance(a, int) and isinstance(b, int) and a < b
+
+
+def _regroup(idx: list[Expr], shape: list[Extent], to: list[Extent]) -> list[Expr]:
+    if shape == to:
+        return idx
+    flat: Expr = as_index(0)
+    for i, n in zip(idx, shape, strict=True):
+        flat = flat * n + i if not _is_zero(flat) else i
+    parts: list[Expr] = []
+    for d, n in reversed(list(enumerate(to))):
+        parts.append(as_index(0) if n == 1 else flat % n if d else flat)
+        flat = flat // n if n != 1 else flat
+    return parts[::-1]
+
+
+def _is_zero(e: Expr) -> bool:
+    return e is as_index(0)
+
+
+@dataclass(frozen=True)
+class Transpose(Op):
+    """Permute the axes: axis d of the result is axis `order[d]` of the operand."""
+
+    order: tuple[int, ...]
+    linear_in: ClassVar[tuple[int, ...]] = (0,)
+
+    def type(self, x: Type) -> Type:
+        return x.with_shape([x.shape[d] for d in self.order])
+
+    def numpy(self, x: Any) -> Any:
+        return np.transpose(x, self.order)
+
+    def transpose(self, ct: Any, linear: frozenset[int], x: Any) -> Sequence[Any]:
+        return (Transpose(inverse(self.order))(ct),)
+
+    def batch(self, size: Extent, batched: Sequence[bool], x: Any) -> Any:
+        return Transpose((0, *shifted(self.order)))(x)
+
+    def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
+        return args[0][tuple(idx[d] for d in inverse(self.order))]
+
+
+def inverse(order: Sequence[int]) -> tuple[int, ...]:
+    return tuple(sorted(range(len(order)), key=lambda d: order[d]))
+
+
+@dataclass(frozen=True)
+class Slice(Op):
+    """`x[start : stop : step]` on every axis; steps are positive. Dual of Pad."""
+
+    starts: tuple[Extent, ...]
+    stops: tuple[Extent, ...]
+    steps: tuple[int, ...]
+    linear_in: ClassVar[tuple[int, ...]] = (0,)
+
+    def type(self, x: Type) -> Type:
+        ranges = zip(self.starts, self.stops, self.steps, strict=True)
+        return x.with_shape([0 if a == b else (b - a + (s - 1)) // s for a, b, s in ranges])
+
+    def attributes(self) -> list[str]:
+        return [str(self.starts), str(self.stops)] + ([str(self.steps)] if set(self.steps) > {1} else [])
+
+    def numpy(self, x: Any) -> Any:
+        return x[tuple(map(slice, self.starts, self.stops, self.steps))]
+
+    def transpose(self, ct: Any, linear: frozenset[int], x: Any) -> Sequence[Any]:
+        low = self.starts
+        inner = tuple(s - 1 for s in self.steps)
+        spans = [max(0, (n - 1) * s + 1) if n else 0 for n, s in zip(ct.shape, self.steps, strict=True)]
+        high = tuple(n - a - w for n, a, w in zip(x.shape, low, spans, strict=True))
+        return (Pad(low, high, inner)(ct, ct.full_like(0, ())),)
+
+    def batch(self, size: Extent, batched: Sequence[bool], x: Any) -> Any:
+        return Slice((0, *self.starts), (size, *self.stops), (1, *self.steps))(x)
+
+    def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
+        return args[0][tuple(i * s + a for i, a, s in zip(idx, self.starts, self.steps, strict=True))]
+
+
+@dataclass(frozen=True)
+class Pad(Op):
+    """Surround with `low` and `high` copies of a scalar, and put `inner` ones between elements.
+
+    Arguments: the array and the scalar (a 0-d array). Negative padding crops. Dual of Slice.
+    """
+
+    low: tuple[Extent, ...]
+    high: tuple[Extent, ...]
+    inner: tuple[int, ...]
+    linear_in: ClassVar[tuple[int, ...]] = (0, 1)
+
+    def type(self, x: Type, value: Type) -> Type:
+        if value != Type(x.dtype, ()):
+            raise InternalError(f"the padding value of {x!r} has type {value!r}")
+        spans = [_span(n, i) for n, i in zip(x.shape, self.inner, strict=True)]
+        return x.with_shape([a + n + b for n, a, b in zip(spans, self.low, self.high, strict=True)])
+
+    def attributes(self) -> list[str]:
+        return [str(self.low), str(self.high)] + ([str(self.inner)] if any(self.inner) else [])
+
+    def numpy(self, x: Any, value: Any) -> Any:
+        spans = [_span(n, i) for n, i in zip(x.shape, self.inner, strict=True)]
+        spread = np.full(spans, value, x.dtype)
+        spread[tuple(slice(None, None, i + 1) for i in self.inner)] = x
+        padded = np.pad(spread, [(max(a, 0), max(b, 0)) for a, b in zip(self.low, self.high, strict=True)], constant_values=value)
+        crop = zip(self.low, self.high, padded.shape, strict=True)
+        return padded[tuple(slice(max(-a, 0), n - max(-b, 0)) for a, b, n in crop)]
+
+    def transpose(self, ct: Any, linear: frozenset[int], x: Any, value: Any) -> Sequence[Any]:
+        inside = self._inside(ct, x) if 0 in linear or 1 in linear else None
+        to_value = None
+        if 1 in linear:
+            everything = tuple(range(len(ct.shape)))
+            to_value = ReduceSum(everything)(ct) - ReduceSum(everything)(inside)
+        return (inside if 0 in linear else None, to_value)
+
+    def _inside(self, ct: Any, x: Any) -> Any:
+        """The part of the result that came from the operand."""
+        whole = Pad(tuple(-a for a in self.low), tuple(-b for b in self.high), (0,) * len(self.low))
+        spans = whole(ct, ct.full_like(0, ()))
+        return Slice((0,) * len(self.low), spans.shape, tuple(i + 1 for i in self.inner))(spans)
+
+    def batch(self, size: Extent, batched: Sequence[bool], x: Any, value: Any) -> Any:
+        if not batched[1]:
+            return Pad((0, *self.low), (0, *self.high), (0, *self.inner))(x, value)
+        x = x if batched[0] else x.broadcast_leading(size)
+        padded = Pad((0, *self.low), (0, *self.high), (0, *self.inner))
+        out = padded(x, x.full_like(0, ()))
+        ones = padded(x.full_like(True, dtype=dtypes.bool_), x.full_like(False, (), dtypes.bool_))
+        from_value = Broadcast(out.shape, (0,))(value)
+        return type(x).where(ones, out, from_value)
+
+    def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
+        x, value = args
+        inside: Expr | None = None
+        at: list[Expr] = []
+        for i, a, b, n, s in zip(idx, self.low, self.high, x.shape, self.inner, strict=True):
+            j, tests = i - a, []
+            if a != 0:
+                tests.append(apply("le", as_index(0), j))
+            if b != 0 or a != 0:
+                tests.append(apply("lt", j, as_index(_span(n, s))))
+            if s:
+                tests.append(apply("eq", j % (s + 1), as_index(0)))
+                j = j // (s + 1)
+            for t in tests:
+                inside = t if inside is None else inside & t
+            at.append(j)
+        if inside is None:
+            return x[tuple(at)]
+        return select(inside, x.guarded(tuple(at), inside), value[()])
+
+
+def _span(n: Extent, inner: int) -> Extent:
+    """Extent of an axis with `inner` elements put between its own."""
+    return n if inner == 0 or n == 0 else n + (n - 1) * inner
+
+
+@dataclass(frozen=True)
+class Concatenate(Op):
+    """Arrays one after the other along `axis`."""
+
+    axis: int
+
+    @property
+    def linear_in(self) -> tuple[int, ...]:  # type: ignore[override]
+        return tuple(range(1 << 16))
+
+    def type(self, *args: Type) -> Type:
+        first, d = args[0], self.axis
+        if any(a.dtype != first.dtype or a.without((d,)) != first.without((d,)) for a in args):
+            raise InternalError(f"cannot concatenate {args} along axis {d}")
+        total: Extent = 0
+        for a in args:
+            total = a.shape[d] + total
+        return first.with_shape([*first.shape[:d], total, *first.shape[d + 1 :]])
+
+    def numpy(self, *args: Any) -> Any:
+        return np.concatenate(args, self.axis)
+
+    def transpose(self, ct: Any, linear: frozenset[int], *args: Any) -> Sequence[Any]:
+        result: list[Any] = []
+        for i, (a, at) in enumerate(zip(args, self.offsets([x.shape for x in args]), strict=True)):
+            starts = tuple(at if d == self.axis else 0 for d in range(len(a.shape)))
+            stops = tuple(s + n for s, n in zip(starts, a.shape, strict=True))
+            result.append(Slice(starts, stops, (1,) * len(starts))(ct) if i in linear else None)
+        return result
+
+    def offsets(self, shapes: Sequence[Sequence[Extent]]) -> list[Extent]:
+        """Where each operand starts along the axis."""
+        result: list[Extent] = [0]
+        for shape in shapes[:-1]:
+            result.append(shape[self.axis] + result[-1])
+        return result
+
+    def batch(self, size: Extent, batched: Sequence[bool], *args: Any) -> Any:
+        full = (a if b else a.broadcast_leading(size) for a, b in zip(args, batched, strict=True))
+        return Concatenate(self.axis + 1)(*full)
+
+    def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
+        position = idx[self.axis]
+        result: Expr | None = None
+        for x, at in reversed(list(zip(args, self.offsets([a.shape for a in args]), strict=True))):
+            here = (*idx[: self.axis], position - at, *idx[self.axis + 1 :])
+            inside = apply("le", as_index(at), position) & apply("lt", position, as_index(x.shape[self.axis] + at))
+            value = x.guarded(here, inside)
+            result = value if result is None else select(apply("lt", position, as_index(x.shape[self.axis] + at)), value, result)
+        assert result is not None, "concatenate has operands"
+        return result
+
+
+@dataclass(frozen=True)
+class Flip(Op):
+    """Reverse along `axes`. Its own dual."""
+
+    axes: tuple[int, ...]
+    linear_in: ClassVar[tuple[int, ...]] = (0,)
+
+    def type(self, x: Type) -> Type:
+        return x
+
+    def numpy(self, x: Any) -> Any:
+        return np.flip(x, self.axes)
+
+    def transpose(self, ct: Any, linear: frozenset[int], x: Any) -> Sequence[Any]:
+        return (self(ct),)
+
+    def batch(self, size: Extent, batched: Sequence[bool], x: Any) -> Any:
+        return Flip(shifted(self.axes))(x)
+
+    def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
+        (x,) = args
+        return x[tuple(as_index(n) - 1 - i if d in self.axes else i for d, (i, n) in enumerate(zip(idx, x.shape, strict=True)))]

@@ -1,0 +1,91 @@
+"""Immutable, interned terms: the one data structure under all three languages.
+
+Knows how to build a term once (equal fields give the *same* object), and how to walk and rebuild
+terms without recursion. Refuses to know what any term means.
+
+Interning hashes shallowly: a term's key is its class and its fields, and a field that is itself a
+term is hashed by identity. So equality is `is`, common subexpressions are shared for free, and a
+rewrite that changes nothing returns the very same object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, TypeVar, dataclass_transform
+from weakref import WeakValueDictionary
+
+T = TypeVar("T")
+
+_INTERNED: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
+
+
+@dataclass_transform(frozen_default=True, eq_default=False)
+class TermMeta(type):
+    """Turns annotated fields into slots, and construction into a look-up of the intern table."""
+
+    _fields: tuple[str, ...]
+
+    def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> TermMeta:
+        own = tuple(f for f in namespace.get("__annotations__", {}) if f not in namespace)
+        namespace["__slots__"] = own if bases else (*own, "__weakref__")
+        cls = super().__new__(mcs, name, bases, namespace)
+        inherited = tuple(f for base in bases for f in getattr(base, "_fields", ()))
+        cls._fields = inherited + own
+        namespace_match = cls._fields
+        cls.__match_args__ = namespace_match  # type: ignore[attr-defined]
+        return cls
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if kwargs:
+            args += tuple(kwargs[f] for f in cls._fields[len(args) :])
+        key = cls.key(*args)  # type: ignore[attr-defined]
+        found = _INTERNED.get(key)
+        if found is not None:
+            return found
+        if len(args) != len(cls._fields):
+            raise TypeError(f"{cls.__name__} takes the fields {cls._fields}, got {len(args)} values")
+        term = object.__new__(cls)
+        for field, value in zip(cls._fields, args, strict=True):
+            object.__setattr__(term, field, value)
+        # setdefault keeps one winner when two threads build the same term at once.
+        return _INTERNED.setdefault(key, term)
+
+
+class Term(metaclass=TermMeta):
+    """A node of a language. Fields are positional, hashable and never change."""
+
+    @classmethod
+    def key(cls, *fields: Any) -> Hashable:
+        """What makes two terms the same one. Override where `==` on a field is not identity."""
+        return (cls, *fields)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{type(self).__name__} is immutable")
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{f}={getattr(self, f)!r}" for f in type(self)._fields)
+        return f"{type(self).__name__}({fields})"
+
+    def __copy__(self) -> Term:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Term:
+        return self
+
+
+def topological(roots: Iterable[T], children: Callable[[T], Iterable[T]]) -> list[T]:
+    """Every term reachable from `roots`, each after its children. Iterative; linear in the size."""
+    order: list[T] = []
+    done: set[int] = set()
+    stack: list[tuple[T, bool]] = [(root, False) for root in reversed(list(roots))]
+    while stack:
+        term, expanded = stack.pop()
+        if id(term) in done:
+            continue
+        if expanded:
+            done.add(id(term))
+            order.append(term)
+            continue
+        stack.append((term, True))
+        stack.extend((c, False) for c in reversed(list(children(term))) if id(c) not in done)
+    return order
