@@ -762,7 +762,7 @@ def evaluate(
                 value[e] = _reduce(kind, value[body], [position[a] for a in over], [static(a.extent) for a in over], len(axes), body.type)
             case Apply(op, args, dtype):
                 with np.errstate(all="ignore"):
-                    value[e] = _apply(op, [value[a] for a in args], dtype)
+                    value[e] = apply_scalar(op, [value[a] for a in args], dtype)
             case _:
                 raise InternalError(f"no value for {show(e)}")
     out = []
@@ -800,7 +800,8 @@ def _reduce(kind: str, body: Any, dims: list[int], extents: list[int], rank: int
     return body.astype(dtype)
 
 
-def _apply(op: Scalar, args: list[Any], dtype: DType) -> Any:
+def apply_scalar(op: Scalar, args: list[Any], dtype: DType) -> Any:
+    """The meaning of one scalar operation on NumPy values."""
     if op.name == "cast":
         x = np.asarray(args[0])
         return x.astype(dtype)
