@@ -195,6 +195,12 @@ class Op:
                 total = term if total is None else total + term
         return total
 
+    def forward(self, tangents: Sequence[Any], *args: Any, apart: bool = False) -> tuple[Any, Any]:
+        """The result and its tangent. An op whose derivative computes its result again gives both
+        from one node, unless `apart`: then no node of the result may read a tangent."""
+        out = self(*args)
+        return out, self.jvp(tangents, out, *args)
+
     def transpose(self, ct: Any, linear: frozenset[int], *args: Any) -> Sequence[Any]:
         """Cotangents of the `linear` arguments (None for others). Of those only types are known."""
         raise NotImplementedError
@@ -213,12 +219,21 @@ class Op:
 
     @property
     def graphs(self) -> dict[str, Graph]:
-        """Sub-graphs of a control-flow op."""
-        return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Graph)}  # type: ignore[arg-type]
+        """Sub-graphs of a control-flow op; those of a tuple are numbered."""
+        result: dict[str, Graph] = {}
+        for f in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            if isinstance(value, Graph):
+                result[f.name] = value
+            elif _are_graphs(value):
+                result |= {f"{f.name}[{i}]": g for i, g in enumerate(value)}
+        return result
 
     def attributes(self) -> list[str]:
         """The attributes as they are printed; must tell apart ops that differ."""
-        return [show_attribute(v) for f in fields(self) if not isinstance(v := getattr(self, f.name), Graph)]  # type: ignore[arg-type]
+        values = [getattr(self, f.name) for f in fields(self)]  # type: ignore[arg-type]
+        plain = [v for v in values if not isinstance(v, Graph) and not _are_graphs(v)]
+        return [show_attribute(v) for v in plain]
 
     def inline(self) -> str | None:
         """How a node without arguments prints inside its users' lines; None for a line of its own."""
@@ -226,11 +241,16 @@ class Op:
 
     def node(self, *args: Node) -> Node:
         """The node applying this op to nodes."""
-        return Node(self, args, self.type(*(a.type for a in args)), user_source())
+        type = self.type(*(a.type for a in args))
+        return Node(self, args, type, user_source(), next(_serial))
 
     def __call__(self, *args: Any) -> Any:
         """Apply to values; the result is a value of the same class, a tuple of them if several."""
         return type(args[0]).wrap(self.node(*(a.node for a in args)))
+
+
+def _are_graphs(value: Any) -> bool:
+    return isinstance(value, tuple) and bool(value) and all(isinstance(v, Graph) for v in value)
 
 
 def show_attribute(value: Any) -> str:
@@ -275,16 +295,21 @@ class Pick(Op):
 
 
 class Node(Term):
-    """An op applied to nodes. `type` is a tuple of types when there are several results."""
+    """An op applied to nodes. `type` is a tuple of types when there are several results.
+
+    `serial` grows with time: a node is younger than everything it reads, so a walk that looks for
+    the readers of an input need not go below nodes older than it.
+    """
 
     op: Op
     args: tuple[Node, ...]
     type: Any
     source: Source | None
+    serial: int
 
     @classmethod
     def key(cls, *fields: Any) -> Hashable:
-        return (cls, fields[0], fields[1])  # the type follows from them; the line does not matter
+        return (cls, fields[0], fields[1])  # the type follows; line and age do not matter
 
     def __repr__(self) -> str:
         return f"<{self.op.name}: {self.type!r}>"
@@ -295,7 +320,8 @@ _serial = itertools.count()
 
 def new_input(label: str, type: Type) -> Node:
     """A fresh graph input."""
-    return Node(Input(label, type, next(_serial)), (), type, user_source())
+    serial = next(_serial)
+    return Node(Input(label, type, serial), (), type, user_source(), serial)
 
 
 class Graph(Term):
@@ -317,8 +343,11 @@ class Graph(Term):
 def substitute(roots: Sequence[Node], env: Mapping[Node, Node]) -> list[Node]:
     """Replace the keys of `env`; nodes that do not change stay the same objects."""
     done: dict[Node, Node] = dict(env)
-    for n in topological(roots, lambda n: () if n in env else n.args):
-        if n not in done:
+    start = min((n.serial for n in env), default=0)
+    for n in topological(roots, lambda n: () if n in env or n.serial < start else n.args):
+        if n.serial < start:
+            done[n] = n
+        elif n not in done:
             args = tuple(done[a] for a in n.args)
             if all(a is b for a, b in zip(args, n.args, strict=True)):
                 done[n] = n
