@@ -499,7 +499,8 @@ def _adopt(a: Operand, b: Operand) -> tuple[Expr, Expr]:
 
 
 def _binary(index_op: str | None, scalar_op: str | None, a: Operand, b: Operand) -> Expr:
-    if index_op and (is_index(a) or is_index(b)):
+    positions = all(isinstance(x, int) or isinstance(x, Lit) and x.dtype == dtypes.int64 for x in (a, b))
+    if index_op and (is_index(a) or is_index(b) or positions):
         a, b = _adopt(a, b)
         return index("+", a, index("*", b, as_index(-1))) if index_op == "-" else index(index_op, a, b)
     a, b = _adopt(a, b)

@@ -20,7 +20,7 @@ import numpy as np
 from tilewright import dtypes
 from tilewright.dtypes import DType
 from tilewright.errors import InternalError
-from tilewright.expr import Expr, Extent, Scalar, apply
+from tilewright.expr import Expr, Extent, Scalar, apply, literal
 from tilewright.graph import Op, Type, View
 from tilewright.ops.base import same_type
 
@@ -302,6 +302,15 @@ make_complex = elementwise(
     _complex, name="complex", arity=2, kinds="f", linear=(0, 1), result=dtypes.complex_of,
     transpose=lambda ct, lin, a, b: (real(ct) if 0 in lin else None, -imag(ct) if 1 in lin else None),
 )  # fmt: skip
+
+def number(value: Any, dtype: DType) -> Expr:
+    """A constant element; a complex one is put together from its parts."""
+    if not dtypes.is_complex(dtype):
+        return literal(value, dtype)
+    part = dtypes.real_of(dtype)
+    parts = literal(value.real, part), literal(value.imag, part)
+    return apply(make_complex.row.scalar, *parts, dtype=dtype)
+
 
 # -- selection and the special functions -------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from tilewright import dtypes
 from tilewright.dtypes import DType
 from tilewright.errors import InternalError
 from tilewright.expr import (
+    REDUCTIONS,
     Expr,
     Extent,
     Reduce,
@@ -25,14 +26,14 @@ from tilewright.expr import (
     as_index,
     axis,
     cast,
-    literal,
     product,
     select,
     static,
 )
 from tilewright.graph import Op, Type, View
 from tilewright.ops.base import shifted, without
-from tilewright.ops.elementwise import make_complex
+from tilewright.ops.elementwise import number
+from tilewright.ops.samples import AWKWARD_AXES, Example, numbers, of_kinds, samples
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,7 @@ class Fill(Op):
         return None
 
     def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
-        if dtypes.is_complex(self.of.dtype):
-            part = dtypes.real_of(self.of.dtype)
-            parts = literal(self.value.real, part), literal(self.value.imag, part)
-            return apply(make_complex.row.scalar, *parts, dtype=self.of.dtype)
-        return literal(self.value, self.of.dtype)
+        return number(self.value, self.of.dtype)
 
 
 def show_number(value: Any) -> str:
@@ -204,33 +201,60 @@ class Broadcast(Op):
 
 
 @dataclass(frozen=True)
-class ReduceSum(Op):
-    """Sum over `axes`. 16-bit floats accumulate in float32. Dual of Broadcast."""
+class Reduction(Op):
+    """The elements over `axes` combined by `kind` (of `expr.REDUCTIONS`).
+
+    Over no elements it is the kind's identity; 16-bit floats combine in float32.
+    """
 
     axes: tuple[int, ...]
-    linear_in: ClassVar[tuple[int, ...]] = (0,)
+    kind: ClassVar[str]
+    kinds: ClassVar[str]
     fusion: ClassVar[str] = "reduction"
 
     def type(self, x: Type) -> Type:
         return x.without(self.axes)
 
     def numpy(self, x: Any) -> Any:
+        combine, identity = REDUCTIONS[self.kind]
         wide = dtypes.compute_type(x.dtype)
+        start = np.asarray(identity(x.dtype)).astype(wide)
         with np.errstate(all="ignore"):
-            return np.asarray(np.sum(x.astype(wide), axis=self.axes, dtype=wide)).astype(x.dtype)
+            out = combine.reduce(x.astype(wide), axis=self.axes, initial=start, dtype=wide)
+        return np.asarray(out).astype(x.dtype)
+
+    def batch(self, size: Extent, batched: Sequence[bool], x: Any) -> Any:
+        return replace(self, axes=shifted(self.axes))(x)
+
+    def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
+        (x,) = args
+        if not self.axes:
+            return x[idx]
+        over, full = woven(idx, x.shape, self.axes)
+        wide = dtypes.compute_type(x.dtype)
+        return cast(Reduce(self.kind, over, cast(x[full], wide)), x.dtype)
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        found = [Example((samples(d, (3, 5)),), cls((1,))) for d in of_kinds(cls.kinds)]
+        main = next(d for d in (dtypes.float64, dtypes.bool_) if d in of_kinds(cls.kinds))
+        found += [Example((numbers(main, s),), cls((d,)), True) for s, d in AWKWARD_AXES]
+        block = numbers(main, (5, 3, 4))
+        found += [Example((block,), cls(axes), True) for axes in ((), (0, 2), (0, 1, 2))]
+        return [*found, Example((block[::2, :, ::-1].T,), cls((0, 1)), True)]
+
+
+@dataclass(frozen=True)
+class ReduceSum(Reduction):
+    """Sum over `axes`. 16-bit floats accumulate in float32. Dual of Broadcast."""
+
+    kind: ClassVar[str] = "sum"
+    kinds: ClassVar[str] = "biufc"
+    linear_in: ClassVar[tuple[int, ...]] = (0,)
 
     def transpose(self, ct: Any, linear: frozenset[int], x: Any) -> Sequence[Any]:
         kept = without(range(len(x.shape)), self.axes)
         return (Broadcast(x.shape, kept)(ct),)
-
-    def batch(self, size: Extent, batched: Sequence[bool], x: Any) -> Any:
-        return ReduceSum(shifted(self.axes))(x)
-
-    def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
-        (x,) = args
-        over, full = woven(idx, x.shape, self.axes)
-        wide = dtypes.compute_type(x.dtype)
-        return cast(Reduce("sum", over, cast(x[full], wide)), x.dtype)
 
 
 def woven(idx: tuple[Expr, ...], shape: Sequence[Extent], axes: Sequence[int]) -> Any:
@@ -330,6 +354,13 @@ class Transpose(Op):
 
     def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
         return args[0][tuple(idx[d] for d in inverse(self.order))]
+
+
+def moved(x: Any, source: int, to: int) -> Any:
+    """The value with one axis moved, as `np.moveaxis` does it."""
+    order = [d for d in range(len(x.shape)) if d != source]
+    order.insert(to, source)
+    return x if order == sorted(order) else Transpose(tuple(order))(x)
 
 
 def inverse(order: Sequence[int]) -> tuple[int, ...]:

@@ -1,0 +1,159 @@
+"""Reductions along axes: product, maximum, minimum, all, any, and the positions of extremes.
+
+Knows what each means over NaN and over no elements, and its derivative. Refuses to know order: a
+`Reduce` of the expression language is free to combine its points as it likes. The sum is in
+`shape.py`, next to Broadcast, its dual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tilewright import dtypes
+from tilewright.errors import InternalError
+from tilewright.expr import Expr, Extent, Reduce, apply, as_index, product, select
+from tilewright.graph import Op, Type, View
+from tilewright.ops import elementwise as el
+from tilewright.ops.base import without
+from tilewright.ops.cumulative import Cumulative, shifted_along
+from tilewright.ops.samples import AWKWARD_AXES, Example, of_kinds, samples
+from tilewright.ops.shape import Broadcast, Reduction, ReduceSum, Reshape, Transpose, woven
+
+
+@dataclass(frozen=True)
+class ReduceProd(Reduction):
+    """Product over `axes`. 16-bit floats multiply in float32; over no elements it is 1."""
+
+    kind: ClassVar[str] = "prod"
+    kinds: ClassVar[str] = "biufc"
+
+    def jvp(self, tangents: Sequence[Any], out: Any, *args: Any) -> Any:
+        """Each tangent times the product of all other elements, which is the product of those
+        before and of those after: right to any order where elements are zero."""
+        (x,), (t,) = args, tangents
+        kept = without(range(len(x.shape)), self.axes)
+        order = (*kept, *self.axes)
+        shape = (*(x.shape[d] for d in kept), product(x.shape[d] for d in self.axes))
+        line, dot = (Reshape(shape)(Transpose(order)(a)) for a in (x, t))
+        last = len(kept)
+        before = shifted_along(Cumulative("prod", last, False)(line), last, 1, False)
+        after = shifted_along(Cumulative("prod", last, True)(line), last, 1, True)
+        return ReduceSum((last,))(dot * before * after)
+
+
+@dataclass(frozen=True)
+class Extreme(Reduction):
+    """What the largest and the smallest element share. NaN wins over every number.
+
+    Over no elements: the infinity, or the end of the integer range, that loses to everything.
+    """
+
+    kinds: ClassVar[str] = "biuf"
+
+    def jvp(self, tangents: Sequence[Any], out: Any, *args: Any) -> Any:
+        """The mean of the tangents where the extreme is attained."""
+        (x,), (t,) = args, tangents
+        spread = Broadcast(x.shape, without(range(len(x.shape)), self.axes))
+        attained = type(x).where(el.eq(x, spread(out)), x.full_like(1), x.zeros_like())
+        return ReduceSum(self.axes)(t * attained) / ReduceSum(self.axes)(attained)
+
+
+@dataclass(frozen=True)
+class ReduceMax(Extreme):
+    """Largest element over `axes`; NaN if there is one."""
+
+    kind: ClassVar[str] = "max"
+
+
+@dataclass(frozen=True)
+class ReduceMin(Extreme):
+    """Smallest element over `axes`; NaN if there is one."""
+
+    kind: ClassVar[str] = "min"
+
+
+@dataclass(frozen=True)
+class Truth(Reduction):
+    """Reductions of bools; they carry no derivative."""
+
+    kinds: ClassVar[str] = "b"
+
+    def jvp(self, tangents: Sequence[Any], out: Any, *args: Any) -> Any:
+        return None
+
+
+@dataclass(frozen=True)
+class ReduceAll(Truth):
+    """Whether all elements over `axes` are true."""
+
+    kind: ClassVar[str] = "all"
+
+
+@dataclass(frozen=True)
+class ReduceAny(Truth):
+    """Whether any element over `axes` is true."""
+
+    kind: ClassVar[str] = "any"
+
+
+@dataclass(frozen=True)
+class ArgReduction(Op):
+    """Position (int64) along `axis` of the first extreme element, or of the first NaN."""
+
+    axis: int
+    kind: ClassVar[str]
+    fusion: ClassVar[str] = "reduction"
+
+    def type(self, x: Type) -> Type:
+        if x.shape[self.axis] == 0:
+            raise InternalError(f"{self.name} of {x!r} over no elements")
+        return x.without((self.axis,)).with_dtype(dtypes.int64)
+
+    def numpy(self, x: Any) -> Any:
+        find = np.argmax if self.kind == "max" else np.argmin
+        return np.asarray(find(x, axis=self.axis), np.int64)
+
+    def jvp(self, tangents: Sequence[Any], out: Any, *args: Any) -> Any:
+        return None
+
+    def batch(self, size: Extent, batched: Sequence[bool], *args: Any) -> Any:
+        return replace(self, axis=self.axis + 1)(*args)
+
+    def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
+        """The smallest position whose element equals the extreme (or nothing, not even itself)."""
+        (x,) = args
+        (over,), full = woven(idx, x.shape, (self.axis,))
+        extreme = Reduce(self.kind, (over,), x[full])
+        (over,), full = woven(idx, x.shape, (self.axis,))
+        here = x[full]
+        found = apply("eq", here, extreme)
+        if dtypes.is_float(x.dtype):
+            found = found | apply("ne", here, here)
+        return Reduce("min", (over,), select(found, over, as_index(x.shape[self.axis])))
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        found = [Example((samples(d, (3, 5)),), cls(1)) for d in of_kinds("biuf")]
+        ties = np.array([[1, 3, 3, 0, 0], [np.nan, 1, np.nan, -np.inf, np.inf]])
+        found += [Example((a,), cls(d)) for a in (ties, ties[:, ::-1]) for d in (0, 1)]
+        f32 = dtypes.float32
+        found += [Example((samples(f32, s),), cls(d)) for s, d in AWKWARD_AXES if s[d] != 0]
+        return found
+
+
+@dataclass(frozen=True)
+class ArgMax(ArgReduction):
+    """Position of the first largest element along `axis`; the first NaN counts as largest."""
+
+    kind: ClassVar[str] = "max"
+
+
+@dataclass(frozen=True)
+class ArgMin(ArgReduction):
+    """Position of the first smallest element along `axis`; the first NaN counts as smallest."""
+
+    kind: ClassVar[str] = "min"
