@@ -1,15 +1,432 @@
 """The catalogue of errors: each class is one mistake, with a failing example and the way out.
 
-Knows how a message is built (what happened, the values, the user's own line, what to do). Refuses
-to know when a mistake was made: the code that finds it raises it.
+Knows how a message is built: what happened with the values that matter, the user's own line, what
+to do. Refuses to know when a mistake was made: the code that finds it raises it.
+
+Every class derives from `TilewrightError` and from the built-in error Python or NumPy would raise,
+so `except ValueError` around NumPy code keeps working when the code is compiled.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+from tilewright.source import Source, user_source
+
 
 class TilewrightError(Exception):
-    """Everything the compiler raises on purpose derives from this."""
+    """Everything the compiler raises on purpose derives from this.
+
+    `what` happened, at the user's line `source` (found on the stack unless given), and the
+    `way_out`. All three are attributes too.
+    """
+
+    def __init__(self, what: str, way_out: str = "", source: Source | None = None) -> None:
+        self.what, self.way_out = what, way_out
+        self.source = source or user_source()
+        super().__init__("\n".join(message(what, way_out, self.source)))
+
+
+def message(what: str, way_out: str, source: Source | None) -> list[str]:
+    """The lines of a message."""
+    lines = [what]
+    if source is not None:
+        lines.append(f'  File "{source.file}", line {source.line}, in {source.function}')
+        if source.text:
+            lines.append(f"    {source.text}")
+    return [*lines, way_out] if way_out else lines
 
 
 class InternalError(TilewrightError):
-    """The compiler contradicts itself: a bug of ours. The message prints the offending term."""
+    """The compiler contradicts itself: a bug of ours. The message prints the offending term.
+
+    Fails: nothing you can write should.
+    Way out: report it with the message.
+    """
+
+
+# -- a traced value used as a Python one -------------------------------------------------------
+
+
+class TracedBool(TilewrightError, TypeError):
+    """A traced array was asked for its truth value: its elements are not known while tracing.
+
+    Fails: `if x.sum() > 0: ...`, `while err > tol: ...`, `a and b`, `0 < x < 1`, `max(x, y)`.
+    Way out: `np.where` for a choice of values, `tw.cond` for a choice of computations,
+    `tw.while_loop` for a loop, `&` and `|` for `and` and `or`, a static argument for a mode.
+    """
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(
+            f"the truth value of {value!r} is not known while tracing",
+            "Choose between values with np.where(test, a, b) and between computations with tw.cond;"
+            " loop with\ntw.while_loop; combine tests with & and |. If the test is about an option,"
+            " make that argument static.",
+        )
+
+
+class TracedNumber(TilewrightError, TypeError):
+    """A traced array was asked for its value as a Python number.
+
+    Fails: `float(x.sum())`, `int(i)`, `range(n)` or `np.zeros(n)` with n traced, `math.sin(x)`,
+    `x.item()`, `x.tolist()`.
+    Way out: stay in NumPy (`np.sin`, `x.astype(int)`), loop with `tw.fori_loop`, or make the
+    argument the number comes from static.
+    """
+
+    def __init__(self, value: Any, to: str) -> None:
+        super().__init__(
+            f"{value!r} cannot become {to}: its value is not known while tracing",
+            "Stay in NumPy: np.sin instead of math.sin, x.astype(dtype) instead of float(x),"
+            " tw.fori_loop instead\nof range. If the number decides a shape or an option, make the"
+            " argument it comes from static.",
+        )
+
+
+class TracedConversion(TilewrightError, TypeError):
+    """A traced array was asked for its elements as an ordinary NumPy array.
+
+    Fails: `np.array([x[0], x[1]])`, `scipy.special.erf(x)`, `buffer[0] = x` with
+    `buffer = np.zeros(3)`.
+    Way out: `np.stack([x[0], x[1]])`; `tw.nn` and `tw.numpy` functions in place of SciPy's;
+    `buffer = np.zeros_like(x)` or `tw.numpy.zeros(3)`, which can hold traced values.
+    """
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(
+            f"{value!r} cannot become an ordinary NumPy array: its elements are not known while"
+            " tracing",
+            "To join traced values use np.stack or np.concatenate. To fill an array with them,"
+            " make it with\ntw.numpy.zeros(shape) or np.zeros_like(x) instead of np.zeros(shape)."
+            " Functions outside NumPy\n(SciPy, math) have equivalents in tw.numpy and tw.nn.",
+        )
+
+
+class EscapedTracer(TilewrightError, RuntimeError):
+    """A traced array was used after the trace that made it had ended.
+
+    Fails: `cache.append(x)` inside a compiled function, and `cache[0] + 1` after it.
+    Way out: return the value from the function.
+    """
+
+    def __init__(self, value: str, function: str, born: Source | None) -> None:
+        where = f" at {born.file}:{born.line}" if born else ""
+        super().__init__(
+            f"{value}, made while tracing `{function}`{where}, is used after that trace has ended",
+            f"Return the value from `{function}` instead of keeping it in a global, an attribute or"
+            " a closure.",
+        )
+
+
+class DynamicShape(TilewrightError, ValueError):
+    """A result would have a shape that depends on values.
+
+    Fails: `np.nonzero(x)`, `np.unique(x)`, `len(x[x > 0])`, `x[:n]` with n traced.
+    Way out: keep the full shape and select with `np.where`, reduce the selection
+    (`x[x > 0].sum()`), or make what decides the shape static.
+    """
+
+    def __init__(self, what: str, instead: str = "") -> None:
+        super().__init__(
+            f"{what} has a shape that depends on values, which are not known while tracing",
+            instead or "Keep the full shape and choose with np.where(mask, x, other), reduce the"
+            " selection (x[mask].sum(),\n.mean(), .max()), or make what decides the shape static.",
+        )
+
+
+# -- arguments ---------------------------------------------------------------------------------
+
+
+class NotAnArray(TilewrightError, TypeError):
+    """An argument or operand that is no array and no number.
+
+    Fails: `compile(f)(x, "relu")`, `x + None`.
+    Way out: pass arrays and numbers; make options static: `compile(f, static=("mode",))`.
+    """
+
+    def __init__(self, value: Any, label: str = "") -> None:
+        text = f"`{label}` is" if label else "this is"
+        shown = repr(value)
+        shown = shown if len(shown) < 60 else shown[:57] + "..."
+        super().__init__(
+            f"{text} a {type(value).__name__}, not an array or a number: {shown}",
+            "Pass arrays, numbers, or tuples, lists, dicts and dataclasses of them."
+            " Make options static:\ntw.compile(f, static=...).",
+        )
+
+
+class UnsupportedDType(TilewrightError, TypeError):
+    """An element type no machine instruction works on.
+
+    Fails: `compile(f)(np.array(["a"]))`, object arrays (often ragged nested lists), datetimes.
+    Way out: convert to bool, an integer, a float or a complex type before the call.
+    """
+
+    def __init__(self, dtype: Any, label: str = "") -> None:
+        hint = " (often a ragged nested list)" if getattr(dtype, "kind", "") == "O" else ""
+        super().__init__(
+            f"{f'`{label}`' if label else 'an array'} has elements of type {dtype}{hint}, which"
+            " cannot be compiled",
+            "Convert it first: bool, (u)int8 to 64, float16/32/64, bfloat16 and complex64/128 are"
+            " supported.",
+        )
+
+
+class UnhashableStatic(TilewrightError, TypeError):
+    """A static argument that cannot be a dictionary key.
+
+    Fails: `compile(f, static=("shape",))(x, shape=[2, 3])`.
+    Way out: pass a hashable value: a tuple for a list, a frozen dataclass for a dict.
+    """
+
+    def __init__(self, value: Any, label: str) -> None:
+        super().__init__(
+            f"the static argument `{label}` is a {type(value).__name__}, which is not hashable:"
+            f" {value!r}",
+            "Static arguments are part of the cache key: pass a tuple instead of a list, a frozen"
+            " dataclass instead\nof a dict.",
+        )
+
+
+class TreeMismatch(TilewrightError, ValueError):
+    """Two pytrees that should have the same structure do not.
+
+    Fails: `tw.tree.map(f, {"a": 1}, {"b": 1})`; a scan whose body returns another carry.
+    Way out: make both sides the same containers with the same keys.
+    """
+
+    def __init__(self, first: str, second: str, where: str = "two trees") -> None:
+        super().__init__(
+            f"{where} differ in structure:\n    {first}\n    {second}",
+            "Both must be the same containers with the same keys and lengths.",
+        )
+
+
+class ContractViolation(TilewrightError, TypeError):
+    """An argument or result does not fit its jaxtyping annotation.
+
+    Fails: `f(x: Float[np.ndarray, "n d"], w: Float[np.ndarray, "d k"])` called with shapes
+    (3, 4) and (5, 6): d cannot be both 4 and 5.
+    Way out: pass what the annotation says, or correct the annotation.
+    """
+
+    def __init__(
+        self, label: str, value: str, annotation: str, reason: str, source: Source | None
+    ) -> None:
+        super().__init__(
+            f"`{label}` is {value}, which does not fit {annotation}: {reason}",
+            "Pass what the annotation says, or correct the annotation.",
+            source,
+        )
+
+
+# -- operations --------------------------------------------------------------------------------
+
+
+class ShapeMismatch(TilewrightError, ValueError):
+    """Shapes that do not fit together.
+
+    Fails: `x + y` with shapes (3, 4) and (5,); `a @ b` with (2, 3) and (4, 5).
+    Way out: reshape, transpose or add an axis (`y[:, None]`) so that the shapes fit.
+    """
+
+    def __init__(self, what: str, *shapes: Sequence[Any], way_out: str = "") -> None:
+        listed = " and ".join(str(tuple(s)) for s in shapes)
+        super().__init__(
+            f"{what}: shapes {listed}" if shapes else what,
+            way_out or "Broadcasting aligns shapes at the right; extents must be equal or 1."
+            " Add axes with x[:, None] or\nreshape.",
+        )
+
+
+class DTypeMismatch(TilewrightError, TypeError):
+    """An operation that does not exist for these element types.
+
+    Fails: `~x` on floats, `a - b` on bools, `i += 0.5` with i an integer array.
+    Way out: convert with `x.astype(...)`.
+    """
+
+    def __init__(self, what: str, way_out: str = "") -> None:
+        super().__init__(what, way_out or "Convert an operand with x.astype(dtype).")
+
+
+class IntegerRange(TilewrightError, OverflowError):
+    """A Python integer that does not fit the element type it must adopt.
+
+    Fails: `x + 300` with x of type uint8.
+    Way out: convert x to a wider type, or reduce the number.
+    """
+
+    def __init__(self, value: int, dtype: Any) -> None:
+        super().__init__(
+            f"Python integer {value} out of bounds for {dtype}",
+            "A Python number adopts the array's type: convert the array with x.astype(...) first.",
+        )
+
+
+class UnsupportedFunction(TilewrightError, TypeError):
+    """A NumPy function, or an option of one, that cannot be compiled.
+
+    Fails: `np.savetxt("x", x)`, `np.add.reduceat(x, i)`, `np.exp(x, out=buffer)`.
+    Way out: the alternative the message names.
+    """
+
+    def __init__(self, function: str, alternative: str = "") -> None:
+        super().__init__(
+            f"{function} is not supported on traced arrays",
+            f"Use {alternative}."
+            if alternative
+            else "Call it outside the compiled function, on its result.",
+        )
+
+
+class BadIndex(TilewrightError, IndexError):
+    """An index that does not fit the array, or is of a kind NumPy does not know.
+
+    Fails: `x[5]` with shape (3,), `x[0, 0]` with one axis, `x["a"]`, `x[1.5]`.
+    Way out: index with integers, slices, integer arrays or boolean masks within the shape.
+    """
+
+    def __init__(self, what: str, shape: Sequence[Any]) -> None:
+        super().__init__(
+            f"{what}, indexing an array of shape {tuple(shape)}",
+            "Index with integers, slices, `...`, None, integer arrays or boolean masks within the"
+            " shape.",
+        )
+
+
+class MissingRule(TilewrightError, TypeError):
+    """An operation without a derivative (or transpose, or batching rule).
+
+    Fails: `tw.grad` through `tw.while_loop` with a traced number of steps.
+    Way out: `tw.custom_vjp` for a rule of your own, `tw.stop_gradient` where none is needed.
+    """
+
+    def __init__(self, op: str, rule: str) -> None:
+        super().__init__(
+            f"{op} has no {rule} rule",
+            "Give the function a rule of its own with tw.custom_vjp or tw.custom_jvp, or cut the"
+            " derivative with\ntw.stop_gradient.",
+        )
+
+
+# -- writes ------------------------------------------------------------------------------------
+
+
+class ArgumentWrite(TilewrightError, ValueError):
+    """A write to an array the caller still owns.
+
+    Fails: `def f(x): x[0] = 1; return x`, `def f(x): x += 1; return x`.
+    Way out: `x = x.copy()` first, or `x = x + 1`, or `x = x.at[0].set(1)`.
+    """
+
+    def __init__(self, value: str, label: str) -> None:
+        super().__init__(
+            f"{value} is the argument `{label}`: writing to it would change the caller's array",
+            f"Write to a copy ({label} = {label}.copy()), or make a new array:"
+            f" {label} = {label}.at[index].set(value).",
+        )
+
+
+class CapturedWrite(TilewrightError, ValueError):
+    """A write, inside a traced inner function, to an array of the function around it.
+
+    Fails: `def body(i, c): total[i] = c; return c` under `tw.fori_loop`, with total outside.
+    Way out: pass the array in and return it: as part of the carry, or as a result.
+    """
+
+    def __init__(self, value: str, function: str) -> None:
+        super().__init__(
+            f"{value} belongs to the function around `{function}` and cannot be written to"
+            " inside it",
+            f"Pass the array to `{function}` (in a loop, as part of the carry) and return the new"
+            " one.",
+        )
+
+
+class ViewWrite(TilewrightError, ValueError):
+    """A write through a view that cannot be followed back to its array.
+
+    Fails: `y = np.broadcast_to(x, (3, 4)); y[0] = 1`.
+    Way out: write to the array itself, or to a copy: `y = y.copy()`.
+    """
+
+    def __init__(self, value: str, view: str) -> None:
+        super().__init__(
+            f"{value} is a read-only view made by {view}",
+            "Write to a copy (y = y.copy()), or make a new array: y = y.at[index].set(value).",
+        )
+
+
+class UntracedWrite(TilewrightError, TypeError):
+    """A traced value written into an ordinary NumPy array.
+
+    Fails: `buffer += x` or `np.add(x, 1, out=buffer)` with `buffer = np.zeros(3)`.
+    Way out: `buffer = buffer + x`, or make the buffer with `tw.numpy.zeros(3)`.
+    """
+
+    def __init__(self, value: str) -> None:
+        super().__init__(
+            f"{value} cannot be written into an ordinary NumPy array, which exists only while"
+            " tracing",
+            "Write a = a + x instead of a += x, or make the array with tw.numpy.zeros(shape) or"
+            " np.zeros_like(x).",
+        )
+
+
+# -- compiling and running ---------------------------------------------------------------------
+
+
+class ScheduleError(TilewrightError, ValueError):
+    """A schedule step that does not apply to the kernel.
+
+    Fails: `Split("i", 8)` for a kernel without an axis i; `Vectorize("k.i")` of extent 3.
+    Way out: use the kernel's own axis names and factors that fit their extents.
+    """
+
+    def __init__(self, step: str, axis: str, extent: Any, reason: str) -> None:
+        super().__init__(
+            f"{step} cannot be applied to axis {axis} of extent {extent}: {reason}",
+            "f.lower(...).kernels prints the axes and their extents.",
+        )
+
+
+class OutOfMemory(TilewrightError, MemoryError):
+    """The program needs more memory than there is.
+
+    Fails: `x[:, None, :] - x[None, :, :]` kept in memory for a million points.
+    Way out: smaller blocks (`tw.map`, `tw.scan`), `tw.checkpoint`, a narrower dtype.
+    """
+
+    def __init__(self, needed: int, available: int | None, largest: str) -> None:
+        limit = "" if available is None else f", and {_bytes(available)} are available"
+        super().__init__(
+            f"the program needs {_bytes(needed)}{limit}; its largest array is {largest}",
+            "Work in blocks (tw.map, tw.scan), recompute with tw.checkpoint, or use a narrower"
+            " dtype.",
+        )
+
+
+def _bytes(n: int) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if n < 1024 or unit == "GiB":
+            return f"{n} {unit}" if unit == "bytes" else f"{n:.1f} {unit}"
+        n = n / 1024  # type: ignore[assignment]
+    raise AssertionError("unreachable: GiB returns")
+
+
+class Recompilation(UserWarning):
+    """A note, on request, that a function was compiled again, and which argument was new.
+
+    Fails: nothing; a call per shape in a loop makes a compilation per shape.
+    Way out: pad to a few sizes, `dynamic=("n",)` for the axis, fewer static arguments.
+    """
+
+    def __init__(self, function: str, label: str, before: str, now: str) -> None:
+        text = f"`{function}` is compiled again: `{label}` was {before} and is {now}"
+        way_out = (
+            "Pass arrays of few distinct shapes and dtypes, or name the changing axis:"
+            ' tw.compile(f, dynamic=("n",)).'
+        )
+        super().__init__("\n".join(message(text, way_out, user_source())))

@@ -9,14 +9,10 @@ is an int or an index expression.
 from __future__ import annotations
 
 import itertools
-import os
 import re
-import sys
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from threading import local
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -24,9 +20,10 @@ from tilewright import dtypes
 from tilewright.dtypes import DType
 from tilewright.errors import InternalError
 from tilewright.expr import Buffer, Expr, Extent, product, show_extent, show_type
+from tilewright.source import Source as Source
+from tilewright.source import born_at as born_at
+from tilewright.source import user_source as user_source
 from tilewright.term import Term, topological
-
-_PACKAGE: Final = __name__.rpartition(".")[0] + "."
 
 
 class Type(Term):
@@ -55,51 +52,6 @@ class Type(Term):
 
     def __repr__(self) -> str:
         return show_type(self.dtype, self.shape)
-
-
-# -- where in the user's code ------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Source:
-    """A line of the user's code."""
-
-    file: str
-    line: int
-    function: str
-
-    def __str__(self) -> str:
-        return f"{os.path.basename(self.file)}:{self.line}"
-
-
-class _Current(local):
-    source: Source | None = None
-
-
-_current = _Current()
-
-
-@contextmanager
-def born_at(source: Source | None) -> Iterator[None]:
-    """Nodes built inside carry `source`: transforms keep the line of the node they rewrite."""
-    before, _current.source = _current.source, source
-    try:
-        yield
-    finally:
-        _current.source = before
-
-
-def user_source() -> Source | None:
-    """The innermost line on the stack that is neither ours nor NumPy's."""
-    if _current.source is not None:
-        return _current.source
-    frame = sys._getframe(1)
-    while frame is not None:
-        module = frame.f_globals.get("__name__", "")
-        if not module.startswith((_PACKAGE, "numpy.", "contextlib", "jaxtyping")):
-            return Source(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
 
 
 # -- ops ---------------------------------------------------------------------------------------
