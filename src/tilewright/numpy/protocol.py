@@ -1,0 +1,180 @@
+"""How a function of the NumPy namespace chooses between NumPy itself and the graph.
+
+Knows when a call is traced, how axes are normalised and operands brought to one type. Refuses to
+know any particular function.
+
+A call without a traced argument, outside a trace, is NumPy's own function: eager is NumPy itself.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
+
+from tilewright import dtypes, tracing
+from tilewright.dtypes import DType
+from tilewright.errors import UnsupportedFunction
+from tilewright.expr import Extent
+from tilewright.graph import Graph, Type, evaluate
+from tilewright.ops.shape import Broadcast, Iota, fill
+from tilewright.tracing import Array, asarray, astype
+
+F = TypeVar("F", bound=Callable[..., Any])
+Axes = int | Sequence[int] | None
+
+
+def traced(*values: Any) -> bool:
+    """Whether a traced array occurs among `values`, or in their lists, tuples and dicts."""
+    stack = list(values)
+    while stack:
+        value = stack.pop()
+        if isinstance(value, Array):
+            return True
+        if isinstance(value, (list, tuple)):
+            stack.extend(value)
+        elif isinstance(value, dict):
+            stack.extend(value.values())
+    return False
+
+
+def implements(*functions: Any) -> Callable[[F], F]:
+    """The decorated function is what `functions` (the first is its eager self) mean on traced
+    arrays. It keeps the NumPy signature, `out` excepted: traced arrays cannot be written to."""
+
+    def decorate(build: F) -> F:
+        @functools.wraps(build)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if not traced(args, kwargs):
+                return functions[0](*args, **kwargs)
+            if kwargs.get("out") is not None:
+                raise UnsupportedFunction(f"{build.__name__} with out=", "assign its result")
+            return build(*args, **kwargs)
+
+        call.implements = functions  # type: ignore[attr-defined]
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
+def creates(*functions: Any) -> Callable[[F], F]:
+    """As `implements`, for functions that make arrays from nothing: inside a trace they make
+    traced ones, so that the program computes them and they may be assigned to."""
+
+    def decorate(build: F) -> F:
+        @functools.wraps(build)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if traced(args, kwargs) or tracing.active():
+                return build(*args, **kwargs)
+            return functions[0](*args, **kwargs)
+
+        call.implements = functions  # type: ignore[attr-defined]
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
+def staged(build: F) -> F:
+    """For functions NumPy lacks. On concrete arrays, outside a trace, the traced result is
+    interpreted at once, so the function takes and gives NumPy arrays."""
+
+    @functools.wraps(build)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        out = build(*args, **kwargs)
+        return out if traced(args, kwargs) or tracing.active() else concrete(out)
+
+    return call  # type: ignore[return-value]
+
+
+def concrete(value: Any) -> Any:
+    """`value` with every traced array in it, built from constants only, replaced by its value."""
+    if isinstance(value, Array):
+        return evaluate(Graph("concrete", (), (value.node,)), [])[0]
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(concrete, value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(concrete, value))
+    return value
+
+
+# -- axes --------------------------------------------------------------------------------------
+
+
+def axis_of(axis: Any, ndim: int) -> int:
+    """A non-negative axis number; out of range raises NumPy's AxisError."""
+    return normalize_axis_index(axis, ndim)
+
+
+def axes_of(axis: Axes, ndim: int) -> tuple[int, ...]:
+    """Sorted non-negative axis numbers; None means all axes."""
+    if axis is None:
+        return tuple(range(ndim))
+    return tuple(sorted(normalize_axis_tuple(axis, ndim)))
+
+
+def at_axis(ndim: int, axis: int, item: Any) -> tuple[Any, ...]:
+    """The index with `item` at `axis` and everything elsewhere."""
+    return (*(slice(None),) * axis, item, *(slice(None),) * (ndim - axis - 1))
+
+
+# -- operands ----------------------------------------------------------------------------------
+
+
+def promoted(*values: Any) -> list[Array]:
+    """The values as arrays of one dtype, Python numbers adopting that of the others."""
+    python = (bool, int, float, complex)
+    dtype = np.result_type(*(v if type(v) in python else asarray(v).dtype for v in values))
+    return [astype(asarray(v), dtype) for v in values]
+
+
+def together(*values: Any) -> list[Array]:
+    """The values as arrays of one dtype and, by broadcasting, one shape."""
+    arrays = promoted(*values)
+    shape = np.broadcast_shapes(*(a.shape for a in arrays))
+    return [tracing.broadcast_to(a, shape) for a in arrays]
+
+
+def inexact(x: Any) -> Array:
+    """`x` as an array of floating or complex type; integers and bools become float64."""
+    x = asarray(x)
+    return x if dtypes.is_inexact(x.dtype) else astype(x, dtypes.float64)
+
+
+def inexact_type(*values: Any) -> DType:
+    """The result type of `values`, float64 if that is an integer or bool."""
+    python = (bool, int, float, complex)
+    dtype = np.result_type(*(v if type(v) in python else asarray(v).dtype for v in values))
+    return dtype if dtypes.is_inexact(dtype) else dtypes.float64
+
+
+# -- arrays from nothing -----------------------------------------------------------------------
+
+
+def shape_of(shape: Any) -> tuple[Extent, ...]:
+    """A shape given as an extent or a sequence of them."""
+    return tuple(shape) if isinstance(shape, Iterable) else (shape,)
+
+
+def filled(value: Any, shape: Sequence[Extent], dtype: Any) -> Array:
+    """`value`, a number, everywhere."""
+    return Array(fill(value, Type(np.dtype(dtype), tuple(shape))).node())
+
+
+def iota(n: Extent, dtype: Any = dtypes.int64) -> Array:
+    """0, 1, ..., n - 1."""
+    return Array(Iota(Type(np.dtype(dtype), (n,)), 0).node())
+
+
+def position(shape: Sequence[Extent], axis: int, dtype: Any = dtypes.int64) -> Array:
+    """At every element its position along `axis`."""
+    return Array(Iota(Type(np.dtype(dtype), tuple(shape)), axis).node())
+
+
+def along(x: Array, axes: Sequence[int], shape: Sequence[Extent]) -> Array:
+    """`x` spread to `shape`, its axis d becoming axis `axes[d]`."""
+    if tuple(axes) == tuple(range(len(shape))):
+        return x
+    return Broadcast(tuple(shape), tuple(axes))(x)  # type: ignore[no-any-return]
