@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from tilewright.errors import InternalError, MissingRule
 from tilewright.expr import Extent
-from tilewright.graph import Graph, Node, Op, Pick, Type, Value, born_at, new_input
+from tilewright.graph import Graph, Node, Pick, Type, born_at, new_input
 from tilewright.term import topological
 
 Wrap: TypeAlias = Callable[[Node], Any]
@@ -64,7 +64,7 @@ def pushforward(
         else:
             with born_at(n.source):
                 if any(a in moving for a in n.args):
-                    values[n], tangent = _forward(n.op, operands, n.args, moving, apart)
+                    values[n], tangent = _forward(n, operands, moving, apart)
                 else:
                     values[n], tangent = n.op(*operands), None
         if tangent is not None:
@@ -75,16 +75,16 @@ def pushforward(
 
 
 def _forward(
-    op: Op, operands: list[Any], args: Sequence[Node], moving: Mapping[Node, Any], apart: bool
+    n: Node, operands: Sequence[Any], moving: Mapping[Node, Any], apart: bool
 ) -> tuple[Any, Any]:
     try:
-        out, tangent = op.forward([moving.get(a) for a in args], *operands, apart=apart)
+        out, tangent = n.op.forward([moving.get(a) for a in n.args], *operands, apart=apart)
     except NotImplementedError:
-        raise MissingRule(op.name, "derivative") from None
+        raise MissingRule(n.op.name, "derivative", n.source) from None
     single = (tangent,) if not isinstance(tangent, tuple) else tangent
     for o, t in zip(out if isinstance(out, tuple) else (out,), single, strict=tangent is not None):
         if t is not None and t.node.type is not o.node.type:
-            raise InternalError(f"{op.name} gives {o.node!r} the tangent {t.node!r}")
+            raise InternalError(f"{n.op.name} gives {o.node!r} the tangent {t.node!r}")
     return out, tangent if any(t is not None for t in single) else None
 
 
@@ -129,13 +129,13 @@ def _accumulate(waiting: dict[Node, Any], node: Node, ct: Any) -> None:
 
 
 def _transpose(n: Node, ct: Any, where: frozenset[int], wrap: Wrap) -> Sequence[Any]:
-    op = n.op
-    if not all(i in op.linear_in for i in where) or (op.multilinear and len(where) > 1):
-        raise MissingRule(op.name, "transpose")
+    op, linear_in = n.op, n.op.linear_in
+    if not all(i in linear_in for i in where) or (op.multilinear and len(where) > 1):
+        raise MissingRule(op.name, "transpose rule", n.source)
     try:
         parts = op.transpose(ct, where, *(wrap(a) for a in n.args))
     except NotImplementedError:
-        raise MissingRule(op.name, "transpose") from None
+        raise MissingRule(op.name, "transpose rule", n.source) from None
     for i in where:
         if parts[i] is not None and parts[i].node.type is not n.args[i].type:
             raise InternalError(f"{op.name} gives {n.args[i]!r} the cotangent {parts[i].node!r}")
@@ -167,7 +167,7 @@ def batch(
             try:
                 values[n] = n.op.batch(size, where, *operands)
             except NotImplementedError:
-                raise MissingRule(n.op.name, "batching") from None
+                raise MissingRule(n.op.name, "batching rule", n.source) from None
     return [values[n] if n in values else wrap(n) for n in graph.outputs], [
         n in extra for n in graph.outputs
     ]
@@ -194,17 +194,3 @@ def spread(mask: Sequence[bool], items: Iterable[Any]) -> list[Any]:
     """Inverse of `select_by`: items in the places where `mask` is true, None elsewhere."""
     rest = iter(items)
     return [next(rest) if m else None for m in mask]
-
-
-__all__ = [
-    "Value",
-    "Wrap",
-    "batch",
-    "build",
-    "pullback",
-    "pushforward",
-    "reached",
-    "replay",
-    "select_by",
-    "spread",
-]
