@@ -17,9 +17,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "tilewright"
 
 LAYERS: list[tuple[str, set[str]]] = [
     ("languages", {"term", "dtypes", "errors", "expr", "graph", "kernel", "loops",
-                   "options", "target", "trees"}),
+                   "options", "source", "target", "trees"}),
     ("ops", {"ops"}),
-    ("tracing and functions", {"tracing", "numpy", "nn", "lax", "random"}),
+    ("tracing and functions", {"promotion", "tracing", "numpy", "nn", "lax", "random"}),
     ("transforms", {"transforms"}),
     ("codegen", {"codegen"}),
     ("runtime", {"runtime"}),
