@@ -1,67 +1,608 @@
-"""Exponentials, logarithms, powers and hyperbolic functions as machine operations."""
+"""Exponentials, logarithms, powers and exact remainders as machine operations.
+
+Knows argument reduction, polynomials and rounding for float32 and float64 alike: each function is
+one expression, and only the constants (`Format`) and coefficient tables differ by type. Refuses to
+know 16-bit floats, integers and vectors.
+
+Method. Branch-free: every case is computed and one is selected. Polynomials are Horner chains of
+fma. Their coefficients are minimax for the relative error of the whole function (Lawson's
+iteratively reweighted least squares at 50 digits on Chebyshev points; each coefficient is rounded
+to the type before the higher ones are fitted again), and each table states interval and error.
+Arguments are reduced as by Cody and Waite ("Software Manual for the Elementary Functions", 1980),
+with fma. A value a + b with |b| <= ulp(a)/2 is a `Pair`; the error-free sums and products that make
+pairs are Dekker's (Muller et al., "Handbook of Floating-Point Arithmetic", chapter 4).
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
 from tilewright import dtypes
-from tilewright.expr import Expr, apply, bitcast, cast, libm, literal, select
+from tilewright.dtypes import DType, float32, float64
+from tilewright.errors import InternalError
+from tilewright.expr import (
+    Expr,
+    Lit,
+    apply,
+    bitcast,
+    cast,
+    eq,
+    fma,
+    libm,
+    literal,
+    ne,
+    rare,
+    select,
+)
+
+Pair: TypeAlias = tuple[Expr, Expr]
+Coefficients: TypeAlias = Mapping[DType, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A binary floating-point type: its layout, and constants as (high, low) parts.
+
+    The high parts of `ln2` and `log10_2` end in zeros: times an exponent they are exact.
+    """
+
+    signed: DType
+    unsigned: DType
+    mantissa: int
+    bias: int
+    ln2: tuple[float, float]
+    log10_2: tuple[float, float]
+    log2e: tuple[float, float]
+    log10e: tuple[float, float]
+    two_thirds: tuple[float, float]
+    half_sqrt2: int  # the bits of sqrt(1/2)
+    underflow: float  # exp is 0 below
+    overflow: float  # exp is infinite above
+
+    @property
+    def one(self) -> int:
+        """The bits of 1.0."""
+        return self.bias << self.mantissa
+
+    @property
+    def magic(self) -> float:
+        """1.5 * 2^mantissa: adding it rounds to an integer, left in the sum's low bits."""
+        return 1.5 * 2.0**self.mantissa
+
+    @property
+    def smallest(self) -> float:
+        """The smallest normal number."""
+        return 2.0 ** (1 - self.bias)
+
+
+_hex = float.fromhex
+
+FORMATS: Final[dict[DType, Format]] = {
+    float32: Format(
+        signed=dtypes.int32,
+        unsigned=dtypes.uint32,
+        mantissa=23,
+        bias=127,
+        ln2=(_hex("0x1.62e4p-1"), _hex("0x1.7f7d1cp-20")),
+        log10_2=(_hex("0x1.3442p-2"), _hex("-0x1.95ec1p-19")),
+        log2e=(_hex("0x1.715476p+0"), _hex("0x1.4ae0cp-26")),
+        log10e=(_hex("0x1.bcb7b2p-2"), _hex("-0x1.5b235ep-27")),
+        two_thirds=(_hex("0x1.555556p-1"), _hex("-0x1.555556p-26")),
+        half_sqrt2=0x3F3504F3,
+        underflow=-104.0,
+        overflow=89.0,
+    ),
+    float64: Format(
+        signed=dtypes.int64,
+        unsigned=dtypes.uint64,
+        mantissa=52,
+        bias=1023,
+        ln2=(_hex("0x1.62e42fefa38p-1"), _hex("0x1.ef35793c7673p-45")),
+        log10_2=(_hex("0x1.34413509f78p-2"), _hex("0x1.fef311f12b358p-46")),
+        log2e=(_hex("0x1.71547652b82fep+0"), _hex("0x1.777d0ffda0d24p-56")),
+        log10e=(_hex("0x1.bcb7b1526e50ep-2"), _hex("0x1.95355baaafad3p-57")),
+        two_thirds=(_hex("0x1.5555555555555p-1"), _hex("0x1.5555555555555p-55")),
+        half_sqrt2=0x3FE6A09E667F3BCD,
+        underflow=-746.0,
+        overflow=710.0,
+    ),
+}
+
+
+# -- bits, polynomials, pairs ------------------------------------------------------------------
 
 
 def to_bits(x: Expr) -> Expr:
     """The bits of a float as a signed integer of the same width."""
-    return bitcast(x, dtypes.int32 if x.type == dtypes.float32 else dtypes.int64)
+    return bitcast(x, FORMATS[x.type].signed)
 
 
-def from_bits(x: Expr) -> Expr:
-    return bitcast(x, dtypes.float32 if x.type == dtypes.int32 else dtypes.float64)
+def from_bits(bits: Expr) -> Expr:
+    """The float with these bits."""
+    return bitcast(bits, float32 if bits.type.itemsize == 4 else float64)
 
 
-def _c(name):
-    def call(*args: Expr) -> Expr:
-        return cast(libm(name, *(cast(a, dtypes.float64) for a in args)), args[0].type)
-    return call
+def _code(x: Expr) -> Expr:
+    """The bits as an unsigned integer, for shifts that a machine without arithmetic ones has."""
+    return bitcast(x, FORMATS[x.type].unsigned)
 
 
-def integer_power(x: Expr, n: int) -> Expr:
-    """x**n by repeated squaring, n >= 0."""
-    result = None
-    while n:
-        if n & 1:
-            result = x if result is None else apply("mul", result, x)
-        x, n = apply("mul", x, x), n >> 1
-    return literal(1, x.type) if result is None else result
+def absolute(x: Expr) -> Expr:
+    return apply("abs", x)
 
 
 def copysign(x: Expr, y: Expr) -> Expr:
     """The magnitude of `x` with the sign of `y`."""
-    sign = literal(-1 << (x.type.itemsize * 8 - 1), to_bits(x).type)
-    return from_bits(to_bits(apply("abs", x)) | (to_bits(y) & sign))
+    return from_bits(to_bits(absolute(x)) | sign_bit(y))
 
 
-def ldexp(x, n):
-    return _c("ldexp")(x, n)
+def sign_bit(x: Expr) -> Expr:
+    """The bits of `x` with all but the sign cleared."""
+    bits = to_bits(x)
+    return bits & literal(-1 << (x.type.itemsize * 8 - 1), bits.type)
 
 
-exp, exp2, expm1, log, log2, log10, log1p = map(_c, "exp exp2 expm1 log log2 log10 log1p".split())
-cbrt, hypot, fmod, power = map(_c, "cbrt hypot fmod pow".split())
-sinh, cosh, tanh, arcsinh, arccosh, arctanh = map(_c, "sinh cosh tanh asinh acosh atanh".split())
+def flip_sign(x: Expr, y: Expr) -> Expr:
+    """`x` times the sign of `y`."""
+    return from_bits(to_bits(x) ^ sign_bit(y))
 
 
-def remainder(a, b):
-    r = fmod(a, b)
-    return select(apply("ne", r, literal(0, r.type)) & ((r < 0) ^ (b < 0)), r + b, copysign(r, b))
+def polynomial(x: Expr, coefficients: Sequence[float]) -> Expr:
+    """sum(c_i x^i), lowest power first, by Horner's rule."""
+    result: Expr = literal(coefficients[-1], x.type)
+    for c in reversed(coefficients[:-1]):
+        result = fma(result, x, c)
+    return result
 
 
-def floor_divide(a, b):
-    return apply("floor", a / b)
+def fast_sum(a: Expr, b: Expr) -> Pair:
+    """a + b exactly, if a is 0 or has at least b's exponent (Dekker's Fast2Sum)."""
+    s = a + b
+    return s, b - (s - a)
 
 
-def logistic(x):
-    return 1.0 / (1.0 + exp(-x))
+def product(a: Expr, b: Expr) -> Pair:
+    """a * b exactly."""
+    p = a * b
+    return p, fma(a, b, -p)
 
 
-def logaddexp(a, b):
-    return select(a > b, a, b) + log1p(exp(-apply("abs", a - b)))
+def nearest(x: Expr, factor: float) -> tuple[Expr, Expr]:
+    """x * factor rounded to an integer: as a float, and as the low bits of an unsigned integer."""
+    magic = FORMATS[x.type].magic
+    shifted = fma(x, factor, magic)
+    return shifted - magic, _code(shifted)
 
 
-def logaddexp2(a, b):
-    return select(a > b, a, b) + log1p(exp2(-apply("abs", a - b))) * 1.4426950408889634
+def power_of_two(code: Expr, dtype: DType, add: int = 0) -> Expr:
+    """2^(n + add) for the low bits n of `code`, where that is a normal number."""
+    f = FORMATS[dtype]
+    return from_bits((code << f.mantissa) + (f.one + (add << f.mantissa)))
+
+
+def clamped(x: Expr, low: float, high: float) -> Expr:
+    """`x` limited to [low, high]; a NaN stays. The bound stands first, as machine minima want it."""
+    below = literal(high, x.type)
+    x = select(below < x, below, x)
+    above = literal(low, x.type)
+    return select(above > x, above, x)
+
+
+# -- exponentials ------------------------------------------------------------------------------
+
+# (e^r - 1 - r) / r^2 on |r| <= ln(2)/2; error relative to e^r: 2^-28.2, 2^-58.0.
+_EXP: Final[Coefficients] = {
+    float32: (0.5, 0.16666518, 0.041666456, 0.008368953, 0.0013935799),
+    float64: (
+        0.5000000000000013, 0.16666666666666685, 0.04166666666651154, 0.00833333333331547,
+        0.0013888888947877044, 0.00019841269900332378, 2.4801489160894223e-05,
+        2.7557231010761868e-06, 2.7631530240519947e-07, 2.5113326396018643e-08,
+    ),
+}  # fmt: skip
+# The same relative to e^r - 1: 2^-31.1, 2^-61.7.
+_EXPM1: Final[Coefficients] = {
+    float32: (0.5, 0.16666667, 0.041666485, 0.008333193, 0.0013933005, 0.00019957633),
+    float64: (
+        0.5, 0.16666666666666677, 0.04166666666666668, 0.00833333333332145,
+        0.0013888888888877106, 0.00019841269886528606, 2.4801587341780506e-05,
+        2.7557243844258247e-06, 2.755725792009363e-07, 2.5109153357488547e-08,
+        2.0919961004980978e-09,
+    ),
+}  # fmt: skip
+# (2^r - 1) / r on |r| <= 1/2; error relative to 2^r: 2^-32.5, 2^-57.9.
+_EXP2: Final[Coefficients] = {
+    float32: (0.6931472, 0.2402265, 0.05550406, 0.009618087, 0.0013336662, 0.00015452299, 1.4671355e-05),
+    float64: (
+        0.6931471805599453, 0.24022650695910122, 0.05550410866482276, 0.009618129107596858,
+        0.0013333558146212605, 0.0001540353045434001, 1.5252733990411499e-05,
+        1.321543643953964e-06, 1.0178004362207675e-07, 7.073611934657682e-09,
+        4.462830754153675e-10,
+    ),
+}  # fmt: skip
+
+
+def _scaled(x: Expr, code: Expr) -> Expr:
+    """x * 2^n, n the low bits of `code`: in two steps, so that only the last one can round."""
+    half = code >> 1
+    return x * power_of_two(half, x.type) * power_of_two(code - half, x.type)
+
+
+def exp_parts(x: Expr, tail: Expr | None = None) -> Pair:
+    """(p, code) with exp(x + tail) = p * 2^n, n the low bits of `code`, p in [0.7, 1.42].
+
+    `x` is within the range of exp; |tail| is small against 1.
+    """
+    f = FORMATS[x.type]
+    n, code = nearest(x, f.log2e[0])
+    r = fma(n, -f.ln2[1], fma(n, -f.ln2[0], x))
+    if tail is not None:
+        r = r + tail
+    return fma(r * r, polynomial(r, _EXP[x.type]), r) + 1, code
+
+
+def exp(x: Expr) -> Expr:
+    """e^x = 2^n e^r, r = x - n ln 2; below 1 ULP."""
+    f = FORMATS[x.type]
+    return _scaled(*exp_parts(clamped(x, f.underflow, f.overflow)))
+
+
+def exp_of_negative(x: Expr, tail: Expr | None = None, factor: Expr | None = None) -> Expr:
+    """factor * exp(x + tail) for x <= 0 and a factor near 1; results may be subnormal."""
+    bound = literal(FORMATS[x.type].underflow * 1.3, x.type)
+    p, code = exp_parts(select(bound > x, bound, x), tail)
+    return _scaled(p if factor is None else p * factor, code)
+
+
+def half_exp(x: Expr) -> Expr:
+    """e^x / 2 for x >= 0, finite as far as the result is."""
+    f = FORMATS[x.type]
+    top = literal(f.overflow + 1, x.type)
+    p, code = exp_parts(select(top < x, top, x))
+    half = code >> 1
+    return p * power_of_two(half, x.type, -1) * power_of_two(code - half, x.type)
+
+
+def exp2(x: Expr) -> Expr:
+    """2^x = 2^n 2^r, r = x - n exact; below 1 ULP."""
+    f = FORMATS[x.type]
+    x = clamped(x, -f.bias - f.mantissa - 2.0, f.bias + 1.0)
+    n, code = nearest(x, 1.0)
+    r = x - n
+    return _scaled(fma(r, polynomial(r, _EXP2[x.type]), 1.0), code)
+
+
+def expm1(x: Expr) -> Expr:
+    """e^x - 1 = 2 (2^(n-1) (e^r - 1) + (2^(n-1) - 1/2)); below 1.5 ULP.
+
+    Half the result is formed, because 2^n itself may overflow.
+    """
+    f = FORMATS[x.type]
+    y = clamped(x, -2.0 * (f.mantissa + 2) * f.ln2[0], f.overflow)
+    n, code = nearest(y, f.log2e[0])
+    r = fma(n, -f.ln2[1], fma(n, -f.ln2[0], y))
+    e = fma(r * r, polynomial(r, _EXPM1[x.type]), r)
+    scale = power_of_two(code, x.type, -1)
+    result = fma(scale, e, scale - 0.5) * 2.0
+    return select(eq(x, 0.0), x, result)
+
+
+def logistic(x: Expr) -> Expr:
+    """1 / (1 + e^-x), as e^x / (1 + e^x) for negative x, so that small results keep their digits."""
+    e = exp_of_negative(-absolute(x))
+    return select(x < 0, e, 1.0) / (1.0 + e)
+
+
+def ldexp(x: Expr, n: Expr) -> Expr:
+    """x * 2^n in four steps, enough to cross the whole range; subnormal results may round twice."""
+    f = FORMATS[x.type]
+    limit = 2 * (f.bias + f.mantissa) + 4
+    n = cast(n, f.signed)
+    n = select(n > limit, limit, select(n < -limit, -limit, n))
+    quarter = n >> 2
+    step = power_of_two(quarter, x.type)
+    return x * step * step * step * power_of_two(n - quarter * 3, x.type)
+
+
+# -- logarithms --------------------------------------------------------------------------------
+
+# (log(1 + f) - f + f^2/2) / f^3 on [sqrt(1/2) - 1, sqrt(2) - 1]; error of log(1 + f): 2^-27.4.
+_LOG: Final[Sequence[float]] = (
+    0.3333333, -0.25000823, 0.20001224, -0.16623296, 0.14202142, -0.13161364, 0.12758128,
+    -0.07626011,
+)  # fmt: skip
+# (2 atanh(s) - 2 s) / s^3 in s^2, s = f / (2 + f) for the same f; error of the whole: 2^-58.5.
+_ATANH: Final[Sequence[float]] = (
+    0.6666666666666735, 0.39999999999410807, 0.2857142874312386, 0.22222198506271962,
+    0.1818356748410091, 0.1531397580505216, 0.14796651506583405,
+)  # fmt: skip
+# (2 atanh(s) - 2 s - 2/3 s^3) / s^5 in s^2; error of the whole: 2^-35.8, 2^-72.5.
+_ATANH_TAIL: Final[Coefficients] = {
+    float32: (0.40000153, 0.28547096, 0.2341939),
+    float64: (
+        0.3999999999999998, 0.2857142857144382, 0.22222222217797388, 0.1818181884294359,
+        0.15384558502414605, 0.1333626166852015, 0.11675836913421385, 0.11981300003330266,
+    ),
+}  # fmt: skip
+
+
+def _split(x: Expr, *, subnormal: bool = True) -> Pair:
+    """x = m 2^k for positive x, m in [sqrt(1/2), sqrt(2)); k as a float. Else, garbage."""
+    f = FORMATS[x.type]
+    lift = f.mantissa + 1
+    if subnormal:
+        tiny = x < f.smallest
+        x = select(tiny, x * 2.0**lift, x)
+    bits = to_bits(x)
+    above = bits - f.half_sqrt2
+    shifted = above & (-1 << f.mantissa)
+    if x.type == float32:
+        k = cast(apply("shr", above, literal(f.mantissa, above.type)), x.type)
+    else:  # the exponent in the low bits of 2^52: few machines convert 64-bit integers
+        biased = bitcast(above + f.one, f.unsigned) >> f.mantissa
+        base = 2.0**f.mantissa
+        k = from_bits(biased | int(f.bias + f.mantissa << f.mantissa)) - (base + f.bias)
+    if subnormal:
+        k = select(tiny, k - float(lift), k)
+    return from_bits(bits - shifted), k
+
+
+def _log_tail(y: Expr) -> Expr:
+    """log(1 + y) - y for 1 + y in [sqrt(1/2), sqrt(2)).
+
+    float32: a polynomial in y. float64: 2 atanh(y / (2 + y)), as in fdlibm's e_log.c.
+    """
+    square = y * y
+    if y.type == float32:
+        return square * fma(y, polynomial(y, _LOG), -0.5)
+    s = y / (y + 2.0)
+    z = s * s
+    half = square * 0.5
+    return fma(s, fma(z, polynomial(z, _ATANH), half), -half)
+
+
+def _log_limits(x: Expr, result: Expr) -> Expr:
+    """The logarithm's values at 0, infinity, NaN and below 0."""
+    special = select(eq(x, 0.0), -math.inf, select(x < 0, math.nan, x))
+    return select((x > 0) & (x < math.inf), result, special)
+
+
+def log(x: Expr) -> Expr:
+    """log(x) = k ln 2 + log(m), m in [sqrt(1/2), sqrt(2)); below 1 ULP."""
+    f = FORMATS[x.type]
+    m, k = _split(x)
+    y = m - 1.0
+    return _log_limits(x, fma(k, f.ln2[0], y + fma(k, f.ln2[1], _log_tail(y))))
+
+
+def _scaled_log(m: Expr, factor: tuple[float, float]) -> Expr:
+    """log(m) * factor, with one rounding of consequence."""
+    y = m - 1.0
+    return fma(y, factor[0], fma(y, factor[1], _log_tail(y) * factor[0]))
+
+
+def log2(x: Expr) -> Expr:
+    """k + log(m) log2(e); exact at powers of two."""
+    m, k = _split(x)
+    return _log_limits(x, k + _scaled_log(m, FORMATS[x.type].log2e))
+
+
+def log10(x: Expr) -> Expr:
+    """k log10(2) + log(m) log10(e)."""
+    f = FORMATS[x.type]
+    m, k = _split(x)
+    tail = fma(k, f.log10_2[1], _scaled_log(m, f.log10e))
+    return _log_limits(x, fma(k, f.log10_2[0], tail))
+
+
+def log_of_pair(x: Expr, tail: Expr, doublings: Expr | None = None) -> Expr:
+    """log((x + tail) 2^doublings) for normal positive x: log(x) + tail / x, summed small to large."""
+    f = FORMATS[x.type]
+    m, k = _split(x, subnormal=False)
+    if doublings is not None:
+        k = k + doublings
+    y = m - 1.0
+    return fma(k, f.ln2[0], y + fma(k, f.ln2[1], _log_tail(y) + tail / x))
+
+
+def log1p(x: Expr) -> Expr:
+    """log(u) + (x - (u - 1)) / u, u = 1 + x rounded (fdlibm's s_log1p.c); about 1 ULP."""
+    u = x + 1.0
+    # Which of 1 and x is larger decides how the rounding error of u is recovered.
+    tail = select(x > 1.0, 1.0 - (u - x), x - (u - 1.0))
+    result = log_of_pair(u, tail)
+    special = select(eq(x, -1.0), -math.inf, select(x < -1.0, math.nan, x))
+    return select((x > -1.0) & (x < math.inf) & ne(x, 0.0), result, special)
+
+
+def log1p_of_pair(x: Expr, tail: Expr) -> Expr:
+    """log(1 + x + tail) for 0 <= x, finite."""
+    u = x + 1.0
+    error = select(x > 1.0, 1.0 - (u - x), x - (u - 1.0))
+    return log_of_pair(u, error + tail)
+
+
+def logaddexp(a: Expr, b: Expr) -> Expr:
+    """log(e^a + e^b) = max + log1p(e^-|a - b|); the error is in units of the larger summand."""
+    larger = select(a > b, a, b)
+    result = larger + log1p(exp_of_negative(-absolute(a - b)))
+    return select(eq(a, b), a + math.log(2), result)
+
+
+def logaddexp2(a: Expr, b: Expr) -> Expr:
+    """log2(2^a + 2^b), alike."""
+    larger = select(a > b, a, b)
+    result = larger + log1p(exp2(-absolute(a - b))) * math.log2(math.e)
+    return select(eq(a, b), a + 1.0, result)
+
+
+# -- powers and roots --------------------------------------------------------------------------
+
+
+def integer_power(x: Expr, n: int) -> Expr:
+    """x**n by repeated squaring, n >= 0; integers wrap."""
+    result: Expr | None = None
+    while n:
+        if n & 1:
+            result = x if result is None else apply("mul", result, x)
+        n >>= 1
+        x = apply("mul", x, x) if n else x
+    return literal(1, x.type) if result is None else result
+
+
+def _log_to_pair(x: Expr) -> Pair:
+    """log(x) for positive finite x as a pair good to about 10 bits more than the type holds.
+
+    q = (m-1)/(m+1) is a pair; log(m) = 2 q + (2/3 + q^2 R(q^2)) q^3, where only the last
+    polynomial is evaluated in plain arithmetic.
+    """
+    f = FORMATS[x.type]
+    m, k = _split(x)
+    y = m - 1.0
+    g, g_low = fast_sum(literal(1.0, x.type), m)
+    q = y / g
+    q_low = fma(-q, g_low, fma(-q, g, y)) / g
+    z, z_low = product(q, q)
+    z_low = fma(q + q, q_low, z_low)
+    cube, cube_low = product(z, q)
+    cube_low = fma(z_low, q, fma(z, q_low, cube_low))
+    c, c_low = fast_sum(
+        literal(f.two_thirds[0], x.type), z * polynomial(z, _ATANH_TAIL[x.type])
+    )
+    c_low = c_low + f.two_thirds[1]
+    t, t_low = product(cube, c)
+    t_low = fma(cube_low, c, fma(cube, c_low, t_low))
+    s, s_low = fast_sum(q + q, t)
+    s_low = s_low + fma(q_low, 2.0, t_low)
+    h, h_low = fast_sum(k * f.ln2[0], s)
+    return fast_sum(h, h_low + fma(k, f.ln2[1], s_low))
+
+
+def power(x: Expr, y: Expr) -> Expr:
+    """x**y = exp(y log|x|) with the logarithm and the product as pairs; below 1 ULP.
+
+    The method of fdlibm's e_pow.c, without its tables. All special cases of C99's pow. A literal
+    exponent that NumPy or a few products give directly is not raised at all.
+    """
+    if isinstance(y, Lit):
+        simple = _simple_power(x, float(y.value))
+        if simple is not None:
+            return simple
+    f = FORMATS[x.type]
+    a = absolute(x)
+    high, low = _log_to_pair(a)
+    p = clamped(y * high, 2 * f.underflow, 2 * f.overflow)
+    p_low = fma(y, low, fma(y, high, -p))
+    finite = absolute(y * high) < f.overflow * 1.5
+    p_low = select(finite, p_low, 0.0)
+    e, code = exp_parts(clamped(p, f.underflow - 1, f.overflow), p_low)
+    return _power_limits(x, y, _scaled(e, code))
+
+
+def _simple_power(x: Expr, n: float) -> Expr | None:
+    """x**n where the exponent allows a shorter way that is as accurate."""
+    if n in (0.0, 1.0, 2.0, 3.0):
+        return integer_power(x, int(n))
+    if n == -1.0:
+        return 1.0 / x
+    if n == 0.5:  # unlike the root, the power of -inf is inf and that of -0 is 0
+        return select(eq(x, -math.inf), math.inf, apply("sqrt", x + 0.0))
+    return None
+
+
+def _power_limits(x: Expr, y: Expr, result: Expr) -> Expr:
+    """`result` = |x|**y with its sign, and the values C99 (F.9.4.4) gives where |x|**y has none."""
+    a = absolute(x)
+    infinite = literal(math.inf, x.type)
+    extreme = eq(a, 0.0) | eq(a, math.inf)
+    grows = eq(y, infinite) & (a > 1.0) | eq(y, -infinite) & (a < 1.0)
+    grows = grows | extreme & ~(apply("eq", y > 0, eq(a, 0.0)))
+    edge = extreme | eq(absolute(y), math.inf)
+    result = select(edge, select(grows, infinite, 0.0), result)
+    result = select(eq(a, 1.0), 1.0, result)
+    whole = eq(apply("trunc", y), y)
+    half = y * 0.5
+    odd = whole & ne(apply("trunc", half), half)
+    negative = to_bits(x) < 0
+    result = select(negative & odd, -result, result)
+    result = select((x < 0) & ~whole & (a < math.inf), math.nan, result)
+    result = select(ne(x, x) | ne(y, y), x + y, result)
+    return select(eq(x, 1.0) | eq(y, 0.0), 1.0, result)
+
+
+# cbrt on [sqrt(1/2), sqrt(2)); relative error 2^-16.7.
+_CBRT: Final[Sequence[float]] = (0.4517372, 0.9045347, -0.5352092, 0.21666494, -0.0377233)  # fmt: skip
+
+
+def cbrt(x: Expr) -> Expr:
+    """Cube root: x = m 2^(3 n + r), a polynomial for m, then Newton's steps; below 1 ULP."""
+    a = absolute(x)
+    m, k = _split(a)
+    n, code = nearest(k, 1.0 / 3.0)
+    r = fma(n, -3.0, k)
+    root = select(r > 0, 2.0 ** (1 / 3), select(r < 0, 0.5 ** (1 / 3), literal(1.0, x.type)))
+    target = m * select(r > 0, 2.0, select(r < 0, 0.5, literal(1.0, x.type)))
+    y = polynomial(m, _CBRT) * root
+    for _ in range(1 if x.type == float32 else 2):
+        square = y * y
+        y = fma(fma(-square, y, target) / square, 1.0 / 3.0, y)
+    y = copysign(y * power_of_two(code, x.type), x)
+    return select((a > 0) & (a < math.inf), y, x)
+
+
+def hypot(x: Expr, y: Expr) -> Expr:
+    """sqrt(x^2 + y^2), scaled by a power of two where squares would leave the range."""
+    f = FORMATS[x.type]
+    a, b = absolute(x), absolute(y)
+    larger, smaller = select(a < b, b, a), select(a < b, a, b)
+    shift = float(f.bias // 2 + f.mantissa + 8)
+    big, small = larger > 2.0 ** (f.bias // 2 - 2), larger < 2.0 ** (-f.bias // 2 + f.mantissa + 2)
+    one = literal(1.0, x.type)
+    scale = select(big, 2.0**-shift, select(small, 2.0**shift, one))
+    back = select(big, 2.0**shift, select(small, 2.0**-shift, one))
+    larger, smaller = larger * scale, smaller * scale
+    result = apply("sqrt", fma(larger, larger, smaller * smaller)) * back
+    infinite = eq(a, math.inf) | eq(b, math.inf)
+    return select(infinite, math.inf, result)
+
+
+# -- remainders --------------------------------------------------------------------------------
+
+
+def fmod(x: Expr, y: Expr) -> Expr:
+    """The remainder with the dividend's sign, exactly.
+
+    A quotient below 2^(mantissa - 1) is off by at most one, and x - q y is then exact; the C
+    library does the others.
+    """
+    a, b = absolute(x), absolute(y)
+    q = apply("trunc", a / b)
+    r = fma(-q, b, a)
+    r = select(r < 0, r + b, r)
+    r = select(eq(b, math.inf) & (a < math.inf), a, r)
+    far = (q >= 2.0 ** (FORMATS[x.type].mantissa - 1)) & (a < math.inf) & (b > 0)
+    exact = cast(
+        libm("fmod", cast(select(far, a, 1.0), float64), cast(select(far, b, 1.0), float64)), x.type
+    )
+    return flip_sign(rare(far, exact, r), x)
+
+
+def remainder(x: Expr, y: Expr) -> Expr:
+    """The remainder with the divisor's sign, as NumPy and Python define it for floats."""
+    r = fmod(x, y)
+    wrapped = select((r < 0) ^ (y < 0), r + y, r)
+    return select(eq(r, 0.0), copysign(r, y), wrapped)
+
+
+def floor_divide(x: Expr, y: Expr) -> Expr:
+    """floor(x / y) of the exact quotient, with NumPy's values for zeros and infinities."""
+    r = fmod(x, y)
+    q = (x - r) / y
+    q = select(ne(r, 0.0) & ((r < 0) ^ (y < 0)), q - 1.0, q)
+    floor = apply("floor", q)
+    floor = select(q - floor > 0.5, floor + 1.0, floor)
+    ratio = x / y
+    floor = select(eq(q, 0.0), copysign(literal(0.0, x.type), ratio), floor)
+    return select(eq(y, 0.0), ratio, floor)
