@@ -311,6 +311,46 @@ class MissingRule(TilewrightError, TypeError):
         )
 
 
+class NoReverseMode(TilewrightError, TypeError):
+    """Reverse mode through a loop whose number of steps is known only when it runs.
+
+    Fails: `tw.grad` through `tw.while_loop`, or through `tw.fori_loop` with a traced bound.
+    Way out: `tw.scan` or `tw.fori_loop` with Python numbers as bounds; `tw.jvp` and `tw.jacfwd`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "while_loop has no reverse-mode derivative: the number of steps is not known before it"
+            " runs",
+            "Use tw.scan, or tw.fori_loop with Python numbers as bounds; or forward mode: tw.jvp,"
+            " tw.jacfwd.",
+        )
+
+
+class NoForwardMode(TilewrightError, TypeError):
+    """Forward mode through a function that has only a reverse rule.
+
+    Fails: `tw.jvp` of a function decorated with `tw.custom_vjp`.
+    Way out: `tw.custom_jvp`, whose rule serves both modes; `tw.vjp`, `tw.grad` and `tw.jacrev`.
+    """
+
+    def __init__(self, function: str) -> None:
+        super().__init__(
+            f"`{function}` has a custom_vjp rule, which says nothing about forward mode",
+            "Define the rule with tw.custom_jvp, which serves both modes, or use tw.vjp, tw.grad"
+            " or tw.jacrev.",
+        )
+
+
+class NotDifferentiable(TilewrightError, TypeError):
+    """A derivative with respect to, or of, something that has none.
+
+    Fails: `tw.grad(f)(3)` (an integer), `tw.grad(lambda x: x)(np.ones(3))` (not a scalar),
+    `tw.grad(f)` of a complex result without `holomorphic=True`.
+    Way out: `x.astype(float)`; reduce the result to a scalar, or `tw.jacrev`.
+    """
+
+
 # -- writes ------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,8 @@ from typing import Any, TypeAlias
 
 from tilewright.errors import InternalError, MissingRule
 from tilewright.expr import Extent
-from tilewright.graph import Graph, Node, Pick, Type, born_at, new_input
+from tilewright.graph import Graph, Node, Pick, Type, new_input
+from tilewright.source import born_at
 from tilewright.term import topological
 
 Wrap: TypeAlias = Callable[[Node], Any]
@@ -80,7 +81,7 @@ def _forward(
     try:
         out, tangent = n.op.forward([moving.get(a) for a in n.args], *operands, apart=apart)
     except NotImplementedError:
-        raise MissingRule(n.op.name, "derivative", n.source) from None
+        raise MissingRule(n.op.name, "derivative") from None
     single = (tangent,) if not isinstance(tangent, tuple) else tangent
     for o, t in zip(out if isinstance(out, tuple) else (out,), single, strict=tangent is not None):
         if t is not None and t.node.type is not o.node.type:
@@ -131,11 +132,11 @@ def _accumulate(waiting: dict[Node, Any], node: Node, ct: Any) -> None:
 def _transpose(n: Node, ct: Any, where: frozenset[int], wrap: Wrap) -> Sequence[Any]:
     op, linear_in = n.op, n.op.linear_in
     if not all(i in linear_in for i in where) or (op.multilinear and len(where) > 1):
-        raise MissingRule(op.name, "transpose rule", n.source)
+        raise MissingRule(op.name, "transpose")
     try:
         parts = op.transpose(ct, where, *(wrap(a) for a in n.args))
     except NotImplementedError:
-        raise MissingRule(op.name, "transpose rule", n.source) from None
+        raise MissingRule(op.name, "transpose") from None
     for i in where:
         if parts[i] is not None and parts[i].node.type is not n.args[i].type:
             raise InternalError(f"{op.name} gives {n.args[i]!r} the cotangent {parts[i].node!r}")
@@ -167,7 +168,7 @@ def batch(
             try:
                 values[n] = n.op.batch(size, where, *operands)
             except NotImplementedError:
-                raise MissingRule(n.op.name, "batching rule", n.source) from None
+                raise MissingRule(n.op.name, "batching") from None
     return [values[n] if n in values else wrap(n) for n in graph.outputs], [
         n in extra for n in graph.outputs
     ]
