@@ -17,7 +17,7 @@ from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from tilewright import dtypes, tracing
 from tilewright.dtypes import DType
-from tilewright.errors import UnsupportedFunction
+from tilewright.errors import DynamicShape, UnsupportedFunction
 from tilewright.expr import Extent
 from tilewright.graph import Graph, Type, evaluate
 from tilewright.ops.shape import Broadcast, Iota, fill
@@ -178,3 +178,29 @@ def along(x: Array, axes: Sequence[int], shape: Sequence[Extent]) -> Array:
     if tuple(axes) == tuple(range(len(shape))):
         return x
     return Broadcast(tuple(shape), tuple(axes))(x)  # type: ignore[no-any-return]
+
+
+def sized(function: Any, **defaults: Any) -> Callable[[F], F]:
+    """For functions whose NumPy result has as many elements as the data decide. With one of the
+    keywords of `defaults` given (JAX's `size=` or `length=`) the shape is static and the function
+    is `staged`; without, it is NumPy's own, and on traced arrays an error."""
+
+    def decorate(build: F) -> F:
+        fixed = staged(build)
+
+        @functools.wraps(build)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if any(kwargs.get(k) is not None for k in defaults):
+                return fixed(*args, **kwargs)
+            if traced(args, kwargs):
+                (keyword, example), *_ = defaults.items()
+                raise DynamicShape(
+                    f"np.{build.__name__} has a result whose shape depends on the values",
+                    f"tilewright.numpy.{build.__name__}(..., {keyword}={example})",
+                )
+            return function(*args, **kwargs)
+
+        call.implements = (function,)  # type: ignore[attr-defined]
+        return call  # type: ignore[return-value]
+
+    return decorate
