@@ -93,4 +93,4 @@ def test_modules_load_in_one_order() -> None:
     """Imports made while a module loads never come back to it."""
     below = {m: {i for i, _ in imports(m, late=False)} - {m} for m in MODULES}
     order = list(TopologicalSorter(below).static_order())  # raises CycleError, naming the circle
-    assert set(order) == set(MODULES)
+    assert set(order) >= set(MODULES)
