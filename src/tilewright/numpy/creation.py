@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tilewright import dtypes, tracing
-from tilewright.errors import UnsupportedFunction
+from tilewright.errors import DynamicShape
 from tilewright.expr import Extent
 from tilewright.numpy.protocol import (
     along,
@@ -151,9 +151,9 @@ def arange(start: Any, stop: Any = None, step: Any = None, dtype: DTypeLike = No
            **like: Any) -> Array:  # fmt: skip
     """start, start + step, ... below stop. The bounds fix the shape, so they must be static."""
     if traced(start, stop, step):
-        raise UnsupportedFunction(
-            "arange with traced bounds, which would give a traced shape",
-            "a static size, as in start + step * np.arange(n)",
+        raise DynamicShape(
+            "np.arange with traced bounds",
+            "Make its length static, as in start + step * np.arange(n).",
         )
     line = np.arange(*[v for v in (start, stop, step) if v is not None], dtype=dtype)
     if not dtypes.is_inexact(line.dtype) and not dtypes.is_integer(line.dtype):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tilewright import dtypes
-from tilewright.errors import UnsupportedFunction
+from tilewright.errors import DynamicShape
 from tilewright.numpy.protocol import implements, inexact, together
 from tilewright.ops import elementwise as el
 from tilewright.tracing import Array, asarray, astype, broadcast_to
@@ -25,9 +25,9 @@ ArrayLike = Any
 def where(condition: ArrayLike, x: Any = None, y: Any = None, /) -> Array:
     """`x` where the condition holds, else `y`; all three broadcast."""
     if x is None or y is None:
-        raise UnsupportedFunction(
-            "where with a condition only, whose result has a traced shape",
-            "where(condition, x, y), or nonzero(condition, size=n)",
+        raise DynamicShape(
+            "np.where with a condition only",
+            "Use np.where(condition, x, y), or tilewright.numpy.nonzero(condition, size=n).",
         )
     mask, (a, b) = asarray(condition), together(x, y)
     mask = mask if mask.dtype == dtypes.bool_ else el.ne(mask, mask.zeros_like())

@@ -195,8 +195,9 @@ def sized(function: Any, **defaults: Any) -> Callable[[F], F]:
             if traced(args, kwargs):
                 (keyword, example), *_ = defaults.items()
                 raise DynamicShape(
-                    f"np.{build.__name__} has a result whose shape depends on the values",
-                    f"tilewright.numpy.{build.__name__}(..., {keyword}={example})",
+                    f"np.{build.__name__} of a traced array",
+                    f"Use tilewright.numpy.{build.__name__}(..., {keyword}={example}), whose result"
+                    " always has that many elements.",
                 )
             return function(*args, **kwargs)
 

@@ -282,7 +282,7 @@ def bincount(x: ArrayLike, weights: Any = None, minlength: int = 0, *, length: A
 def compress(condition: ArrayLike, a: ArrayLike, axis: int | None = None, out: None = None) -> Array:
     """The slices where the (static) condition holds."""
     if traced(condition):
-        raise DynamicShape("np.compress with a traced condition", "np.where")
+        raise DynamicShape("np.compress with a traced condition")
     x, d = _line(a, axis)
     return take(x, np.flatnonzero(condition), d)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tilewright import tracing
-from tilewright.errors import UnsupportedFunction
+from tilewright.errors import DynamicShape, ShapeMismatch, UnsupportedFunction
 from tilewright.expr import Extent, product, static
 from tilewright.numpy.protocol import (
     Axes,
@@ -57,7 +57,7 @@ def _to_shape(x: Array, shape: Sequence[Extent]) -> Array:
 def _completed(shape: Sequence[Extent], x: Array) -> tuple[Extent, ...]:
     """`shape` with its -1 worked out, checked against the number of elements."""
     size, unknown = x.type.size, [d for d, n in enumerate(shape) if isinstance(n, int | np.integer) and n < 0]
-    mistake = ValueError(f"cannot reshape array of size {size} into shape {tuple(shape)}")
+    mistake = ShapeMismatch(f"cannot reshape {size} elements", x.shape, tuple(shape))
     if len(unknown) > 1:
         raise ValueError("can only specify one unknown dimension")
     rest = product([n for d, n in enumerate(shape) if d not in unknown])
@@ -148,7 +148,7 @@ def squeeze(a: ArrayLike, axis: Axes = None) -> Array:
     x = asarray(a)
     drop = axes_of(axis, x.ndim) if axis is not None else [d for d, n in enumerate(x.shape) if n == 1]
     if any(x.shape[d] != 1 for d in drop):
-        raise ValueError("cannot select an axis to squeeze out which has size not equal to one")
+        raise ShapeMismatch(f"cannot squeeze out axis {axis}, whose extent is not 1", x.shape)
     return _to_shape(x, [n for d, n in enumerate(x.shape) if d not in drop])
 
 
@@ -217,7 +217,7 @@ def broadcast_to(array: ArrayLike, shape: Any, subok: bool = False) -> Array:
     """Repeated along new and unit axes."""
     x, to = asarray(array), shape_of(shape)
     if np.broadcast_shapes(x.shape, to) != to:
-        raise ValueError(f"cannot broadcast {x.type!r} to {to}")
+        raise ShapeMismatch("cannot broadcast the first shape to the second", x.shape, to)
     return tracing.broadcast_to(x, to)
 
 
@@ -247,7 +247,7 @@ def repeat(a: ArrayLike, repeats: Any, axis: int | None = None, *,
            total_repeat_length: int | None = None) -> Array:  # fmt: skip
     """Each element `repeats` times along `axis`. The counts fix the shape: they are static."""
     if traced(repeats):
-        raise UnsupportedFunction("repeat with traced counts, which would give a traced shape", "static counts")
+        raise DynamicShape("np.repeat with traced counts", "Repeat a static number of times.")
     x = asarray(a) if axis is not None else ravel(asarray(a))
     d = axis_of(axis or 0, x.ndim)
     counts = np.asarray(repeats)
@@ -288,8 +288,7 @@ def concatenate(arrays: Sequence[ArrayLike], /, axis: int | None = 0, out: None 
     d = axis_of(axis, parts[0].ndim)
     rest = [(*p.shape[:d], *p.shape[d + 1 :]) for p in parts]
     if any(p.ndim != parts[0].ndim for p in parts) or any(r != rest[0] for r in rest):
-        shapes = ", ".join(str(p.shape) for p in parts)
-        raise ValueError(f"cannot concatenate shapes {shapes} along axis {axis}")
+        raise ShapeMismatch(f"cannot concatenate along axis {axis}", *(p.shape for p in parts))
     return joined(parts, d)
 
 
@@ -299,7 +298,7 @@ def stack(arrays: Sequence[ArrayLike], axis: int = 0, out: None = None, *,
     """Arrays of one shape along a new axis."""
     parts = [asarray(a) for a in arrays]
     if any(p.shape != parts[0].shape for p in parts):
-        raise ValueError("all input arrays must have the same shape")
+        raise ShapeMismatch("stack needs arrays of one shape", *(p.shape for p in parts))
     d = axis_of(axis, parts[0].ndim + 1)
     return concatenate([expand_dims(p, d) for p in parts], axis=d, dtype=dtype)  # type: ignore[no-any-return]
 
@@ -380,7 +379,10 @@ def split(ary: ArrayLike, indices_or_sections: Any, axis: int = 0) -> list[Array
     x = asarray(ary)
     n = x.shape[axis_of(axis, x.ndim)]
     if isinstance(indices_or_sections, int | np.integer) and n % indices_or_sections:
-        raise ValueError("array split does not result in an equal division")
+        raise ShapeMismatch(
+            f"cannot split an axis of {n} into {indices_or_sections} equal parts",
+            x.shape, way_out="array_split makes nearly equal parts.",
+        )  # fmt: skip
     return array_split(x, indices_or_sections, axis)
 
 
