@@ -15,7 +15,6 @@ import numpy as np
 from tilewright import dtypes
 from tilewright.expr import (
     REDUCTIONS,
-    Axis,
     Buffer,
     Expr,
     Extent,
@@ -23,13 +22,13 @@ from tilewright.expr import (
     as_index,
     axis,
     cast,
-    select,
 )
 from tilewright.graph import Op, Type
 from tilewright.loops import Alloc, Stmt, block, loop, store
 from tilewright.ops import elementwise as el
 from tilewright.ops.base import same_type
 from tilewright.ops.elementwise import number
+from tilewright.ops.nests import extreme, nested
 from tilewright.ops.samples import AWKWARD_AXES, Example, numbers, of_kinds, samples
 from tilewright.ops.shape import Pad
 
@@ -207,20 +206,3 @@ def along(out: Buffer, d: int, reverse: bool, start: Any, step: Step) -> Stmt:
         loop(run, store(acc, (), step(acc[()], at)), store(out, at, cast(acc[()], out.dtype))),
     )
     return nested(tuple(others.values()), body)
-
-
-def nested(axes: Sequence[Axis], body: Stmt) -> Stmt:
-    """`body` inside serial loops over `axes`, the first outermost."""
-    for a in reversed(axes):
-        body = loop(a, body)
-    return body
-
-
-def extreme(kind: str, a: Expr, b: Expr) -> Expr:
-    """The larger (`max`) or smaller of two elements; NaN if either is."""
-    wins = apply("lt", b, a) if kind == "max" else apply("lt", a, b)
-    if dtypes.is_float(a.type):
-        wins = wins | apply("ne", a, a)
-    return select(wins, a, b)
-
-

@@ -33,7 +33,7 @@ from tilewright.graph import Op, Type, View
 from tilewright.loops import If, Let, Stmt, block, store
 from tilewright.ops import elementwise as el
 from tilewright.ops.base import shifted
-from tilewright.ops.cumulative import extreme, nested
+from tilewright.ops.nests import extreme, nested
 from tilewright.ops.samples import Example, numbers, of_kinds, samples
 from tilewright.ops.shape import Broadcast, Iota, Reshape, moved
 

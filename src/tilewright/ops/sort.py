@@ -31,8 +31,8 @@ from tilewright.expr import (
 from tilewright.graph import Op, Type
 from tilewright.loops import Alloc, If, Let, Stmt, While, block, loop, store
 from tilewright.ops import elementwise as el
-from tilewright.ops.cumulative import nested
 from tilewright.ops.indexing import positions, take_along
+from tilewright.ops.nests import Cell, is_nan, nested
 from tilewright.ops.samples import AWKWARD_AXES, Example, numbers, of_kinds, samples
 from tilewright.ops.shape import Slice
 
@@ -163,7 +163,7 @@ class Row:
             a, b = b, a
         less = apply(el.lt.row.scalar, a, b, dtype=dtypes.bool_)
         if dtypes.is_float(a.type):
-            less = less | (_is_nan(b) & ~_is_nan(a))
+            less = less | (is_nan(b) & ~is_nan(a))
         return less
 
     def sort(self) -> Stmt:
@@ -234,22 +234,3 @@ class Row:
                 left.set(select(take, left.value, index("+", left.value, as_index(1)))),
             ),
         )
-
-
-class Cell:
-    """A position that changes: a one-element buffer in a register."""
-
-    def __init__(self, name: str) -> None:
-        self.buffer = Buffer(name, dtypes.int64, (), "registers")
-        self.memory: Stmt = Alloc(self.buffer)
-
-    @property
-    def value(self) -> Expr:
-        return self.buffer[()]
-
-    def set(self, value: Expr) -> Stmt:
-        return store(self.buffer, (), value)
-
-
-def _is_nan(x: Expr) -> Expr:
-    return apply("ne", x, x)
