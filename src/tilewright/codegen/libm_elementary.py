@@ -224,14 +224,14 @@ _EXP2: Final[Coefficients] = {
 }  # fmt: skip
 
 
-def _scaled(x: Expr, code: Expr) -> Expr:
+def scaled(x: Expr, code: Expr) -> Expr:
     """x * 2^n, n the low bits of `code`: in two steps, so that only the last one can round."""
     half = code >> 1
     return x * power_of_two(half, x.type) * power_of_two(code - half, x.type)
 
 
-def exp_parts(x: Expr, tail: Expr | None = None) -> Pair:
-    """(p, code) with exp(x + tail) = p * 2^n, n the low bits of `code`, p in [0.7, 1.42].
+def exp_reduced(x: Expr, tail: Expr | None = None) -> Pair:
+    """(e, code) with exp(x + tail) = (1 + e) 2^n, n the low bits of `code`, e in [-0.3, 0.42].
 
     `x` is within the range of exp; |tail| is small against 1.
     """
@@ -240,20 +240,25 @@ def exp_parts(x: Expr, tail: Expr | None = None) -> Pair:
     r = fma(n, -f.ln2[1], fma(n, -f.ln2[0], x))
     if tail is not None:
         r = r + tail
-    return fma(r * r, polynomial(r, _EXP[x.type]), r) + 1, code
+    return fma(r * r, polynomial(r, _EXP[x.type]), r), code
+
+
+def exp_parts(x: Expr, tail: Expr | None = None) -> Pair:
+    """(p, code) with exp(x + tail) = p 2^n."""
+    e, code = exp_reduced(x, tail)
+    return e + 1.0, code
 
 
 def exp(x: Expr) -> Expr:
     """e^x = 2^n e^r, r = x - n ln 2; below 1 ULP."""
     f = FORMATS[x.type]
-    return _scaled(*exp_parts(clamped(x, f.underflow, f.overflow)))
+    return scaled(*exp_parts(clamped(x, f.underflow, f.overflow)))
 
 
-def exp_of_negative(x: Expr, tail: Expr | None = None, factor: Expr | None = None) -> Expr:
-    """factor * exp(x + tail) for x <= 0 and a factor near 1; results may be subnormal."""
-    bound = literal(FORMATS[x.type].underflow * 1.3, x.type)
-    p, code = exp_parts(select(bound > x, bound, x), tail)
-    return _scaled(p if factor is None else p * factor, code)
+def exp_of_negative(x: Expr) -> Expr:
+    """e^x for x <= 0, without a guard against overflow."""
+    bound = literal(FORMATS[x.type].underflow, x.type)
+    return scaled(*exp_parts(select(bound > x, bound, x)))
 
 
 def half_exp(x: Expr) -> Expr:
@@ -271,7 +276,7 @@ def exp2(x: Expr) -> Expr:
     x = clamped(x, -f.bias - f.mantissa - 2.0, f.bias + 1.0)
     n, code = nearest(x, 1.0)
     r = x - n
-    return _scaled(fma(r, polynomial(r, _EXP2[x.type]), 1.0), code)
+    return scaled(fma(r, polynomial(r, _EXP2[x.type]), 1.0), code)
 
 
 def expm1(x: Expr) -> Expr:
@@ -290,9 +295,16 @@ def expm1(x: Expr) -> Expr:
 
 
 def logistic(x: Expr) -> Expr:
-    """1 / (1 + e^-x), as e^x / (1 + e^x) for negative x, so that small results keep their digits."""
+    """1 / (1 + e^-x), as e^x / (1 + e^x) for negative x, so that small results keep their digits.
+
+    The rounding error of 1 + e^-|x| is known, and undone to first order.
+    """
     e = exp_of_negative(-absolute(x))
-    return select(x < 0, e, 1.0) / (1.0 + e)
+    d, d_low = fast_sum(literal(1.0, x.type), e)
+    negative = x < 0
+    q = select(negative, e, 1.0) / d
+    inverse = select(negative, 1.0 - q, q)
+    return fma(-q * d_low, inverse, q)
 
 
 def ldexp(x: Expr, n: Expr) -> Expr:
@@ -498,7 +510,7 @@ def power(x: Expr, y: Expr) -> Expr:
     finite = absolute(y * high) < f.overflow * 1.5
     p_low = select(finite, p_low, 0.0)
     e, code = exp_parts(clamped(p, f.underflow - 1, f.overflow), p_low)
-    return _power_limits(x, y, _scaled(e, code))
+    return _power_limits(x, y, scaled(e, code))
 
 
 def _simple_power(x: Expr, n: float) -> Expr | None:
