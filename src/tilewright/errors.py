@@ -296,6 +296,20 @@ class BadIndex(TilewrightError, IndexError):
         )
 
 
+class Unsized(TilewrightError, TypeError):
+    """A 0-d array where one with axes is needed.
+
+    Fails: `len(x.sum())`, `for y in x.sum(): ...`.
+    Way out: `x.size`, or an array with at least one axis: `np.atleast_1d(x)`.
+    """
+
+    def __init__(self, value: str) -> None:
+        super().__init__(
+            f"{value} has no axes: it has no length and cannot be iterated over",
+            "Use np.atleast_1d(x) for an axis of extent 1.",
+        )
+
+
 class MissingRule(TilewrightError, TypeError):
     """An operation without a derivative (or transpose, or batching rule).
 

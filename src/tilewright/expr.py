@@ -37,13 +37,15 @@ class Scalar:
     """One scalar operation: its name, and its meaning as a NumPy function over whole arrays.
 
     `machine` ones are what a printer must know how to spell; all others are rewritten into machine
-    ones (`codegen/libm.py`) before printing. `symbol` is the infix spelling in printed terms.
+    ones (`codegen/libm.py`) before printing. `symbol` is the infix spelling in printed terms,
+    `cost` the work in multiply-adds.
     """
 
     name: str
     numpy: Callable[..., Any]
     symbol: str | None = None
     machine: bool = False
+    cost: int = 1
 
     def __repr__(self) -> str:
         return self.name
@@ -627,7 +629,7 @@ class Namer:
         return name
 
 
-_PRECEDENCE = {"|": 1, "^": 2, "&": 3, "==": 4, "!=": 4, "<": 4, "<=": 4, "<<": 5, ">>": 5,
+_PRECEDENCE = {"|": 1, "^": 2, "&": 3, "==": 4, "!=": 4, "<": 4, "<=": 4, ">": 4, ">=": 4, "<<": 5, ">>": 5,
                "+": 6, "-": 6, "*": 7, "/": 7, "//": 7, "%": 7}  # fmt: skip
 
 

@@ -103,6 +103,11 @@ class View:
 
 
 
+Place = Callable[[tuple[Expr, ...]], tuple[Expr, ...]]
+Element = Callable[[tuple[Expr, ...]], Expr]
+Piece = tuple[tuple[Extent, ...], Place, Element]
+
+
 class Op:
     """Everything there is to know about one array operation. Subclasses are frozen dataclasses
     whose fields are the op's attributes.
@@ -164,6 +169,13 @@ class Op:
     def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
         """The scalar at one position of the result."""
         raise NotImplementedError
+
+    def pieces(self, args: Sequence[View]) -> list[Piece] | None:
+        """The result as parts that are written separately, or None: `lower` gives it whole.
+
+        A piece is (its shape, its position -> position in the result, its position -> element).
+        """
+        return None
 
     def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Any:
         """For opaque ops: the statement (of the Loops language) that fills `outs`."""

@@ -398,13 +398,17 @@ def _to_front(at: Plan, ndim: int) -> tuple[int, ...] | None:
     return (*block, *range(at.front), *range(at.front + k, rest + k))
 
 
-def write(x: Node, at: Plan, value: Node, kind: str = "set") -> Node:
-    """`x` with `x[key] = value`, or `kind` (add mul min max) of the old and the value."""
+def write(x: Node, at: Plan, value: Node, kind: str = "set", whole: bool = False) -> Node:
+    """`x` with `x[key] = value`, or `kind` (add mul min max) of the old and the value.
+
+    With `whole`, `value` has the shape the path gives, of which a mask selects.
+    """
     staged = follow(at.path, x)
     value = cast(value, x.type.dtype)
     if at.mask is not None:
         inside = aligned_mask(at, staged.type.shape)
-        new = broadcast_to(_around_mask(value, at, staged.type.shape), staged.type.shape)
+        value = value if whole else _around_mask(value, at, staged.type.shape)
+        new = broadcast_to(value, staged.type.shape)
         new = new if kind == "set" else COMBINE[kind].node(staged, new)
         new = el.select.node(inside, new, staged)
     elif at.axes:

@@ -99,6 +99,13 @@ class Elementwise(Op):
         return apply(self.row.scalar, *operands, dtype=self.row.result(args[-1].dtype))
 
 
+SYMBOLS: Final = {
+    "add": "+", "subtract": "-", "multiply": "*", "divide": "/", "equal": "==", "not_equal": "!=",
+    "less": "<", "less_equal": "<=", "greater": ">", "greater_equal": ">=",
+    "bitwise_and": "&", "bitwise_or": "|", "bitwise_xor": "^", "left_shift": "<<", "right_shift": ">>",
+}  # fmt: skip
+"""How printed expressions spell the functions that have an operator."""
+
 TABLE: Final[dict[Any, Elementwise]] = {}
 """NumPy function -> op. Filled by the rows below, once, when this module is defined."""
 
@@ -115,7 +122,8 @@ def elementwise(
     cost: int = 1,
 ) -> Elementwise:
     """Define one elementwise op; the NumPy function is its name, meaning and table key at once."""
-    scalar = Scalar(name or function.__name__, function)
+    label = name or function.__name__
+    scalar = Scalar(label, function, SYMBOLS.get(label), cost=cost)
     rules = jvp if jvp else None
     row = Row(scalar, rules, result or (lambda d: d), linear, transpose, kinds, arity, cost)
     op = Elementwise(row)

@@ -30,7 +30,7 @@ from tilewright.expr import (
     select,
     static,
 )
-from tilewright.graph import Op, Type, View
+from tilewright.graph import Op, Piece, Place, Type, View
 from tilewright.ops.base import shifted, without
 from tilewright.ops.elementwise import number
 from tilewright.ops.samples import AWKWARD_AXES, Example, numbers, of_kinds, samples
@@ -519,6 +519,14 @@ class Concatenate(Op):
     def batch(self, size: Extent, batched: Sequence[bool], *args: Any) -> Any:
         full = (a if b else a.broadcast_leading(size) for a, b in zip(args, batched, strict=True))
         return Concatenate(self.axis + 1)(*full)
+
+    def pieces(self, args: Sequence[View]) -> list[Piece]:
+        offsets = self.offsets([a.shape for a in args])
+        return [(a.shape, self._shifted(at), a.__getitem__) for a, at in zip(args, offsets, strict=True)]
+
+    def _shifted(self, at: Extent) -> Place:
+        d = self.axis
+        return lambda idx: (*idx[:d], idx[d] + at, *idx[d + 1 :])
 
     def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
         position = idx[self.axis]
