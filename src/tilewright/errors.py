@@ -365,6 +365,37 @@ class NotDifferentiable(TilewrightError, TypeError):
     """
 
 
+class CarryMismatch(TilewrightError, TypeError):
+    """A loop body returns a carry of another type than it was given.
+
+    Fails: `tw.scan(lambda c, x: (c + x, None), np.float32(0), xs)` with xs of float64.
+    Way out: start with the type the body returns, or convert in the body.
+    """
+
+    def __init__(self, loop: str, label: str, before: Any, after: Any) -> None:
+        super().__init__(
+            f"the body of {loop} was given `{label}` as {before!r} and returned it as {after!r}",
+            "The carry keeps its shapes and dtypes from step to step: convert the result"
+            f" (.astype({before.dtype})),\nor start with a value of the type the body returns.",
+        )
+
+
+class BranchMismatch(TilewrightError, TypeError):
+    """Branches whose results have different types.
+
+    Fails: `tw.cond(p, lambda x: x, lambda x: x.sum(), x)`.
+    Way out: give all branches results of the same shapes and dtypes.
+    """
+
+    def __init__(self, label: str, first: str, one: Any, second: str, other: Any) -> None:
+        super().__init__(
+            f"the branches give results of different types: result{label} is {one!r} from {first}"
+            f" and {other!r} from {second}",
+            "All branches must return the same shapes and dtypes: convert (.astype) or broadcast"
+            " where they differ.",
+        )
+
+
 # -- writes ------------------------------------------------------------------------------------
 
 
