@@ -543,10 +543,11 @@ def layernorm(x, scale, shift):
 
 
 def _cell_arguments(gates):
-    return lambda r: (
-        f32(r.standard_normal((5, 8))), f32(r.standard_normal((5, 6))), f32(r.standard_normal((5, 6))),
-        f32(r.standard_normal((8, gates * 6))), f32(r.standard_normal((6, gates * 6))), np.zeros(gates * 6, np.float32),
-    )  # fmt: skip
+    def arguments(r):
+        shapes = (5, 8), (5, 6), (5, 6), (8, gates * 6), (6, gates * 6), (gates * 6,)
+        return tuple(f32(r.standard_normal(shape)) for shape in shapes)
+
+    return arguments
 
 
 @program(_cell_arguments(4), SINGLE)
