@@ -1,8 +1,8 @@
 """Elementwise functions rewritten into machine operations, before anything is printed.
 
-Knows every elementwise function by its NumPy name (`EXPANSIONS`), and how 16-bit floats are computed
-in float32 and rounded after each operation. Refuses to know backends, vectors and loops: the result
-is ordinary `Expr` built of `expr.MACHINE` operations only.
+Knows every elementwise function by its NumPy name (`EXPANSIONS`), and how 16-bit floats are
+computed in float32 and rounded after each operation. Refuses to know backends, vectors and loops:
+the result is ordinary `Expr` built of `expr.MACHINE` operations only.
 
 The float functions live in `libm_elementary.py`, `libm_trig.py` and `libm_special.py`; comparisons,
 integers, bits and the table itself are here.
@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Final
+
+import numpy as np
 
 from tilewright import dtypes
 from tilewright.codegen import libm_elementary as elementary
@@ -48,6 +50,10 @@ def widen(x: Expr) -> Expr:
     """A 16-bit float as float32, exactly. A bfloat16 is the upper half of a float32's bits."""
     if x.type != dtypes.bfloat16:
         return cast(x, dtypes.float32)
+    match x:
+        case Apply(op, (Lit(value),), _) if op.name == "bitcast":
+            exact = np.uint16(value).view(dtypes.bfloat16)
+            return literal(float(exact), dtypes.float32)
     bits = cast(bitcast(x, dtypes.uint16), dtypes.uint32)
     return bitcast(bits << 16, dtypes.float32)
 
@@ -77,13 +83,17 @@ def _cast(x: Expr, dtype: DType) -> Expr:
 
 
 def _by_kind(
-    *, floats: Expansion | None = None, ints: Expansion | None = None, bools: Expansion | None = None
+    *,
+    floats: Expansion | None = None,
+    ints: Expansion | None = None,
+    bools: Expansion | None = None,
 ) -> Expansion:
     """One expansion for each kind of operand; a kind left out is not defined."""
 
     def expansion(*args: Expr) -> Expr:
         dtype = args[0].type
-        chosen = floats if dtypes.is_float(dtype) else bools if dtypes.is_bool(dtype) else ints
+        kinds = {"i": ints, "u": ints, "b": bools}
+        chosen = floats if dtypes.is_float(dtype) else kinds.get(dtype.kind)
         if chosen is None:
             raise InternalError(f"not defined on {dtype}: {', '.join(show(a) for a in args)}")
         return chosen(*args)
@@ -131,8 +141,8 @@ def _sign(x: Expr) -> Expr:
     """-1, 0 or 1; NaN stays NaN, and a zero keeps its type but loses its sign as in NumPy."""
     one, zero = literal(1, x.type), _zero(x)
     if not dtypes.is_float(x.type):
-        positive = select(_greater(x, zero), one, zero)
-        return select(x < 0, literal(-1, x.type), positive) if dtypes.is_signed(x.type) else positive
+        above = select(_greater(x, zero), one, zero)
+        return select(x < 0, literal(-1, x.type), above) if dtypes.is_signed(x.type) else above
     signed = select(x < 0, literal(-1, x.type), select(x > 0, one, zero))
     return select(apply("ne", x, x), x, signed)
 
@@ -235,22 +245,28 @@ def _power_int(x: Expr, n: Expr) -> Expr:
 # -- bits of floats ----------------------------------------------------------------------------
 
 
+def _bits_of(x: Expr) -> Expr:
+    """The bits of any float, or an integer itself, as a signed integer of the same width."""
+    return bitcast(x, np.dtype(f"int{_bits(x.type)}"))
+
+
 def _signbit(x: Expr) -> Expr:
-    if not dtypes.is_float(x.type):
-        return x < 0 if dtypes.is_signed(x.type) else literal(False, dtypes.bool_)
-    return elementary.to_bits(x) < 0
+    if dtypes.is_integer(x.type) and not dtypes.is_signed(x.type):
+        return literal(False, dtypes.bool_)
+    return _bits_of(x) < 0
 
 
 def _nextafter(x: Expr, y: Expr) -> Expr:
     """The neighbour of `x` towards `y`. Bits of one sign are ordered like the numbers."""
-    bits = elementary.to_bits(x)
-    away = apply("eq", x < y, x > 0)  # growing in magnitude
-    stepped = elementary.from_bits(bits + select(away, literal(1, bits.type), literal(-1, bits.type)))
-    least = elementary.from_bits(literal(1, bits.type))
-    from_zero = select(y > 0, least, apply("neg", least))
-    result = select(apply("eq", x, _zero(x)), from_zero, stepped)
-    result = select(apply("eq", x, y), y, result)
-    return select(apply("ne", x, x) | apply("ne", y, y), x + y, result)
+    bits, dtype = _bits_of(x), x.type
+    a, b = (widen(v) if _is_half(dtype) else v for v in (x, y))
+    grows = apply("eq", a < b, a > 0)  # in magnitude
+    stepped = bits + select(grows, literal(1, bits.type), -1)
+    lowest = literal(-1 << (_bits(dtype) - 1), bits.type)
+    from_zero = select(b > 0, literal(1, bits.type), lowest | 1)
+    result = bitcast(select(apply("eq", a, literal(0, a.type)), from_zero, stepped), dtype)
+    result = select(apply("eq", a, b), y, result)
+    return select(apply("ne", b, b), y, select(apply("ne", a, a), x, result))
 
 
 def _isinf(x: Expr) -> Expr:
@@ -431,8 +447,6 @@ def expand(expr_roots: Sequence[Expr]) -> list[Expr]:
 
 def narrow_literal(x: Lit) -> Expr:
     """A bfloat16 literal as the bits of a uint16."""
-    import numpy as np  # noqa: PLC0415
-
     bits = np.asarray(x.value).astype(dtypes.bfloat16).view(np.uint16)
     return bitcast(literal(int(bits), dtypes.uint16), dtypes.bfloat16)
 
@@ -443,6 +457,8 @@ def _expand_apply(e: Apply) -> Expr:
         return e if op.machine else apply(op.name, *args, dtype=e.dtype)
     if op.name == "cast":
         return _cast(args[0], e.dtype) if dtypes.bfloat16 in (args[0].type, e.dtype) else e
+    if op.name == "nextafter":  # a neighbour in the type itself, not in float32
+        return _nextafter(*args)
     if any(_is_half(a.type) for a in args):
         wide = tuple(widen(a) if _is_half(a.type) else a for a in args)
         result = apply(op.name, *wide) if op.machine else _expansion(op.name)(*wide)

@@ -22,7 +22,6 @@ from typing import Final, TypeAlias
 
 from tilewright import dtypes
 from tilewright.dtypes import DType, float32, float64
-from tilewright.errors import InternalError
 from tilewright.expr import (
     Expr,
     Lit,
@@ -184,7 +183,7 @@ def power_of_two(code: Expr, dtype: DType, add: int = 0) -> Expr:
 
 
 def clamped(x: Expr, low: float, high: float) -> Expr:
-    """`x` limited to [low, high]; a NaN stays. The bound stands first, as machine minima want it."""
+    """`x` limited to [low, high]; a NaN stays, as in a machine's minimum with the bound first."""
     below = literal(high, x.type)
     x = select(below < x, below, x)
     above = literal(low, x.type)
@@ -214,7 +213,10 @@ _EXPM1: Final[Coefficients] = {
 }  # fmt: skip
 # (2^r - 1) / r on |r| <= 1/2; error relative to 2^r: 2^-32.5, 2^-57.9.
 _EXP2: Final[Coefficients] = {
-    float32: (0.6931472, 0.2402265, 0.05550406, 0.009618087, 0.0013336662, 0.00015452299, 1.4671355e-05),
+    float32: (
+        0.6931472, 0.2402265, 0.05550406, 0.009618087, 0.0013336662, 0.00015452299,
+        1.4671355e-05,
+    ),
     float64: (
         0.6931471805599453, 0.24022650695910122, 0.05550410866482276, 0.009618129107596858,
         0.0013333558146212605, 0.0001540353045434001, 1.5252733990411499e-05,
@@ -410,7 +412,7 @@ def log10(x: Expr) -> Expr:
 
 
 def log_of_pair(x: Expr, tail: Expr, doublings: Expr | None = None) -> Expr:
-    """log((x + tail) 2^doublings) for normal positive x: log(x) + tail / x, summed small to large."""
+    """log((x + tail) 2^doublings) for normal positive x, by log(x) + tail / x."""
     f = FORMATS[x.type]
     m, k = _split(x, subnormal=False)
     if doublings is not None:
@@ -480,9 +482,7 @@ def _log_to_pair(x: Expr) -> Pair:
     z_low = fma(q + q, q_low, z_low)
     cube, cube_low = product(z, q)
     cube_low = fma(z_low, q, fma(z, q_low, cube_low))
-    c, c_low = fast_sum(
-        literal(f.two_thirds[0], x.type), z * polynomial(z, _ATANH_TAIL[x.type])
-    )
+    c, c_low = fast_sum(literal(f.two_thirds[0], x.type), z * polynomial(z, _ATANH_TAIL[x.type]))
     c_low = c_low + f.two_thirds[1]
     t, t_low = product(cube, c)
     t_low = fma(cube_low, c, fma(cube, c_low, t_low))
@@ -545,7 +545,7 @@ def _power_limits(x: Expr, y: Expr, result: Expr) -> Expr:
 
 
 # cbrt on [sqrt(1/2), sqrt(2)); relative error 2^-16.7.
-_CBRT: Final[Sequence[float]] = (0.4517372, 0.9045347, -0.5352092, 0.21666494, -0.0377233)  # fmt: skip
+_CBRT: Final = (0.4517372, 0.9045347, -0.5352092, 0.21666494, -0.0377233)  # fmt: skip
 
 
 def cbrt(x: Expr) -> Expr:

@@ -49,8 +49,10 @@ _LOG_ERFC: Final = (
 # (erfc(a) e^(a^2) (1 + 2 a) - c) / q in q = (a - K) / (a + K) for 0.47 <= a up to where erfc
 # vanishes, with c its value at a = K as a pair; relative error of erfc: 2^-28.3, 2^-61.9.
 _ERFCX: Final[Coefficients] = {
-    float32: (-0.092763804, -0.16603062, 0.16405022, -0.0542153, -0.008021008, 0.008691022, 0.001205051,
--0.0013718312, -0.00029935813, 0.00012446973),
+    float32: (
+        -0.092763804, -0.16603062, 0.16405022, -0.0542153, -0.008021008, 0.008691022,
+        0.001205051, -0.0013718312, -0.00029935813, 0.00012446973,
+    ),
     float64: (
         -0.1396211168405625, 0.015379652102620043, 0.06809705425469051, -0.10103906603632508,
         0.0937328349984371, -0.06633036581165538, 0.03716751553589494, -0.016197734065673153,
@@ -66,13 +68,13 @@ _ERFCX_AT: Final[dict[DType, tuple[float, float, float]]] = {  # K, and the part
     float64: (4.0, 1.2329951186255526, -4.625318921008717e-17),
 }
 _ERFC_VANISHES: Final[dict[DType, float]] = {float32: 10.1, float64: 27.3}
-# erfinv(x) / x, w = -log(1 - x^2): in w - W for 0 <= w <= 2 W, and beyond in sqrt(w) - V, for
-# float64 to sqrt(w) = 4 and then to the end. Relative errors: 2^-24.6, 2^-28.1;
+# erfinv(x) / x, w = -log(1 - x^2): in w - C for 0 <= w <= B, and beyond in sqrt(w) - V, for
+# float64 to sqrt(w) = 4 and then to the end. Relative errors: 2^-26.0, 2^-28.1;
 # 2^-55.5, 2^-55.0, 2^-55.7.
 _ERFINV_MIDDLE: Final[Coefficients] = {
     float32: (
-        1.5014094, 0.24664028, -0.004177625, -0.0012527489, 0.00021851399, -4.952001e-06,
-        -3.502916e-06, 4.6269096e-07, 2.6283702e-08, -8.489125e-09,
+        1.1273744, 0.24783288, 0.0042505725, -0.0023763857, 0.00010032999, 3.817147e-05,
+        -4.3889413e-06, -5.2151984e-07, 1.4037742e-07, -8.635691e-09,
     ),
     float64: (
         1.6536545626831027, 0.24015818242558826, -0.006033670871427699, -0.0007407025341538744,
@@ -109,9 +111,9 @@ _ERFINV_END: Final = (
     9.957982264831743e-11, 1.867082384094193e-11, -2.6901359125310853e-11,
     5.052605424991613e-12,
 )  # fmt: skip
-_ERFINV_AT: Final[dict[DType, tuple[float, float]]] = {  # W, V
-    float32: (2.5, 3.125),
-    float64: (3.125, 3.25),
+_ERFINV_AT: Final[dict[DType, tuple[float, float, float]]] = {  # C, B, V
+    float32: (1.0, 5.0, 3.125),
+    float64: (3.125, 6.25, 3.25),
 }
 _ERFINV_END_AT: Final = 5.0
 # digamma(x) / (x - root) in x - 3/2 on [1, 2]; relative error 2^-53.7, of which the rounding of the
@@ -184,14 +186,14 @@ def erfinv(x: Expr) -> Expr:
     The form is Giles's ("Approximating the erfinv function", GPU Computing Gems, 2012).
     """
     w = -log(fma(-x, x, 1.0))
-    middle, tail = _ERFINV_AT[x.type]
-    near = _times_polynomial(x, w - middle, _ERFINV_MIDDLE[x.type])
+    centre, border, tail = _ERFINV_AT[x.type]
+    near = _times_polynomial(x, w - centre, _ERFINV_MIDDLE[x.type])
     v = apply("sqrt", w)
     far = _times_polynomial(x, v - tail, _ERFINV_TAIL[x.type])
     if x.type == float64:
         end = _times_polynomial(x, v - _ERFINV_END_AT, _ERFINV_END)
         far = select(v < 4.0, far, end)
-    result = select(w < 2 * middle, near, far)
+    result = select(w < border, near, far)
     return select(eq(absolute(x), 1.0), x * math.inf, result)
 
 
@@ -240,10 +242,9 @@ def _digamma_small(y: Expr) -> Expr:
     """digamma on (0, 10): the fraction sum 1/(y-i) is added up with one division."""
     k = apply("floor", y) - 1.0
     base = y - k
-    numerator, denominator = literal(0.0, y.type), literal(1.0, y.type)
     below = y < 1.0
-    numerator = select(below, -1.0, numerator)
-    denominator = select(below, y, denominator)
+    numerator = select(below, literal(-1.0, y.type), 0.0)
+    denominator = select(below, y, 1.0)
     for i in range(1, 9):
         factor = y - float(i)
         used = k >= float(i)

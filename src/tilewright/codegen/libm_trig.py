@@ -24,7 +24,7 @@ from tilewright.codegen.libm_elementary import (
     nearest,
     polynomial,
     power_of_two,
-    sign_bit,
+    product,
     to_bits,
 )
 from tilewright.dtypes import DType, float32, float64
@@ -55,7 +55,10 @@ _SIN: Final[Coefficients] = {
 }  # fmt: skip
 # (tan r - r) / r^3 in r^2 on |r| <= 0.8; relative error of tan: 2^-29.1, 2^-55.9.
 _TAN: Final[Coefficients] = {
-    float32: (0.33333355, 0.13332468, 0.054082662, 0.021162149, 0.011152448, -0.00031765096, 0.0045795306),
+    float32: (
+        0.33333355, 0.13332468, 0.054082662, 0.021162149, 0.011152448, -0.00031765096,
+        0.0045795306,
+    ),
     float64: (
         0.33333333333332665, 0.13333333333429898, 0.05396825391942366, 0.02186948978161446,
         0.00886321674521978, 0.003592310800461945, 0.0014546265763188974,
@@ -149,7 +152,7 @@ def _parity(x: Expr, code: Expr) -> Expr:
 
 
 def _sin_reduced(r: Expr) -> Expr:
-    """sin r for |r| <= 1.6. Near pi/2 the cubic term is large, so it takes no rounding of its own."""
+    """sin r for |r| <= 1.6. The cubic term is large near pi/2: it takes no rounding of its own."""
     z = r * r
     first, *others = _SIN[r.type]
     return fma(r, fma(z, first, z * z * polynomial(z, others)), r)
@@ -178,9 +181,9 @@ def tan(x: Expr) -> Expr:
     a = absolute(x)
     n, code = nearest(a, 2.0 / math.pi)
     high, middle, low = (0.5 * part for part in _PI[x.type])
-    exact = fma(n, -high, a)
-    r = fma(n, -middle, exact)
-    r, r_low = fast_sum(r, fma(n, -low, fma(n, -middle, exact - r)))
+    p, p_low = product(n, literal(-middle, x.type))
+    r, r_low = fast_sum(fma(n, -high, a), p)
+    r, r_low = fast_sum(r, r_low + fma(n, -low, p_low))
     z = r * r
     t, t_low = fast_sum(r, r * z * polynomial(z, _TAN[x.type]))
     t_low = fma(r_low, fma(t, t, 1.0), t_low)
@@ -284,9 +287,7 @@ def arcsinh(x: Expr) -> Expr:
     s_low = (fma(-s, s, w) + fma(b, b, 1.0 - w)) / (s + s)
     u, u_low = fast_sum(s, b)
     zero, one = literal(0.0, x.type), literal(1.0, x.type)
-    large = log_of_pair(
-        select(far, a, u), select(far, zero, u_low + s_low), select(far, one, zero)
-    )
+    large = log_of_pair(select(far, a, u), select(far, zero, u_low + s_low), select(far, one, zero))
     large = select(a < math.inf, large, a)
     return copysign(select(a < 0.5, _odd(a, _ARCSINH), large), x)
 
