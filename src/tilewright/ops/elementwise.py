@@ -23,6 +23,7 @@ from tilewright.errors import InternalError
 from tilewright.expr import Expr, Extent, Scalar, apply, literal
 from tilewright.graph import Op, Type, View
 from tilewright.ops.base import same_type
+from tilewright.ops.samples import Example, numbers, of_kinds, samples
 
 Rule = Callable[..., Any] | None
 
@@ -30,7 +31,8 @@ Rule = Callable[..., Any] | None
 @dataclass(frozen=True, eq=False)
 class Row:
     """What the table says about one function. `result` maps the operand dtype to the result's;
-    `linear` lists operands it is linear in; `kinds` the NumPy dtype kinds it is defined on."""
+    `linear` lists operands it is linear in; `kinds` the NumPy dtype kinds it is defined on; inside
+    `domain` it is smooth (the derivative laws draw from there)."""
 
     scalar: Scalar
     jvp: tuple[Rule, ...] | None = None
@@ -40,6 +42,7 @@ class Row:
     kinds: str = "fc"
     arity: int = 1
     cost: int = 1
+    domain: tuple[float, float] = (-3.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Elementwise(Op):
         for rule, t in zip(self.row.jvp, tangents, strict=True):
             if t is not None and rule is not None:
                 term = rule(t, out, *args)
-                total = term if total is None else total + term
+                total = term if total is None or term is None else total + term
         return total
 
     def transpose(self, ct: Any, linear: frozenset[int], *args: Any) -> Sequence[Any]:
@@ -97,6 +100,37 @@ class Elementwise(Op):
     def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
         operands = [a[idx] for a in args]
         return apply(self.row.scalar, *operands, dtype=self.row.result(args[-1].dtype))
+
+    def examples(self) -> list[Example]:  # type: ignore[override]
+        found = [Example(self._operands(d, (31,)), self) for d in of_kinds(self.row.kinds)]
+        main = of_kinds(self.row.kinds)[-1]
+        for shape in ((0,), (2, 0, 3), (1,), ()):
+            found.append(Example(self._operands(main, shape), self))
+        apart = tuple(x.reshape(5, 8)[::2, ::-1].T for x in self._operands(main, (40,)))
+        found.append(Example(apart, self))
+        low, high = self.row.domain
+        for d in of_kinds(self.row.kinds):
+            if d in (dtypes.float64, dtypes.complex128):
+                args = [numbers(d, (7,), i, low, high) for i in range(self.row.arity)]
+                found.append(Example(self._conditioned(args), self, True))
+        return found
+
+    def _operands(self, dtype: DType, shape: tuple[int, ...]) -> tuple[Any, ...]:
+        """Operands full of awkward numbers, except where NumPy itself does not define the result."""
+        args = [samples(dtype, shape, i) for i in range(self.row.arity)]
+        if dtypes.is_integer(dtype):
+            if self is power:
+                args[1] = numbers(dtypes.uint8, shape, 1).astype(dtype)
+            elif self in (left_shift, right_shift):
+                args[1] = np.abs(numbers(dtypes.int8, shape, 1)).astype(dtype)
+            elif self is reciprocal:
+                args[0] = np.where(args[0] == 0, 3, args[0]).astype(dtype)
+        return self._conditioned(args)
+
+    def _conditioned(self, args: list[Any]) -> tuple[Any, ...]:
+        if self is select:
+            args[0] = numbers(dtypes.bool_, args[0].shape, 5)
+        return tuple(args)
 
 
 SYMBOLS: Final = {
@@ -120,12 +154,13 @@ def elementwise(
     transpose: Callable[..., Any] | None = None,
     result: Callable[[DType], DType] | None = None,
     cost: int = 1,
+    domain: tuple[float, float] = (-3.0, 3.0),
 ) -> Elementwise:
     """Define one elementwise op; the NumPy function is its name, meaning and table key at once."""
     label = name or function.__name__
     scalar = Scalar(label, function, SYMBOLS.get(label), cost=cost)
     rules = jvp if jvp else None
-    row = Row(scalar, rules, result or (lambda d: d), linear, transpose, kinds, arity, cost)
+    row = Row(scalar, rules, result or (lambda d: d), linear, transpose, kinds, arity, cost, domain)
     op = Elementwise(row)
     TABLE[function] = op
     return op
@@ -194,7 +229,7 @@ fmod = elementwise(
 absolute = elementwise(
     np.absolute, lambda t, y, x: _abs_jvp(t, y, x), kinds="biufc", result=dtypes.real_of
 )
-sign = elementwise(np.sign, *_flat(1), kinds="iufc")
+sign = elementwise(np.sign, lambda t, y, x: _sign_jvp(t, y, x), kinds="iufc")
 maximum = elementwise(np.maximum, *_pick(lambda a, b: gt(a, b), lambda a, b: lt(a, b)), arity=2, kinds="biufc")
 minimum = elementwise(np.minimum, *_pick(lambda a, b: lt(a, b), lambda a, b: gt(a, b)), arity=2, kinds="biufc")
 fmax = elementwise(np.fmax, *_pick(lambda a, b: gt(a, b) | isnan(b), lambda a, b: lt(a, b) | isnan(a)), arity=2, kinds="biufc")
@@ -205,17 +240,17 @@ fmin = elementwise(np.fmin, *_pick(lambda a, b: lt(a, b) | isnan(b), lambda a, b
 exp = elementwise(np.exp, lambda t, y, x: t * y, cost=16)
 exp2 = elementwise(np.exp2, lambda t, y, x: t * (y * math.log(2)), cost=16)
 expm1 = elementwise(np.expm1, lambda t, y, x: t * (y + 1), cost=20)
-log = elementwise(np.log, lambda t, y, x: t / x, cost=16)
-log2 = elementwise(np.log2, lambda t, y, x: t / (x * math.log(2)), cost=18)
-log10 = elementwise(np.log10, lambda t, y, x: t / (x * math.log(10)), cost=18)
-log1p = elementwise(np.log1p, lambda t, y, x: t / (x + 1), cost=20)
-sqrt = elementwise(np.sqrt, lambda t, y, x: t / (y + y), cost=6)
-cbrt = elementwise(np.cbrt, lambda t, y, x: t / (3 * y * y), kinds="f", cost=20)
+log = elementwise(np.log, lambda t, y, x: t / x, cost=16, domain=(0.3, 4.0))
+log2 = elementwise(np.log2, lambda t, y, x: t / (x * math.log(2)), cost=18, domain=(0.3, 4.0))
+log10 = elementwise(np.log10, lambda t, y, x: t / (x * math.log(10)), cost=18, domain=(0.3, 4.0))
+log1p = elementwise(np.log1p, lambda t, y, x: t / (x + 1), cost=20, domain=(0.3, 4.0))
+sqrt = elementwise(np.sqrt, lambda t, y, x: t / (y + y), cost=6, domain=(0.3, 4.0))
+cbrt = elementwise(np.cbrt, lambda t, y, x: t / (3 * y * y), kinds="f", cost=20, domain=(0.3, 4.0))
 power = elementwise(
     np.power,
     lambda t, y, a, b: t * select(eq(b, b.zeros_like()), a.zeros_like(), b * power(a, select(eq(b, b.zeros_like()), b.full_like(1), b - 1))),
     lambda t, y, a, b: t * select(eq(a, a.zeros_like()), a.zeros_like(), y * log(select(eq(a, a.zeros_like()), a.full_like(1), a))),
-    arity=2, kinds="iufc", cost=40,
+    arity=2, kinds="iufc", cost=40, domain=(0.3, 2.5)
 )  # fmt: skip
 logaddexp = elementwise(
     np.logaddexp, lambda t, y, a, b: t * exp(a - y), lambda t, y, a, b: t * exp(b - y),
@@ -230,9 +265,9 @@ logaddexp2 = elementwise(
 
 sin = elementwise(np.sin, lambda t, y, x: t * cos(x), cost=20)
 cos = elementwise(np.cos, lambda t, y, x: -(t * sin(x)), cost=20)
-tan = elementwise(np.tan, lambda t, y, x: t * (y * y + 1), cost=30)
-arcsin = elementwise(np.arcsin, lambda t, y, x: t / sqrt(1 - x * x), cost=24)
-arccos = elementwise(np.arccos, lambda t, y, x: -t / sqrt(1 - x * x), cost=24)
+tan = elementwise(np.tan, lambda t, y, x: t * (y * y + 1), cost=30, domain=(-1.2, 1.2))
+arcsin = elementwise(np.arcsin, lambda t, y, x: t / sqrt(1 - x * x), cost=24, domain=(-0.9, 0.9))
+arccos = elementwise(np.arccos, lambda t, y, x: -t / sqrt(1 - x * x), cost=24, domain=(-0.9, 0.9))
 arctan = elementwise(np.arctan, lambda t, y, x: t / (x * x + 1), cost=24)
 arctan2 = elementwise(
     np.arctan2, lambda t, y, a, b: t * (b / (a * a + b * b)), lambda t, y, a, b: -(t * (a / (a * a + b * b))),
@@ -242,8 +277,8 @@ sinh = elementwise(np.sinh, lambda t, y, x: t * cosh(x), cost=24)
 cosh = elementwise(np.cosh, lambda t, y, x: t * sinh(x), cost=24)
 tanh = elementwise(np.tanh, lambda t, y, x: t * (1 - y * y), cost=20)
 arcsinh = elementwise(np.arcsinh, lambda t, y, x: t / sqrt(x * x + 1), cost=30)
-arccosh = elementwise(np.arccosh, lambda t, y, x: t / (sqrt(x - 1) * sqrt(x + 1)), cost=30)
-arctanh = elementwise(np.arctanh, lambda t, y, x: t / (1 - x * x), cost=30)
+arccosh = elementwise(np.arccosh, lambda t, y, x: t / (sqrt(x - 1) * sqrt(x + 1)), cost=30, domain=(1.1, 4.0))
+arctanh = elementwise(np.arctanh, lambda t, y, x: t / (1 - x * x), cost=30, domain=(-0.9, 0.9))
 hypot = elementwise(
     np.hypot, lambda t, y, a, b: t * (a / y), lambda t, y, a, b: t * (b / y),
     arity=2, kinds="f", cost=16,
@@ -406,16 +441,25 @@ erfc = elementwise(
 )  # fmt: skip
 erfinv = elementwise(
     _real_function(_erfinv), lambda t, y, x: t * (exp(y * y) * (1 / _TWO_OVER_SQRT_PI)),
-    name="erfinv", kinds="f", cost=30,
+    name="erfinv", kinds="f", cost=30, domain=(-0.9, 0.9)
 )  # fmt: skip
 lgamma = elementwise(
-    _real_function(math.lgamma), lambda t, y, x: t * digamma(x), name="lgamma", kinds="f", cost=60
+    _real_function(math.lgamma), lambda t, y, x: t * digamma(x), name="lgamma", kinds="f", cost=60, domain=(0.3, 4.0)
 )
 digamma = elementwise(_real_function(_digamma), name="digamma", kinds="f", cost=60)
 logistic = elementwise(_logistic, lambda t, y, x: t * (y * (1 - y)), name="logistic", cost=20)
 rsqrt = elementwise(
-    lambda x: 1 / np.sqrt(x), lambda t, y, x: t * (y / x * -0.5), name="rsqrt", cost=8
+    lambda x: 1 / np.sqrt(x), lambda t, y, x: t * (y / x * -0.5), name="rsqrt", cost=8, domain=(0.3, 4.0)
 )
+
+
+def _sign_jvp(t: Any, y: Any, x: Any) -> Any:
+    """Flat on the reals; z / |z| turns by the part of t / |z| that is orthogonal to it."""
+    if not dtypes.is_complex(x.dtype):
+        return None
+    size = absolute(x)
+    around = imag(conjugate(y) * t) / select(eq(size, size.zeros_like()), size.full_like(1), size)
+    return y * make_complex(around.zeros_like(), around)
 
 
 def _abs_jvp(t: Any, y: Any, x: Any) -> Any:

@@ -45,8 +45,10 @@ def of_kinds(kinds: str) -> tuple[DType, ...]:
     return tuple(d for kind in kinds for d in OF_KIND[kind])
 
 
-def numbers(dtype: DType, shape: Sequence[int], seed: int = 0, low: float = -3) -> Any:
-    """Ordinary numbers: floats in [low, low + 6) away from zero and from each other, small ints."""
+def numbers(
+    dtype: DType, shape: Sequence[int], seed: int = 0, low: float = -3, high: float = 3
+) -> Any:
+    """Ordinary numbers: small ints, floats in [low, high) that differ from each other."""
     shape = tuple(shape)
     rng = np.random.default_rng(zlib.crc32(repr((shape, seed)).encode()))
     if dtypes.is_bool(dtype):
@@ -54,10 +56,11 @@ def numbers(dtype: DType, shape: Sequence[int], seed: int = 0, low: float = -3) 
     if dtypes.is_integer(dtype):
         return rng.integers(0 if dtype.kind == "u" else -9, 10, shape).astype(dtype)
     if dtypes.is_complex(dtype):
-        return (rng.uniform(low, low + 6, shape) + 1j * rng.uniform(low, low + 6, shape)).astype(dtype)
+        parts = rng.uniform(low, high, (2, *shape))
+        return (parts[0] + 1j * parts[1]).astype(dtype)
     n = int(np.prod(shape))
     steps = (rng.permutation(n) + rng.uniform(0.2, 0.8, n)) / max(n, 1)
-    return (low + 6 * steps).reshape(shape).astype(dtype)
+    return (low + (high - low) * steps).reshape(shape).astype(dtype)
 
 
 def samples(dtype: DType, shape: Sequence[int], seed: int = 0) -> Any:

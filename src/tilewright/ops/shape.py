@@ -26,14 +26,15 @@ from tilewright.expr import (
     as_index,
     axis,
     cast,
+    literal,
     product,
     select,
     static,
 )
 from tilewright.graph import Op, Piece, Place, Type, View
 from tilewright.ops.base import shifted, without
-from tilewright.ops.elementwise import number
-from tilewright.ops.samples import AWKWARD_AXES, Example, numbers, of_kinds, samples
+from tilewright.ops.elementwise import imag, make_complex, number, real
+from tilewright.ops.samples import AWKWARD_AXES, Example, awkward, numbers, of_kinds, samples
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,14 @@ class Fill(Op):
 
     def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
         return number(self.value, self.of.dtype)
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        found = []
+        for d in of_kinds("biufc"):
+            found += [Example((), fill(v, Type(d, (3,)))) for v in awkward(d)]
+        shapes: tuple[tuple[int, ...], ...] = ((), (0,), (2, 0), (1,), (13,))
+        return [*found, *(Example((), fill(2.5, Type(dtypes.float64, s))) for s in shapes)]
 
 
 def show_number(value: Any) -> str:
@@ -134,6 +143,11 @@ class Iota(Op):
     def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
         return cast(idx[self.axis], self.of.dtype)
 
+    @classmethod
+    def examples(cls) -> list[Example]:
+        found = [Example((), cls(Type(d, (3, 5)), 1)) for d in of_kinds("iuf")]
+        return [*found, *(Example((), cls(Type(dtypes.int64, s), d)) for s, d in AWKWARD_AXES)]
+
 
 @dataclass(frozen=True)
 class Cast(Op):
@@ -146,8 +160,9 @@ class Cast(Op):
         return x.with_dtype(self.to)
 
     def numpy(self, x: Any) -> Any:
+        drops = dtypes.is_complex(x.dtype) and not dtypes.is_complex(self.to) and self.to.kind != "b"
         with np.errstate(all="ignore"):
-            return x.real.astype(self.to) if dtypes.is_complex(x.dtype) and not dtypes.is_complex(self.to) else x.astype(self.to)
+            return (x.real if drops else x).astype(self.to)
 
     def jvp(self, tangents: Sequence[Any], out: Any, *args: Any) -> Any:
         return self(tangents[0]) if dtypes.is_inexact(self.to) and tangents[0] is not None else None
@@ -159,7 +174,34 @@ class Cast(Op):
         return self(x)
 
     def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
-        return cast(args[0][idx], self.to)
+        x = args[0][idx]
+        if not (dtypes.is_complex(x.type) or dtypes.is_complex(self.to)) or x.type == self.to:
+            return cast(x, self.to)
+        part = dtypes.real_of(self.to)
+        if not dtypes.is_complex(x.type):
+            return apply(make_complex.row.scalar, cast(x, part), literal(0, part), dtype=self.to)
+        own = dtypes.real_of(x.type)
+        re, im = (apply(f.row.scalar, x, dtype=own) for f in (real, imag))
+        if dtypes.is_bool(self.to):
+            return apply("ne", re, literal(0, own)) | apply("ne", im, literal(0, own))
+        if not dtypes.is_complex(self.to):
+            return cast(re, self.to)
+        return apply(make_complex.row.scalar, cast(re, part), cast(im, part), dtype=self.to)
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        found = []
+        for source in of_kinds("biufc"):
+            # Where the target has no such number, C and NumPy leave the result to the machine.
+            same = numbers(source, (2, 5), 0, 0)
+            for to in of_kinds("biufc"):
+                exact = dtypes.is_inexact(to) or dtypes.is_bool(to) or not dtypes.is_inexact(source)
+                found.append(Example((samples(source, (13,)) if exact else same,), cls(to)))
+        x = numbers(dtypes.complex128, (4, 0))
+        found += [Example((a,), cls(dtypes.float64), True) for a in (x, x.T[::2], x.real)]
+        z = numbers(dtypes.complex128, (4, 6))[::2, ::-1].T
+        found += [Example((z,), cls(dtypes.float64), True), Example((z.real,), cls(z.dtype), True)]
+        return found
 
 
 @dataclass(frozen=True)
@@ -198,6 +240,17 @@ class Broadcast(Op):
 
     def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
         return args[0][tuple(idx[a] for a in self.axes)]
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        found = [Example((samples(d, (5,)),), cls((3, 5), (1,))) for d in of_kinds("biufc")]
+        for shape, to, axes in (
+            ((), (2, 3), ()), ((3,), (3, 0), (0,)), ((0,), (0, 2), (0,)), ((1, 7), (1, 4, 7), (0, 2)),
+            ((), (), ()), ((13,), (13,), (0,)), ((2, 3), (5, 2, 1, 3, 1), (1, 3)),
+        ):  # fmt: skip
+            found.append(Example((numbers(dtypes.float64, shape),), cls(to, axes), True))
+        x = numbers(dtypes.complex128, (4, 6))[::2, ::-1].T
+        return [*found, Example((x,), cls((2, 6, 2), (1, 2)), True)]
 
 
 @dataclass(frozen=True)
@@ -289,13 +342,27 @@ class Reshape(Op):
     def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
         return args[0][reindex(idx, self.shape, args[0].shape)]
 
+    @classmethod
+    def examples(cls) -> list[Example]:
+        found = [Example((samples(d, (2, 6)),), cls((3, 4))) for d in of_kinds("biufc")]
+        for shape, to in (
+            ((0, 3), (0,)), ((0, 3), (5, 0)), ((2, 0, 3), (0, 7)), ((0,), (1, 0, 1)), ((1,), ()),
+            ((), (1, 1)), ((13,), (1, 13)), ((2, 1, 3), (3, 2)), ((4, 6), (2, 2, 3, 2)),
+            ((4, 6), (3, 8)), ((2, 3, 5, 7), (6, 35)), ((6, 35), (2, 3, 5, 7)), ((6, 5), (2, 15)),
+        ):  # fmt: skip
+            found.append(Example((numbers(dtypes.float64, shape),), cls(to), True))
+        x = numbers(dtypes.float64, (4, 6))[::2, ::-1].T
+        return [*found, Example((x,), cls((4, 3)), True)]
+
 
 def reindex(idx: Sequence[Expr], shape: Sequence[Extent], to: Sequence[Extent]) -> tuple[Expr, ...]:
     """The position under shape `to` of the element at `idx` under `shape`.
 
     Runs of axes with equal sizes on both sides are matched first, so that only real regroupings
-    cost divisions.
+    cost divisions. Of an array without elements no position is ever asked for.
     """
+    if 0 in to:
+        return (as_index(0),) * len(to)
     result: list[Expr] = []
     a = b = 0
     while b < len(to):
@@ -355,6 +422,15 @@ class Transpose(Op):
     def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
         return args[0][tuple(idx[d] for d in inverse(self.order))]
 
+    @classmethod
+    def examples(cls) -> list[Example]:
+        found = [Example((samples(d, (2, 3)),), cls((1, 0))) for d in of_kinds("biufc")]
+        for shape, order in (
+            ((), ()), ((13,), (0,)), ((0, 2), (1, 0)), ((1, 1, 3), (2, 0, 1)), ((2, 3, 5), (2, 0, 1)),
+        ):  # fmt: skip
+            found.append(Example((numbers(dtypes.float64, shape),), cls(order), True))
+        return [*found, Example((numbers(dtypes.float64, (4, 6))[::2, ::-1],), cls((1, 0)), True)]
+
 
 def moved(x: Any, source: int, to: int) -> Any:
     """The value with one axis moved, as `np.moveaxis` does it."""
@@ -398,6 +474,21 @@ class Slice(Op):
 
     def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
         return args[0][tuple(i * s + a for i, a, s in zip(idx, self.starts, self.steps, strict=True))]
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        found = [
+            Example((samples(d, (4, 7)),), cls((1, 0), (3, 7), (1, 3))) for d in of_kinds("biufc")
+        ]
+        for shape, starts, stops, steps in (
+            ((), (), (), ()), ((0,), (0,), (0,), (1,)), ((1,), (0,), (1,), (5,)),
+            ((13,), (2,), (13,), (4,)), ((13,), (2,), (12,), (4,)), ((5, 3), (2, 1), (2, 3), (2, 1)),
+            ((7, 5), (6, 0), (7, 5), (3, 2)),
+        ):  # fmt: skip
+            op = cls(starts, stops, steps)
+            found.append(Example((numbers(dtypes.float64, shape),), op, True))
+        x = numbers(dtypes.float64, (4, 12))[::2, ::-1].T
+        return [*found, Example((x,), cls((1, 0), (11, 1), (2, 1)), True)]
 
 
 @dataclass(frozen=True)
@@ -459,9 +550,9 @@ class Pad(Op):
         at: list[Expr] = []
         for i, a, b, n, s in zip(idx, self.low, self.high, x.shape, self.inner, strict=True):
             j, tests = i - a, []
-            if a != 0:
+            if not _crops(a):
                 tests.append(apply("le", as_index(0), j))
-            if b != 0 or a != 0:
+            if not _crops(b):
                 tests.append(apply("lt", j, as_index(_span(n, s))))
             if s:
                 tests.append(apply("eq", j % (s + 1), as_index(0)))
@@ -472,6 +563,28 @@ class Pad(Op):
         if inside is None:
             return x[tuple(at)]
         return select(inside, x.guarded(tuple(at), inside), value[()])
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        def case(x: Any, low: Any, high: Any, inner: Any, smooth: bool) -> Example:
+            return Example((x, np.asarray(3, x.dtype)), cls(low, high, inner), smooth)
+
+        found = [
+            case(samples(d, (2, 3)), (1, 0), (0, 2), (0, 1), False) for d in of_kinds("biufc")
+        ]
+        for shape, low, high, inner in (
+            ((), (), (), ()), ((0,), (2,), (1,), (0,)), ((0,), (0,), (3,), (2,)), ((1,), (1,), (1,), (3,)),
+            ((5,), (-2,), (1,), (0,)), ((5,), (-4,), (-1,), (0,)), ((5,), (2,), (-3,), (2,)),
+            ((3,), (-5,), (4,), (0,)), ((3, 13), (1, -1), (0, -2), (1, 0)),
+        ):  # fmt: skip
+            found.append(case(numbers(dtypes.float64, shape), low, high, inner, True))
+        x = numbers(dtypes.float64, (4, 6))[::2, ::-1].T
+        return [*found, case(x, (1, 0), (1, 1), (0, 1), True)]
+
+
+def _crops(padding: Extent) -> bool:
+    """Whether an edge gets no padding, so that no position lies beyond it."""
+    return isinstance(padding, int) and padding <= 0
 
 
 def _span(n: Extent, inner: int) -> Extent:
@@ -487,7 +600,7 @@ class Concatenate(Op):
 
     @property
     def linear_in(self) -> tuple[int, ...]:  # type: ignore[override]
-        return tuple(range(1 << 16))
+        return range(1 << 62)  # type: ignore[return-value]  # whatever its arity
 
     def type(self, *args: Type) -> Type:
         first, d = args[0], self.axis
@@ -539,6 +652,21 @@ class Concatenate(Op):
         assert result is not None, "concatenate has operands"
         return result
 
+    @classmethod
+    def examples(cls) -> list[Example]:
+        found = [
+            Example((samples(d, (2, 3)), samples(d, (2, 1), 1)), cls(1)) for d in of_kinds("biufc")
+        ]
+        f64 = dtypes.float64
+        for d, shapes in (
+            (0, ((3,),)), (0, ((0, 2), (3, 2), (0, 2))), (1, ((2, 1), (2, 5), (2, 7))), (0, ((0,), (0,))),
+            (1, ((0, 2), (0, 3))), (0, ((1,),) * 5),
+        ):  # fmt: skip
+            args = tuple(numbers(f64, shape, k) for k, shape in enumerate(shapes))
+            found.append(Example(args, cls(d), True))
+        x = numbers(f64, (4, 6))
+        return [*found, Example((x[::2, ::-1].T, x.T[:, ::2]), cls(0), True)]
+
 
 @dataclass(frozen=True)
 class Flip(Op):
@@ -561,4 +689,12 @@ class Flip(Op):
 
     def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
         (x,) = args
-        return x[tuple(as_index(n) - 1 - i if d in self.axes else i for d, (i, n) in enumerate(zip(idx, x.shape, strict=True)))]
+        places = enumerate(zip(idx, x.shape, strict=True))
+        return x[tuple(as_index(n) - 1 - i if d in self.axes else i for d, (i, n) in places)]
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        found = [Example((samples(d, (2, 5)),), cls((1,))) for d in of_kinds("biufc")]
+        for shape, axes in (((), ()), ((0, 2), (0,)), ((1,), (0,)), ((13,), (0,)), ((2, 3, 5), (0, 2))):
+            found.append(Example((numbers(dtypes.float64, shape),), cls(axes), True))
+        return [*found, Example((numbers(dtypes.float64, (4, 6))[::2, ::-1].T,), cls((0,)), True)]
