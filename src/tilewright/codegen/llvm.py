@@ -1,0 +1,592 @@
+"""Loops to LLVM IR text, with explicit vectors.
+
+Knows control flow, memory access and which expressions are already in a register. Refuses to
+optimise: what is hoisted, unrolled or vectorised was decided in Loops; LLVM only selects
+instructions and allocates registers (and promotes the slots of register buffers).
+
+One pass over the statements. A `vector` loop sets the current vector axis; expressions that depend
+on it become vectors, all others stay scalars and are splat where they meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from tilewright import dtypes
+from tilewright.codegen.libm import expand
+from tilewright.codegen.llvm_values import (
+    Emitter,
+    Operand,
+    constant,
+    llvm_type,
+    memory_type,
+    suffix,
+    vector_type,
+)
+from tilewright.dtypes import DType
+from tilewright.errors import InternalError
+from tilewright.expr import (
+    REDUCTIONS,
+    Apply,
+    Axis,
+    Buffer,
+    Dim,
+    Expr,
+    Index,
+    Lit,
+    Load,
+    Var,
+    as_index,
+    free_axes,
+    is_static,
+    literal,
+    show,
+    static,
+    substitute,
+)
+from tilewright.loops import (
+    Accumulate,
+    Alloc,
+    Block,
+    Call,
+    For,
+    Function,
+    If,
+    Let,
+    Program,
+    Ref,
+    Stmt,
+    Store,
+    Sync,
+    While,
+    written,
+)
+from tilewright.term import topological
+from tilewright.transforms.index_rules import affine, flat
+
+ZERO = "@zero.element"
+"""Where scalar loads whose guard is false read from."""
+
+STACK_ALIGN = 64
+
+
+ENTRY = "tilewright_entry"
+"""The placeholder for the name under which the program is found; see `named`."""
+
+
+def print_program(program: Program) -> str:
+    """The whole program as one LLVM module. Its one external function takes an array of pointers,
+    one for each parameter of the program's entry."""
+    parts: list[str] = []
+    declarations: set[str] = set()
+    for f in program.functions:
+        printer = FunctionPrinter(f)
+        parts.append(printer.text())
+        declarations |= printer.declarations
+    head = [f"{ZERO} = internal constant [16 x i8] zeroinitializer, align 16"]
+    parts.append(_unpacking(program.entry))
+    return "\n\n".join(["\n".join(head + sorted(declarations)), *parts]) + "\n"
+
+
+def _unpacking(entry: Function) -> str:
+    lines = [f"define void @{ENTRY}(ptr %args) {{"]
+    for k in range(len(entry.params)):
+        lines.append(f"  %a{k} = getelementptr ptr, ptr %args, i64 {k}")
+        lines.append(f"  %p{k} = load ptr, ptr %a{k}")
+    params = ", ".join(f"ptr %p{k}" for k in range(len(entry.params)))
+    return "\n".join([*lines, f"  call void @{entry.name}({params})", "  ret void", "}"])
+
+
+def named(text: str, name: str) -> str:
+    """The module with its external function called `name`."""
+    return text.replace(f"@{ENTRY}(", f"@{name}(")
+
+
+class FunctionPrinter(Emitter):
+    """The text of one function."""
+
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        self.function = function
+        self.allocas: list[str] = []
+        self.label = "entry"
+        self.pointer: dict[Buffer, str] = {}
+        self.slots: dict[tuple[Buffer, tuple[int, ...]], tuple[str, int]] = {}
+        self.known: list[dict[Expr | Ref, Operand]] = [{}]
+        self.blocked: list[frozenset[Buffer]] = [frozenset()]
+        self.reads: dict[Expr, frozenset[Buffer]] = {}
+        self.constants: dict[Expr, Expr] = {}
+        self.vector: Axis | None = None
+        self.lanes, self.extent = 1, 1
+
+    def text(self) -> str:
+        params = []
+        for k, b in enumerate(self.function.params):
+            self.pointer[b] = f"%p{k}"
+            params.append(f"ptr noalias noundef %p{k}")
+        self.statement(self.function.body)
+        head = f"define internal void @{self.function.name}({', '.join(params)}) {{\nentry:"
+        return "\n".join([head, *self.allocas, *self.lines, "  ret void", "}"])
+
+    # -- statements ---------------------------------------------------------------------------
+
+    def statement(self, s: Stmt) -> None:
+        match s:
+            case Block(inner):
+                with self.scope():
+                    for t in inner:
+                        self.statement(t)
+            case For():
+                self.loop(s)
+            case While(condition, body):
+                self.while_loop(condition, body)
+            case If(condition, then, otherwise):
+                self.branch(self.value_of(condition), then, otherwise)
+            case Let(var, value):
+                self.known[-1][var] = self.value_of(value)
+            case Store(buffer, index, value):
+                self.store(buffer, index, value)
+            case Accumulate(buffer, index, kind, value):
+                self.accumulate(buffer, index, kind, value)
+            case Alloc(buffer):
+                self.alloc(buffer)
+            case Call():
+                self.call(s)
+            case Sync():
+                pass  # a single worker runs everything
+            case _:
+                raise InternalError(f"LLVM cannot print {s!r}")
+
+    @contextmanager
+    def scope(self, blocked: frozenset[Buffer] = frozenset()) -> Iterator[None]:
+        """Values computed inside are forgotten after; loads of `blocked` buffers are not reused."""
+        self.known.append({})
+        self.blocked.append(blocked)
+        yield
+        self.known.pop()
+        self.blocked.pop()
+
+    def start(self, label: str) -> None:
+        self.lines.append(f"{label}:")
+        self.label = label
+
+    def loop(self, s: For) -> None:
+        axis, extent = s.axis, s.axis.extent
+        if s.kind == "vector":
+            self.vector_loop(s)
+        elif is_static(extent) and (s.kind == "unroll" or static(extent) <= 1):
+            for i in range(static(extent)):
+                self.constants[axis] = as_index(i)
+                self.statement(s.body)
+                del self.constants[axis]
+        else:
+            self.counted_loop(s)
+
+    def vector_loop(self, s: For) -> None:
+        assert self.vector is None, "vector loops do not nest"
+        if s.lanes == 1:
+            self.constants[s.axis] = as_index(0)
+            self.statement(s.body)
+            del self.constants[s.axis]
+            return
+        self.vector, self.lanes, self.extent = s.axis, s.lanes, static(s.axis.extent)
+        with self.scope():
+            lanes = ", ".join(f"i64 {i}" for i in range(s.lanes))
+            self.known[-1][s.axis] = Operand(f"<{lanes}>", dtypes.int64, s.lanes)
+            self.statement(s.body)
+        self.vector, self.lanes, self.extent = None, 1, 1
+
+    def counted_loop(self, s: For) -> None:
+        extent = s.axis.extent
+        count = str(static(extent)) if is_static(extent) else self.value_of(extent).text  # type: ignore[arg-type]
+        i, following = self.fresh("i"), self.fresh("i")
+        head, done = self.fresh("for")[1:], self.fresh("done")[1:]
+        if is_static(extent):
+            self.emit(f"br label %{head}")
+        else:
+            some = self.value(f"icmp sgt i64 {count}, 0", dtypes.bool_, 1)
+            self.emit(f"br i1 {some.text}, label %{head}, label %{done}")
+        before = self.label
+        self.start(head)
+        phi = len(self.lines)
+        self.lines.append("")
+        with self.scope(written(s.body)):
+            self.known[-1][s.axis] = Operand(i, dtypes.int64)
+            self.statement(s.body)
+        self.lines[phi] = f"  {i} = phi i64 [ 0, %{before} ], [ {following}, %{self.label} ]"
+        self.emit(f"{following} = add nuw nsw i64 {i}, 1")
+        more = self.value(f"icmp slt i64 {following}, {count}", dtypes.bool_, 1)
+        self.emit(f"br i1 {more.text}, label %{head}, label %{done}")
+        self.start(done)
+
+    def while_loop(self, condition: Expr, body: Block) -> None:
+        head, inside, done = (self.fresh(n)[1:] for n in ("while", "body", "done"))
+        self.emit(f"br label %{head}")
+        self.start(head)
+        with self.scope(written(body)):
+            test = self.value_of(condition)
+            self.emit(f"br i1 {test.text}, label %{inside}, label %{done}")
+            self.start(inside)
+            self.statement(body)
+            self.emit(f"br label %{head}")
+        self.start(done)
+
+    def branch(self, test: Operand, then: Block, otherwise: Block) -> None:
+        if self.vector is not None:
+            raise InternalError("an If inside a vector loop must be a select or a guard")
+        yes, no, done = (self.fresh(n)[1:] for n in ("then", "else", "done"))
+        self.emit(f"br i1 {test.text}, label %{yes}, label %{no}")
+        for label, body in ((yes, then), (no, otherwise)):
+            self.start(label)
+            with self.scope():
+                self.statement(body)
+            self.emit(f"br label %{done}")
+        self.start(done)
+        self.forget(written(then) | written(otherwise))
+
+    def alloc(self, buffer: Buffer) -> None:
+        if buffer.scope == "registers":
+            return  # its slots appear as they are first written
+        name = self.fresh("stack")
+        size = max(static(buffer.size), 1)
+        align = STACK_ALIGN if size > 1 else buffer.dtype.itemsize
+        count = f"[{size} x {memory_type(buffer.dtype)}]" if size > 1 else memory_type(buffer.dtype)
+        self.allocas.append(f"  {name} = alloca {count}, align {align}")
+        self.pointer[buffer] = name
+
+    def call(self, s: Call) -> None:
+        texts, types = [], []
+        for a in s.args:
+            if isinstance(a, Ref):
+                texts.append(f"ptr {self.address(a.buffer, a.offset)}")
+                types.append("ptr")
+            else:
+                value = self.value_of(a)
+                texts.append(str(value))
+                types.append(value.type)
+        if s.library is not None:
+            self.declarations.add(f"declare void @{s.function}({', '.join(types)})")
+        self.emit(f"call void @{s.function}({', '.join(texts)})")
+        self.forget(written(s))
+
+    # -- registers ----------------------------------------------------------------------------
+
+    def slot(self, buffer: Buffer, index: Sequence[Expr]) -> tuple[str, int]:
+        """The stack slot of one register and its lanes; SROA turns slots into values."""
+        fixed = substitute(index, self.constants)
+        lanes = 1
+        if fixed and fixed[-1] is self.vector:
+            lanes, fixed = self.lanes, fixed[:-1]
+        at = tuple(static(i) if isinstance(i, Lit) else self._not_a_register(buffer, i) for i in fixed)
+        key = (buffer, at)
+        if key not in self.slots:
+            name = self.fresh("reg")
+            self.allocas.append(f"  {name} = alloca {llvm_type(buffer.dtype, lanes)}")
+            self.slots[key] = (name, lanes)
+        return self.slots[key]
+
+    def _not_a_register(self, buffer: Buffer, i: Expr) -> int:
+        raise InternalError(f"registers {buffer!r} are indexed by {show(i)}, which is not a number")
+
+    # -- memory -------------------------------------------------------------------------------
+
+    def store(self, buffer: Buffer, index: tuple[Expr, ...], value: Expr) -> None:
+        x = self.value_of(value)
+        if buffer.scope == "registers":
+            name, lanes = self.slot(buffer, index)
+            x = self.splat(x, lanes)
+            self.emit(f"store {x}, ptr {name}")
+        else:
+            self.write(buffer, index, x)
+        self.forget(frozenset((buffer,)))
+
+    def accumulate(self, buffer: Buffer, index: tuple[Expr, ...], kind: str, value: Expr) -> None:
+        x = self.value_of(value)
+        if buffer.scope == "registers":
+            name, lanes = self.slot(buffer, index)
+            acc = self.value(f"load {llvm_type(buffer.dtype, lanes)}, ptr {name}", buffer.dtype, lanes)
+            if lanes > 1:
+                new = self.masked(self.combine(kind, acc, self.splat(x, lanes)), acc)
+            else:
+                if x.lanes == 1 and self.vector is not None:
+                    x = self.splat(x, self.lanes)
+                if x.lanes > 1:
+                    x = self.across(kind, self.masked(x, self.splat(self._identity(kind, x.dtype), x.lanes)))
+                new = self.combine(kind, acc, x)
+            self.emit(f"store {new}, ptr {name}")
+        else:
+            old = self.read(buffer, index, None)
+            lanes = max(old.lanes, x.lanes)
+            self.write(buffer, index, self.combine(kind, self.splat(old, lanes), self.splat(x, lanes)))
+        self.forget(frozenset((buffer,)))
+
+    def _identity(self, kind: str, dtype: DType) -> Operand:
+        return constant(identity(kind, dtype))
+
+    def masked(self, new: Operand, old: Operand) -> Operand:
+        """`new` in the lanes inside the vector axis's extent, `old` in the padding."""
+        if self.extent == self.lanes:
+            return new
+        return self.value(f"select <{self.lanes} x i1> {self.lane_mask()}, {new}, {old}", new.dtype, new.lanes)
+
+    def lane_mask(self) -> str:
+        if self.extent == self.lanes:
+            return "splat (i1 true)"
+        bits = ", ".join(f"i1 {'true' if i < self.extent else 'false'}" for i in range(self.lanes))
+        return f"<{bits}>"
+
+    def address(self, buffer: Buffer, offset: Expr) -> str:
+        """A pointer to the element at a scalar flat offset; constants become displacements."""
+        form = affine(substitute([offset], self.constants)[0])
+        base, element = self.pointer[buffer], memory_type(buffer.dtype)
+        if form.terms:
+            rest = type(form)(form.terms, 0).expr()
+            key = Ref(buffer, rest)
+            found = self.lookup(key)
+            if found is None:
+                at = self.value_of(rest)
+                found = self.value(f"getelementptr {element}, ptr {base}, i64 {at.text}", dtypes.int64, 1)
+                self.known[-1][key] = found
+            base = found.text
+        if form.constant:
+            base = self.value(f"getelementptr {element}, ptr {base}, i64 {form.constant}", dtypes.int64, 1).text
+        return base
+
+    def position(self, buffer: Buffer, index: Sequence[Expr]) -> tuple[Expr, int | None]:
+        """The flat offset at lane 0 and the step between lanes (None: not affine in the lane)."""
+        offset = substitute([flat(buffer, tuple(index))], self.constants)[0]
+        if self.vector is None:
+            return offset, 0
+        form = affine(offset)
+        rest = form.without(self.vector)
+        free = free_axes([rest.expr()])[rest.expr()]
+        depends = self.vector in free or any(self._varies(v) for v in free)
+        return (offset, None) if depends else (rest.expr(), form.coefficient(self.vector))
+
+    def _varies(self, v: Expr) -> bool:
+        found = self.lookup(v) if isinstance(v, Var) else None
+        return found is not None and found.lanes > 1
+
+    def read(self, buffer: Buffer, index: Sequence[Expr], guard: Operand | None) -> Operand:
+        """Load one element, or one for each lane."""
+        offset, step = self.position(buffer, index)
+        element, dtype = memory_type(buffer.dtype), buffer.dtype
+        align = dtype.itemsize if buffer.scope != "registers" else 1
+        if step == 0 and (guard is None or guard.lanes == 1):
+            where = self.address(buffer, offset)
+            if guard is not None:
+                where = self.value(f"select {guard}, ptr {where}, ptr {ZERO}", dtypes.int64, 1).text
+            return self.from_memory(Operand(self.value(f"load {element}, ptr {where}, align {align}", dtype, 1).text, dtype))
+        lanes = self.lanes
+        wide = vector_type(element, lanes)
+        full = self.extent == lanes and guard is None
+        if step in (1, -1):
+            where = self.address(buffer, offset if step == 1 else offset - (lanes - 1))
+            if full:
+                x = self.value(f"load {wide}, ptr {where}, align {align}", dtype, lanes)
+            else:
+                mask = self.guarded_mask(guard)
+                if step == -1:
+                    mask = self.reversed(f"<{lanes} x i1>", mask)
+                x = self._masked_load(wide, where, align, mask, dtype)
+            if step == -1:
+                x = Operand(self.reversed(wide, x.text), dtype, lanes)
+            return self.from_memory(x)
+        where = self.addresses(buffer, offset, step)
+        name = f"llvm.masked.gather.{self._mangled(dtype)}.v{lanes}p0"
+        args = f"<{lanes} x ptr> align {align} {where}, <{lanes} x i1> {self.guarded_mask(guard)}, {wide} zeroinitializer"
+        call = self.intrinsic(name, wide, args, f"<{lanes} x ptr>, <{lanes} x i1>, {wide}")
+        return self.from_memory(self.value(call, dtype, lanes))
+
+    def _masked_load(self, wide: str, where: str, align: int, mask: str, dtype: DType) -> Operand:
+        lanes = self.lanes
+        args = f"ptr align {align} {where}, <{lanes} x i1> {mask}, {wide} zeroinitializer"
+        call = self.intrinsic(f"llvm.masked.load.{self._mangled(dtype)}.p0", wide, args, f"ptr, <{lanes} x i1>, {wide}")
+        return self.value(call, dtype, lanes)
+
+    def _mangled(self, dtype: DType) -> str:
+        return f"v{self.lanes}i8" if dtypes.is_bool(dtype) else suffix(dtype, self.lanes)
+
+    def reversed(self, wide: str, x: str) -> str:
+        order = ", ".join(f"i32 {i}" for i in reversed(range(self.lanes)))
+        return self.value(f"shufflevector {wide} {x}, {wide} poison, <{self.lanes} x i32> <{order}>", dtypes.int64, 1).text
+
+    def guarded_mask(self, guard: Operand | None) -> str:
+        """The lanes to touch: inside the extent, and where the guard holds."""
+        if guard is None:
+            return self.lane_mask()
+        wide = self.splat(guard, self.lanes)
+        if self.extent == self.lanes:
+            return wide.text
+        return self.value(f"and {wide}, {self.lane_mask()}", dtypes.bool_, self.lanes).text
+
+    def addresses(self, buffer: Buffer, offset: Expr, step: int | None) -> str:
+        """One pointer for each lane."""
+        element = memory_type(buffer.dtype)
+        if step is None:
+            at = self.splat(self.value_of(offset), self.lanes)
+            base = self.pointer[buffer]
+        else:
+            lanes = ", ".join(f"i64 {i * step}" for i in range(self.lanes))
+            at = Operand(f"<{lanes}>", dtypes.int64, self.lanes)
+            base = self.address(buffer, offset)
+        return self.value(f"getelementptr {element}, ptr {base}, {at}", dtypes.int64, 1).text
+
+    def write(self, buffer: Buffer, index: Sequence[Expr], x: Operand) -> None:
+        offset, step = self.position(buffer, index)
+        element, dtype = memory_type(buffer.dtype), buffer.dtype
+        align = dtype.itemsize
+        if dtypes.is_bool(dtype):
+            byte = vector_type("i8", x.lanes)
+            x = Operand(self.value(f"zext {x} to {byte}", dtype, x.lanes).text, dtypes.uint8, x.lanes)
+        if step == 0:
+            self.emit(f"store {x}, ptr {self.address(buffer, offset)}, align {align}")
+            return
+        x = self.splat(x, self.lanes)
+        if step == 1 and self.extent == self.lanes:
+            self.emit(f"store {x}, ptr {self.address(buffer, offset)}, align {align}")
+            return
+        wide, mask = vector_type(element, self.lanes), self.lane_mask()
+        if step == 1:
+            name, where, kind = "store", f"ptr align {align} {self.address(buffer, offset)}", "ptr"
+            mangled = f"{self._mangled(dtype)}.p0"
+        else:
+            name, kind = "scatter", f"<{self.lanes} x ptr>"
+            where = f"{kind} align {align} {self.addresses(buffer, offset, step)}"
+            mangled = f"{self._mangled(dtype)}.v{self.lanes}p0"
+        args = f"{x}, {where}, <{self.lanes} x i1> {mask}"
+        self.emit(self.intrinsic(f"llvm.masked.{name}.{mangled}", "void", args, f"{wide}, {kind}, <{self.lanes} x i1>"))
+
+    def from_memory(self, x: Operand) -> Operand:
+        if not dtypes.is_bool(x.dtype):
+            return x
+        byte = vector_type("i8", x.lanes)
+        zero = "0" if x.lanes == 1 else "zeroinitializer"
+        return self.value(f"icmp ne {byte} {x.text}, {zero}", dtypes.bool_, x.lanes)
+
+    # -- expressions --------------------------------------------------------------------------
+
+    def lookup(self, e: Expr | Ref) -> Operand | None:
+        """The value of an expression computed before, if it still holds here."""
+        reads = None
+        for depth in range(len(self.known) - 1, -1, -1):
+            found = self.known[depth].get(e)
+            if found is not None:
+                return found
+            if self.blocked[depth]:
+                reads = self._reads(e) if reads is None else reads
+                if reads & self.blocked[depth]:
+                    return None
+        return None
+
+    def _reads(self, e: Expr | Ref) -> frozenset[Buffer]:
+        root = e.offset if isinstance(e, Ref) else e
+        for x in topological([root], lambda x: () if x in self.reads else x.children):
+            if x not in self.reads:
+                own = frozenset((x.buffer,)) if isinstance(x, Load) else frozenset()
+                self.reads[x] = own.union(*(self.reads[c] for c in x.children))
+        return self.reads[root]
+
+    def forget(self, buffers: frozenset[Buffer]) -> None:
+        """Values read from `buffers` no longer hold."""
+        for scope in self.known:
+            for e in [e for e in scope if not isinstance(e, (Axis, Var)) and self._reads(e) & buffers]:
+                del scope[e]
+
+    def value_of(self, root: Expr) -> Operand:
+        """Emit what is needed to have the value of `root`."""
+        (root,) = expand(substitute([root], self.constants))
+        found = self.lookup(root)
+        if found is not None:
+            return found
+        pending = topological([root], lambda e: () if self.lookup(e) is not None else self._first(e))
+        for e in pending:
+            if self.lookup(e) is None:
+                self.known[-1][e] = self.expression(e)
+        result = self.lookup(root)
+        assert result is not None, "a value just computed is known"
+        return result
+
+    def _first(self, e: Expr) -> tuple[Expr, ...]:
+        """What must be computed before `e`; a rare branch waits until it is needed."""
+        if isinstance(e, Load):
+            inner = () if e.guard is None else (e.guard,)
+            return inner  # positions are computed with the address
+        if isinstance(e, Apply) and e.op.name == "rare":
+            return (e.args[0], e.args[2])
+        return e.children
+
+    def expression(self, e: Expr) -> Operand:
+        match e:
+            case Lit():
+                return constant(e)
+            case Load(buffer, index, guard):
+                if buffer.scope == "registers":
+                    name, lanes = self.slot(buffer, index)
+                    return self.value(f"load {llvm_type(buffer.dtype, lanes)}, ptr {name}", buffer.dtype, lanes)
+                return self.read(buffer, index, None if guard is None else self.value_of(guard))
+            case Index(op, args):
+                return self.index(op, [self.value_of(a) for a in args], args[1])
+            case Apply(op, args, dtype):
+                if op.name == "rare":
+                    return self.rare(*args)
+                operands = self.aligned([self.value_of(a) for a in args])
+                return self.apply(op.name, operands, dtype)
+            case Dim(name):
+                raise InternalError(f"the named dimension {name} has no value in a static program")
+        raise InternalError(f"LLVM cannot print {show(e)} here")
+
+    def aligned(self, operands: list[Operand]) -> list[Operand]:
+        """Scalars splat when any operand is a vector."""
+        lanes = max(o.lanes for o in operands)
+        return [self.splat(o, lanes) for o in operands]
+
+    def index(self, op: str, operands: list[Operand], divisor: Expr) -> Operand:
+        a, b = self.aligned(operands)
+        if op in ("+", "*"):
+            return self.value(f"{'add' if op == '+' else 'mul'} {a}, {b.text}", dtypes.int64, a.lanes)
+        if op in ("min", "max"):
+            name = f"llvm.s{op}.{suffix(dtypes.int64, a.lanes)}"
+            return self.value(self.intrinsic(name, a.type, f"{a}, {b}", f"{a.type}, {a.type}"), dtypes.int64, a.lanes)
+        n = int(divisor.value) if isinstance(divisor, Lit) else 0
+        if n and n & (n - 1) == 0:  # floors and wraps negatives as division must
+            word, operand = ("ashr", n.bit_length() - 1) if op == "//" else ("and", n - 1)
+            c = constant(as_index(operand), a.lanes)  # type: ignore[arg-type]
+            return self.value(f"{word} {a}, {c.text}", dtypes.int64, a.lanes)
+        q = self.value(f"sdiv {a}, {b.text}", dtypes.int64, a.lanes)
+        product = self.value(f"mul {q}, {b.text}", dtypes.int64, a.lanes)
+        r = self.value(f"sub {a}, {product.text}", dtypes.int64, a.lanes)
+        negative = self.value(f"ashr {r}, {constant(as_index(63), a.lanes).text}", dtypes.int64, a.lanes)  # type: ignore[arg-type]
+        if op == "//":
+            return self.value(f"add {q}, {negative.text}", dtypes.int64, a.lanes)
+        back = self.value(f"and {negative}, {b.text}", dtypes.int64, a.lanes)
+        return self.value(f"add {r}, {back.text}", dtypes.int64, a.lanes)
+
+    def rare(self, condition: Expr, then: Expr, otherwise: Expr) -> Operand:
+        """Evaluate `then` only if some lane's condition holds."""
+        test, common = self.aligned([self.value_of(condition), self.value_of(otherwise)])
+        some = test.text
+        if test.lanes > 1:
+            if self.extent < self.lanes:
+                test = self.value(f"and {test}, {self.lane_mask()}", dtypes.bool_, test.lanes)
+            name = f"llvm.vector.reduce.or.v{test.lanes}i1"
+            some = self.value(self.intrinsic(name, "i1", str(test), test.type), dtypes.bool_, 1).text
+        slow, done = self.fresh("rare")[1:], self.fresh("done")[1:]
+        before = self.label
+        self.emit(f"br i1 {some}, label %{slow}, label %{done}")
+        self.start(slow)
+        with self.scope():
+            value = self.splat(self.value_of(then), common.lanes)
+            mixed = self.value(f"select {test}, {value}, {common}", common.dtype, common.lanes)
+        last = self.label
+        self.emit(f"br label %{done}")
+        self.start(done)
+        return self.value(f"phi {common.type} [ {common.text}, %{before} ], [ {mixed.text}, %{last} ]", common.dtype, common.lanes)
+
+
+def identity(kind: str, dtype: DType) -> Lit:
+    """The neutral element of a reduction."""
+    return literal(REDUCTIONS[kind][1](dtype), dtype)
+
+

@@ -1,0 +1,275 @@
+"""How LLVM IR spells scalar operations, for one lane or many.
+
+Knows types, machine operations, conversions and the reductions' combining step. Refuses to know
+memory, loops and where a value is needed.
+
+A 16-bit brain float is its bits (i16): `libm.expand` left only moves of it. Booleans are i1 in
+registers and bytes in memory.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from tilewright import dtypes
+from tilewright.dtypes import DType
+from tilewright.errors import InternalError
+from tilewright.expr import LIBM_PREFIX, Lit
+
+
+@dataclass(frozen=True)
+class Operand:
+    """An SSA name or constant, with its element type and number of lanes."""
+
+    text: str
+    dtype: DType
+    lanes: int = 1
+
+    @property
+    def type(self) -> str:
+        return llvm_type(self.dtype, self.lanes)
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.text}"
+
+
+_NAMES: Final = {
+    dtypes.bool_: "i1", dtypes.bfloat16: "i16", dtypes.float16: "half",
+    dtypes.float32: "float", dtypes.float64: "double",
+}  # fmt: skip
+
+
+def element_type(dtype: DType) -> str:
+    """The register type of one element."""
+    return _NAMES.get(dtype) or f"i{8 * dtype.itemsize}"
+
+
+def memory_type(dtype: DType) -> str:
+    """The type of one element in memory."""
+    return "i8" if dtypes.is_bool(dtype) else element_type(dtype)
+
+
+def llvm_type(dtype: DType, lanes: int) -> str:
+    return vector_type(element_type(dtype), lanes)
+
+
+def vector_type(element: str, lanes: int) -> str:
+    return element if lanes == 1 else f"<{lanes} x {element}>"
+
+
+def constant(e: Lit, lanes: int = 1) -> Operand:
+    """A literal, splat over the lanes. Floats print as the bits of the double they equal."""
+    value, dtype = e.value, e.dtype
+    if dtype == dtypes.bfloat16:
+        bits = int(dtypes.bfloat16.type(value).view("uint16"))
+        text = str(bits)
+    elif dtype == dtypes.float16:
+        text = f"0xH{struct.unpack('<H', struct.pack('<e', value))[0]:04X}"
+    elif dtypes.is_float(dtype):
+        text = f"0x{struct.unpack('<Q', struct.pack('<d', float(value)))[0]:016X}"
+    elif dtypes.is_bool(dtype):
+        text = "true" if value else "false"
+    else:
+        text = str(int(value))
+    if lanes == 1:
+        return Operand(text, dtype)
+    return Operand(f"splat ({element_type(dtype)} {text})", dtype, lanes)
+
+
+def suffix(dtype: DType, lanes: int) -> str:
+    """The mangled type in an intrinsic's name: `v16f32`, `f64`, `v8i64`."""
+    element = element_type(dtype)
+    short = {"half": "f16", "float": "f32", "double": "f64"}.get(element, element)
+    return short if lanes == 1 else f"v{lanes}{short}"
+
+
+_FLOAT_OPS: Final = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
+_INT_OPS: Final = {"add": "add", "sub": "sub", "mul": "mul", "and": "and", "or": "or", "xor": "xor", "shl": "shl"}
+_INTRINSICS: Final = {
+    "abs": "fabs", "sqrt": "sqrt", "floor": "floor", "ceil": "ceil", "trunc": "trunc",
+    "rint": "rint", "fma": "fma", "popcount": "ctpop",
+}  # fmt: skip
+_COMPARE_FLOAT: Final = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole"}
+
+
+class Emitter:
+    """Appends instructions to a list of lines; gives fresh names; collects declarations."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.declarations: set[str] = set()
+        self._next = 0
+
+    def fresh(self, hint: str = "v") -> str:
+        self._next += 1
+        return f"%{hint}{self._next}"
+
+    def emit(self, text: str) -> None:
+        self.lines.append("  " + text)
+
+    def value(self, text: str, dtype: DType, lanes: int) -> Operand:
+        """Emit `name = text` and return the name as an operand."""
+        name = self.fresh()
+        self.lines.append(f"  {name} = {text}")
+        return Operand(name, dtype, lanes)
+
+    def intrinsic(self, name: str, result: str, args: str, types: str) -> str:
+        """The call text of an LLVM intrinsic or library function, declared once."""
+        self.declarations.add(f"declare {result} @{name}({types})")
+        return f"call {result} @{name}({args})"
+
+    # -- scalar operations --------------------------------------------------------------------
+
+    def apply(self, op: str, args: list[Operand], dtype: DType) -> Operand:
+        """One machine operation on operands that all have the same number of lanes."""
+        lanes = args[-1].lanes
+        first = args[0]
+        if op.startswith(LIBM_PREFIX):
+            return self._library(op.removeprefix(LIBM_PREFIX), args, dtype)
+        if op == "cast":
+            return self.cast(first, dtype)
+        if op == "bitcast":
+            same = element_type(first.dtype) == element_type(dtype)
+            return Operand(first.text, dtype, lanes) if same else self.value(f"bitcast {first} to {llvm_type(dtype, lanes)}", dtype, lanes)
+        if op == "select":
+            return self.value(f"select {first}, {args[1]}, {args[2]}", dtype, lanes)
+        if op in _COMPARE_FLOAT:
+            return self._compare(op, first, args[1])
+        if op in ("idiv", "irem"):
+            return self._divide(op, first, args[1])
+        floating = dtypes.is_float(dtype)
+        if op in _INTRINSICS:
+            t = llvm_type(dtype, lanes)
+            name = f"llvm.{_INTRINSICS[op]}.{suffix(first.dtype, lanes)}"
+            result = self.value(
+                self.intrinsic(name, llvm_type(first.dtype, lanes), ", ".join(map(str, args)), ", ".join([first.type] * len(args))), first.dtype, lanes
+            )
+            return result if t == result.type else self.cast(result, dtype)
+        if op == "neg":
+            text = f"fneg {first}" if floating else f"sub {first.type} {self.zero(first)}, {first.text}"
+        elif op == "not":
+            text = f"xor {first}, {'splat (' if lanes > 1 else ''}{element_type(dtype) + ' ' if lanes > 1 else ''}{'true' if dtypes.is_bool(dtype) else '-1'}{')' if lanes > 1 else ''}"
+        elif op == "shr":
+            text = f"{'ashr' if dtypes.is_signed(dtype) else 'lshr'} {first}, {args[1].text}"
+        elif floating and op in _FLOAT_OPS:
+            text = f"{_FLOAT_OPS[op]} {first}, {args[1].text}"
+        elif not floating and op in _INT_OPS:
+            text = f"{_INT_OPS[op]} {first}, {args[1].text}"
+        else:
+            raise InternalError(f"LLVM has no spelling for {op} at {dtype}")
+        return self.value(text, dtype, lanes)
+
+    def zero(self, like: Operand) -> str:
+        return "0" if like.lanes == 1 else "zeroinitializer"
+
+    def splat(self, x: Operand, lanes: int) -> Operand:
+        """A scalar in every lane."""
+        if x.lanes == lanes:
+            return x
+        if not x.text.startswith("%"):
+            return Operand(f"splat ({x})", x.dtype, lanes)
+        wide = llvm_type(x.dtype, lanes)
+        one = self.value(f"insertelement {wide} poison, {x}, i64 0", x.dtype, lanes)
+        return self.value(f"shufflevector {one}, {wide} poison, <{lanes} x i32> zeroinitializer", x.dtype, lanes)
+
+    def _compare(self, op: str, a: Operand, b: Operand) -> Operand:
+        if dtypes.is_float(a.dtype):
+            return self.value(f"fcmp {_COMPARE_FLOAT[op]} {a}, {b.text}", dtypes.bool_, a.lanes)
+        sign = "s" if dtypes.is_signed(a.dtype) else "u"
+        predicate = {"eq": "eq", "ne": "ne", "lt": f"{sign}lt", "le": f"{sign}le"}[op]
+        return self.value(f"icmp {predicate} {a}, {b.text}", dtypes.bool_, a.lanes)
+
+    def _divide(self, op: str, a: Operand, b: Operand) -> Operand:
+        """Integer division that traps on nothing: x/0 is 0, and MIN/-1 is MIN."""
+        signed = dtypes.is_signed(a.dtype)
+        one = constant(Lit(1, a.dtype), a.lanes)
+        zero = Operand(self.zero(a), a.dtype, a.lanes)
+        by_zero = self.value(f"icmp eq {b}, {zero.text}", dtypes.bool_, a.lanes)
+        safe = self.value(f"select {by_zero}, {one}, {b}", a.dtype, a.lanes)
+        if signed:
+            lowest = constant(Lit(-(1 << (8 * a.dtype.itemsize - 1)), a.dtype), a.lanes)
+            minus = constant(Lit(-1, a.dtype), a.lanes)
+            low = self.value(f"icmp eq {a}, {lowest.text}", dtypes.bool_, a.lanes)
+            neg = self.value(f"icmp eq {safe}, {minus.text}", dtypes.bool_, a.lanes)
+            both = self.value(f"and {low}, {neg.text}", dtypes.bool_, a.lanes)
+            safe = self.value(f"select {both}, {one}, {safe}", a.dtype, a.lanes)
+            # MIN rem -1 is 0 and MIN / 1 is MIN, so dividing by 1 is right for both.
+        word = ("s" if signed else "u") + ("div" if op == "idiv" else "rem")
+        result = self.value(f"{word} {a}, {safe.text}", a.dtype, a.lanes)
+        return self.value(f"select {by_zero}, {zero}, {result}", a.dtype, a.lanes)
+
+    def _library(self, name: str, args: list[Operand], dtype: DType) -> Operand:
+        """A C library function, one lane at a time."""
+        lanes, element = args[0].lanes, element_type(dtype)
+        types = ", ".join([element] * len(args))
+        if lanes == 1:
+            return self.value(self.intrinsic(name, element, ", ".join(map(str, args)), types), dtype, 1)
+        result = Operand("poison", dtype, lanes)
+        for lane in range(lanes):
+            parts = [self.value(f"extractelement {a}, i64 {lane}", dtype, 1) for a in args]
+            one = self.value(self.intrinsic(name, element, ", ".join(map(str, parts)), types), dtype, 1)
+            result = self.value(f"insertelement {result}, {one}, i64 {lane}", dtype, lanes)
+        return result
+
+    def cast(self, x: Operand, to: DType) -> Operand:
+        """C's conversion. Narrow integers are reached through i32 or i64, as C compilers do."""
+        if element_type(x.dtype) == element_type(to) and dtypes.bfloat16 not in (x.dtype, to):
+            return Operand(x.text, to, x.lanes)
+        a, lanes = x.dtype, x.lanes
+        if dtypes.is_bool(to):
+            word = "fcmp une" if dtypes.is_float(a) else "icmp ne"
+            zero = "0.0" if lanes == 1 else "zeroinitializer"
+            return self.value(f"{word} {x}, {zero if dtypes.is_float(a) else self.zero(x)}", to, lanes)
+        target = llvm_type(to, lanes)
+        from_float, to_float = dtypes.is_float(a), dtypes.is_float(to)
+        if from_float and to_float:
+            word = "fpext" if to.itemsize > a.itemsize else "fptrunc"
+        elif from_float:
+            narrow = to.itemsize < 4 or to == dtypes.uint32
+            if narrow:
+                middle = dtypes.int64 if to == dtypes.uint32 else dtypes.int32
+                return self.cast(self.value(f"fptosi {x} to {llvm_type(middle, lanes)}", middle, lanes), to)
+            word = "fptosi" if dtypes.is_signed(to) else "fptoui"
+        elif to_float:
+            word = "sitofp" if dtypes.is_signed(a) else "uitofp"
+        elif to.itemsize > a.itemsize or dtypes.is_bool(a):
+            word = "sext" if dtypes.is_signed(a) else "zext"
+        else:
+            word = "trunc"
+        return self.value(f"{word} {x} to {target}", to, lanes)
+
+    def combine(self, kind: str, acc: Operand, x: Operand) -> Operand:
+        """One step of a reduction; `max` and `min` keep a NaN from either side."""
+        dtype, lanes = acc.dtype, acc.lanes
+        if kind in ("sum", "prod"):
+            if dtypes.is_bool(dtype):
+                return self.apply("or" if kind == "sum" else "and", [acc, x], dtype)
+            return self.apply("add" if kind == "sum" else "mul", [acc, x], dtype)
+        if kind in ("any", "all"):
+            return self.apply("or" if kind == "any" else "and", [acc, x], dtype)
+        if not dtypes.is_float(dtype):
+            better = self._compare("lt", *((acc, x) if kind == "max" else (x, acc)))
+            return self.value(f"select {better}, {x}, {acc}", dtype, lanes)
+        # x > acc ? x : acc is one instruction and keeps a NaN in acc; a NaN in x needs a blend.
+        predicate = "ogt" if kind == "max" else "olt"
+        better = self.value(f"fcmp {predicate} {x}, {acc.text}", dtypes.bool_, lanes)
+        best = self.value(f"select {better}, {x}, {acc}", dtype, lanes)
+        nan = self.value(f"fcmp uno {x}, {x.text}", dtypes.bool_, lanes)
+        return self.value(f"select {nan}, {x}, {best}", dtype, lanes)
+
+    def across(self, kind: str, x: Operand) -> Operand:
+        """All lanes combined into one scalar, pairing halves."""
+        while x.lanes > 1:
+            half = x.lanes // 2
+            order = ", ".join(f"i32 {i}" for i in range(half))
+            upper = ", ".join(f"i32 {i}" for i in range(half, x.lanes))
+            if half == 1:
+                low = self.value(f"extractelement {x}, i64 0", x.dtype, 1)
+                high = self.value(f"extractelement {x}, i64 1", x.dtype, 1)
+            else:
+                low = self.value(f"shufflevector {x}, {x.type} poison, <{half} x i32> <{order}>", x.dtype, half)
+                high = self.value(f"shufflevector {x}, {x.type} poison, <{half} x i32> <{upper}>", x.dtype, half)
+            x = self.combine(kind, low, high)
+        return x

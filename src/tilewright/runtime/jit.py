@@ -1,0 +1,111 @@
+"""From LLVM IR text to machine code in this process.
+
+Knows llvmlite: parsing, the one pass we run (registers out of stack slots), code generation and
+linking. Refuses to know what the code means. Code is never unloaded: an engine lives as long as
+the process, so a pointer to a function is valid forever.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import llvmlite.binding as llvm
+
+from tilewright.errors import InternalError
+from tilewright.target import Target
+
+OPT_LEVEL = 2
+_lock = threading.RLock()
+
+
+@functools.cache
+def _initialized() -> bool:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return True
+
+
+@functools.cache
+def _machine(target: Target) -> Any:
+    _initialized()
+    return llvm.Target.from_triple(target.triple).create_target_machine(
+        cpu=target.cpu, features=target.features, opt=OPT_LEVEL, reloc="pic", codemodel="jitdefault"
+    )
+
+
+@functools.cache
+def _engine(target: Target) -> Any:
+    """One linker for all code of a target; its own machine, since an engine owns its machine."""
+    _initialized()
+    machine = llvm.Target.from_triple(target.triple).create_target_machine(
+        cpu=target.cpu, features=target.features, opt=OPT_LEVEL, jit=True
+    )
+    return llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A function in memory: call it with an array of pointers."""
+
+    name: str
+    address: int
+    call: Callable[[Any], None]
+
+
+def optimized(text: str, target: Target) -> Any:
+    """The parsed and verified module with stack slots promoted to registers."""
+    _initialized()
+    try:
+        module = llvm.parse_assembly(text)
+        module.triple = target.triple
+        module.data_layout = str(_machine(target).target_data)
+        module.verify()
+    except RuntimeError as e:
+        raise InternalError(f"LLVM rejects the printed program: {e}") from None
+    builder = llvm.create_pass_builder(_machine(target), llvm.create_pipeline_tuning_options(0))
+    passes = llvm.create_new_function_pass_manager()
+    passes.add_sroa_pass()
+    for function in module.functions:
+        if not function.is_declaration:
+            passes.run(function, builder)
+    return module
+
+
+def assembly(text: str, target: Target) -> str:
+    """The machine's assembly of a module."""
+    with _lock:
+        return str(_machine(target).emit_assembly(optimized(text, target)))
+
+
+def object_code(text: str, target: Target) -> bytes:
+    """The relocatable object of a module."""
+    with _lock:
+        return bytes(_machine(target).emit_object(optimized(text, target)))
+
+
+def symbol(text: str) -> str:
+    """A name for a module's entry: its content's hash, so that equal programs are equal."""
+    return "tw_" + hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def load(code: bytes, name: str, target: Target) -> Loaded:
+    """Link an object and find its function `name`."""
+    with _lock:
+        engine = _engine(target)
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        engine.finalize_object()
+        address = engine.get_function_address(name)
+    if not address:
+        raise InternalError(f"the linked object has no function {name}")
+    return Loaded(name, address, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address))
+
+
+def pointers(addresses: Sequence[int]) -> Any:
+    """The argument of `Loaded.call`."""
+    return (ctypes.c_void_p * len(addresses))(*addresses)

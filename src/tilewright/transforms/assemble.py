@@ -1,0 +1,427 @@
+"""Assemble: a graph becomes one program, kernels, control flow and memory plan included.
+
+Knows where every kept value lives: an input, an output, or a slot of one arena whose slots are
+reused as soon as their value is dead. Loops carry values in two slots used in turn, scanned inputs
+and stacked results are addressed in place, so iterations copy nothing. Refuses to know how a
+kernel is scheduled: the scheduler is a parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+
+from tilewright import dtypes, kernel as kernels, loops
+from tilewright.expr import (
+    Buffer,
+    Expr,
+    Lit,
+    Namer,
+    as_index,
+    axis,
+    eq,
+    index,
+    load,
+    static,
+)
+from tilewright.graph import Graph, Input, Node, Pick, Type
+from tilewright.kernel import Assign, Kernel
+from tilewright.loops import (
+    Accumulate,
+    Alloc,
+    Block,
+    Call,
+    Function,
+    If,
+    Program,
+    Ref,
+    Stmt,
+    Store,
+    While as WhileLoop,
+    block,
+    loop,
+)
+from tilewright.ops.control import Scan, Switch, While
+from tilewright.ops.shape import Constant, Held, Reshape
+from tilewright.transforms import fusion
+from tilewright.transforms.complex_parts import split_complex
+from tilewright.transforms.loopify import loopify
+from tilewright.transforms.lowering import axes_for, position
+from tilewright.transforms.schedule import Schedule
+
+Scheduler = Callable[[Kernel], Schedule]
+
+ALIGN: Final = 64
+"""Arena slots start on a cache line, and so on a vector."""
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A kernel with the schedule and loops chosen for it, and how often the program calls it."""
+
+    kernel: Kernel
+    schedule: Schedule
+    function: Function
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """A program and what it was made from."""
+
+    program: Program
+    kernels: tuple[Scheduled, ...]
+    constants: tuple[Type, ...]
+    arena_bytes: int
+    edges: tuple[fusion.Edge, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value is: a pointer `offset` elements into an entry buffer."""
+
+    buffer: Buffer
+    offset: Expr
+    in_arena: bool = False
+
+    def shifted(self, elements: Expr, itemsize: int) -> Place:
+        """The place `elements` further on; the arena counts in bytes."""
+        unit = itemsize if self.in_arena else 1
+        offset = index("+", self.offset, index("*", elements, as_index(unit)))
+        return Place(self.buffer, offset, self.in_arena)
+
+    @property
+    def ref(self) -> Ref:
+        return Ref(self.buffer, self.offset)
+
+
+class Arena:
+    """First-fit memory: offsets of live slots, and the high-water mark."""
+
+    def __init__(self) -> None:
+        self.live: dict[int, int] = {}
+        self.size = 0
+
+    def take(self, nbytes: int) -> int:
+        """The offset of a free stretch."""
+        nbytes = max(ALIGN, -(-nbytes // ALIGN) * ALIGN)
+        at = 0
+        for start in sorted(self.live):
+            if start - at >= nbytes:
+                break
+            at = max(at, start + self.live[start])
+        self.live[at] = nbytes
+        self.size = max(self.size, at + nbytes)
+        return at
+
+    def drop(self, offset: int) -> None:
+        del self.live[offset]
+
+
+def constants(graph: Graph) -> list[Held]:
+    """The arrays the graph captured, sub-graphs included, in the order it mentions them."""
+    found: dict[Held, None] = {}
+    stack = [graph]
+    while stack:
+        g = stack.pop(0)
+        for n in g.nodes:
+            if isinstance(n.op, Constant):
+                found.setdefault(n.op.held)
+            stack += n.op.graphs.values()
+    return list(found)
+
+
+def assemble(graph: Graph, scheduler: Scheduler) -> Assembly:
+    """The program of a closed, simplified graph. Entry: inputs, constants, outputs, arena."""
+    builder = _Builder(scheduler)
+    inputs = [_buffer(n, "input", f"x{k}") for k, n in enumerate(graph.inputs)]
+    held = constants(graph)
+    captured = [Buffer(f"c{k}", h.array.dtype, h.array.shape, "input") for k, h in enumerate(held)]
+    builder.constants = dict(zip(held, map(_whole, captured), strict=True))
+    outs = [_buffer(n, "output", f"out{k}") for k, n in enumerate(graph.outputs)]
+    body = builder.block(graph, [_whole(b) for b in inputs], [_whole(b) for b in outs])
+    params = (*inputs, *captured, *outs, builder.arena_buffer)
+    entry = Function("entry", params, block(*(Alloc(b) for b in builder.scalars), *body))
+    program = Program((*builder.functions, entry))
+    types = tuple(Type(b.dtype, b.shape) for b in captured)
+    return Assembly(program, tuple(builder.kernels), types, builder.arena.size, tuple(builder.edges))
+
+
+def _whole(b: Buffer) -> Place:
+    return Place(b, as_index(0))
+
+
+def _buffer(n: Node, scope: str, name: str) -> Buffer:
+    return Buffer(name, n.type.dtype, n.type.shape, scope)
+
+
+@dataclass
+class _Builder:
+    scheduler: Scheduler
+    functions: list[Function] = field(default_factory=list)
+    kernels: list[Scheduled] = field(default_factory=list)
+    edges: list[fusion.Edge] = field(default_factory=list)
+    scalars: list[Buffer] = field(default_factory=list)
+    constants: dict[Held, Place] = field(default_factory=dict)
+    arena: Arena = field(default_factory=Arena)
+    arena_buffer: Buffer = field(default_factory=lambda: Buffer("arena", dtypes.uint8, (0,)))
+    by_text: dict[str, Function] = field(default_factory=dict)
+    used_names: dict[str, int] = field(default_factory=dict)
+
+    # -- one graph ----------------------------------------------------------------------------
+
+    def block(self, graph: Graph, inputs: Sequence[Place], outs: Sequence[Place]) -> list[Stmt]:
+        """Statements that compute the graph from `inputs` into `outs`."""
+        graph = _own_outputs(graph)
+        kept = {n: r for n, r in fusion.keep(graph).items() if not isinstance(n.op, Constant)}
+        buffers: dict[Node, Buffer] = {}
+        place: dict[Buffer, Place] = {}
+        for n, where in zip(graph.inputs, inputs, strict=True):
+            buffers[n] = _buffer(n, "input", n.op.label if isinstance(n.op, Input) else "x")
+            place[buffers[n]] = where
+        for n in graph.nodes:
+            if isinstance(n.op, Constant):
+                buffers[n] = _buffer(n, "input", "c")
+                place[buffers[n]] = self.constants[n.op.held]
+            elif n in kept and not isinstance(n.type, tuple):
+                buffers[n] = _buffer(n, "temp", n.op.name)
+        for n, where in zip(graph.outputs, outs, strict=True):
+            place[buffers[n]] = where
+        results = _results(graph, kept, buffers)
+        steps = fusion.group(graph, kept, buffers, results)
+        return self.run(graph, steps, kept, buffers, place, results)
+
+    def run(
+        self,
+        graph: Graph,
+        steps: list[fusion.Step],
+        kept: dict[Node, str],
+        buffers: dict[Node, Buffer],
+        place: dict[Buffer, Place],
+        results: dict[Node, list[Buffer]],
+    ) -> list[Stmt]:
+        """The steps in order; slots are taken when first written and dropped after the last use."""
+        touched = [_touched(s, buffers, results) for s in steps]
+        last: dict[Buffer, int] = {b: k for k, (r, w) in enumerate(touched) for b in (*r, *w)}
+        wanted = {buffers[n] for n in graph.outputs}
+        read_by: dict[Buffer, set[int]] = {}
+        for k, (reads, _) in enumerate(touched):
+            for b in reads:
+                read_by.setdefault(b, set()).add(k)
+        taken: dict[Buffer, int] = {}
+        out: list[Stmt] = []
+        for k, step in enumerate(steps):
+            if isinstance(step, fusion.Group):
+                written = {a.buffer for a in step.body}
+                needed = frozenset(b for b in written if b in wanted or read_by.get(b, set()) - {k})
+                self.claim([b for b in dict.fromkeys(a.buffer for a in step.body) if b in needed], place, taken)
+                out += self.kernel(fusion.finish(step, _name(graph, step.nodes), needed), place)
+                self.record(step, needed, kept, buffers)
+            else:
+                self.claim(touched[k][1], place, taken)
+                out += self.opaque(step, [place[buffers[a]] for a in step.args], [place[b] for b in touched[k][1]])
+            for b in [b for b in taken if last[b] <= k]:
+                self.arena.drop(taken.pop(b))
+        for offset in taken.values():
+            self.arena.drop(offset)
+        return out
+
+    def claim(self, wanted: Sequence[Buffer], place: dict[Buffer, Place], taken: dict[Buffer, int]) -> None:
+        for b in wanted:
+            if b not in place:
+                taken[b] = self.arena.take(b.nbytes)
+                place[b] = self.slot(taken[b])
+
+    def slot(self, offset: int) -> Place:
+        return Place(self.arena_buffer, as_index(offset), in_arena=True)
+
+    def record(self, step: fusion.Group, needed: frozenset[Buffer], kept: dict[Node, str], buffers: dict[Node, Buffer]) -> None:
+        for n in step.nodes:
+            if buffers[n] in needed:
+                self.edges.append(fusion.Edge(n, kept[n], buffers[n].nbytes))
+
+    # -- kernels ------------------------------------------------------------------------------
+
+    def kernel(self, k: Kernel, place: dict[Buffer, Place]) -> list[Stmt]:
+        """Call the function of a kernel; equal kernels share one."""
+        if any(static(a.extent) == 0 for a in k.axes):
+            return []
+        k, origin = split_complex(k)
+        text = kernels.show(replace(k, name=""), Canonical())
+        function = self.by_text.get(text)
+        if function is None:
+            k = replace(k, name=self.unique(k.name))
+            kernels.verify(k)
+            schedule = self.scheduler(k)
+            function = loopify(k, schedule)
+            self.add(function)
+            self.kernels.append(Scheduled(k, schedule, function))
+            self.by_text[text] = function
+        refs = tuple(place[origin.get(b, b)].ref for b in k.params)
+        return [Call(function.name, refs, None)]
+
+    def add(self, function: Function) -> None:
+        loops.verify(function)
+        self.functions.append(function)
+
+    def unique(self, name: str) -> str:
+        n = self.used_names.get(name, 0)
+        self.used_names[name] = n + 1
+        return name if n == 0 else f"{name}_{n}"
+
+    # -- opaque ops and control flow ------------------------------------------------------------
+
+    def opaque(self, n: Node, args: list[Place], outs: list[Place]) -> list[Stmt]:
+        match n.op:
+            case Scan():
+                return self.scan(n.op, n, args, outs)
+            case While():
+                return self.while_loop(n.op, n, args, outs)
+            case Switch():
+                return self.switch(n.op, n, args, outs)
+        types = n.type if isinstance(n.type, tuple) else (n.type,)
+        out_buffers = [Buffer(f"out{k}", t.dtype, t.shape) for k, t in enumerate(types)]
+        arg_buffers = [Buffer(f"x{k}", a.type.dtype, a.type.shape) for k, a in enumerate(n.args)]
+        body = n.op.loops(out_buffers, *arg_buffers)
+        function = Function(self.unique(n.op.name), (*out_buffers, *arg_buffers), block(body))
+        self.add(function)
+        return [Call(function.name, tuple(p.ref for p in (*outs, *args)), None)]
+
+    def copy(self, of: Type, source: Place, target: Place) -> list[Stmt]:
+        """target[...] = source[...], as a kernel like any other."""
+        a, b = Buffer("x", of.dtype, of.shape), Buffer("out", of.dtype, of.shape)
+        axes = axes_for(of.shape)
+        assign = Assign(b, position(axes), (), load(a, position(axes)))
+        used = tuple(x for x in axes if x.extent != 1)
+        return self.kernel(Kernel("copy", used, (assign,)), {a: source, b: target})
+
+    def scalar(self, name: str, dtype: np.dtype) -> Buffer:  # type: ignore[type-arg]
+        b = Buffer(name, dtype, (), "stack")
+        self.scalars.append(b)
+        return b
+
+    def carried(self, types: Sequence[Type], start: Sequence[Place]) -> tuple[list[Stmt], list[int], Callable[[int, Expr], Place]]:
+        """Two slots for each carried value, the first filled with its start; `at(k, turn)` is
+        where value k is after `turn` rounds."""
+        sizes = [-(-static(t.size) * t.dtype.itemsize // ALIGN) * ALIGN for t in types]
+        offsets = [self.arena.take(2 * max(s, ALIGN)) for s in sizes]
+
+        def at(k: int, turn: Expr) -> Place:
+            slot = index("*", index("%", turn, as_index(2)), as_index(sizes[k]))
+            return Place(self.arena_buffer, index("+", slot, as_index(offsets[k])), in_arena=True)
+
+        copies = [s for k, t in enumerate(types) for s in self.copy(t, start[k], at(k, as_index(0)))]
+        return copies, offsets, at
+
+    def scan(self, op: Scan, n: Node, args: list[Place], outs: list[Place]) -> list[Stmt]:
+        c, m = op.consts, op.carry
+        length = static(op.length)
+        carry_types = [a.type for a in n.args[c : c + m]]
+        out, offsets, at = self.carried(carry_types, args[c : c + m])
+        t = axis("t", length)
+        row: Expr = as_index(length - 1) - t if op.reverse else t
+        xs = [_row(p, a.type, row) for p, a in zip(args[c + m :], n.args[c + m :], strict=True)]
+        ys = [_row(p, y, row) for p, y in zip(outs[m:], n.type[m:], strict=True)]
+        inputs = [*args[:c], *(at(k, t) for k in range(m)), *xs]
+        body = self.block(op.body, inputs, [*(at(k, t + 1) for k in range(m)), *ys])
+        if length:
+            out.append(loop(t, *body))
+        for k, of in enumerate(carry_types):
+            out += self.copy(of, at(k, as_index(length)), outs[k])
+        for offset in offsets:
+            self.arena.drop(offset)
+        return out
+
+    def while_loop(self, op: While, n: Node, args: list[Place], outs: list[Place]) -> list[Stmt]:
+        p, q = op.cond_consts, op.cond_consts + op.body_consts
+        types = [a.type for a in n.args[q:]]
+        out, offsets, at = self.carried(types, args[q:])
+        rounds, go = self.scalar("rounds", dtypes.int64), self.scalar("go", dtypes.bool_)
+        turn = load(rounds, ())
+        now = [at(k, turn) for k in range(len(types))]
+        following = [at(k, index("+", turn, as_index(1))) for k in range(len(types))]
+        test = self.block(op.cond, [*args[:p], *now], [Place(go, as_index(0))])
+        body = self.block(op.body, [*args[p:q], *now], following)
+        step = Accumulate(rounds, (), "sum", as_index(1))
+        out += [Store(rounds, (), as_index(0)), *test]
+        out.append(WhileLoop(load(go, ()), block(*body, step, *test)))
+        for k, of in enumerate(types):
+            out += self.copy(of, now[k], outs[k])
+        for offset in offsets:
+            self.arena.drop(offset)
+        return out
+
+    def switch(self, op: Switch, n: Node, args: list[Place], outs: list[Place]) -> list[Stmt]:
+        which = self.scalar("which", n.args[0].type.dtype)
+        out = self.copy(n.args[0].type, args[0], Place(which, as_index(0)))
+        blocks = [Block(tuple(self.block(b, args[1:], outs))) for b in op.branches]
+        chosen = blocks[-1]
+        for k in range(len(blocks) - 2, -1, -1):
+            test = eq(load(which, ()), Lit(k, which.dtype))
+            # An index below the range takes the first branch, one above it the last.
+            test = load(which, ()) <= Lit(0, which.dtype) if k == 0 else test
+            chosen = Block((If(test, blocks[k], chosen),))
+        return [*out, chosen]
+
+
+def _row(p: Place, whole: Type, row: Expr) -> Place:
+    """The place of one slice along the first axis."""
+    inner = static(whole.without((0,)).size)
+    return p.shifted(row * inner, whole.dtype.itemsize)
+
+
+class Canonical(Namer):
+    """Names by order of appearance only, so that equal kernels print the same."""
+
+    def __call__(self, thing: object) -> str:
+        name = self._names.get(id(thing))
+        if name is None:
+            name = self._names[id(thing)] = f"v{len(self._keep)}"
+            self._keep.append(thing)
+        return name
+
+
+def _own_outputs(graph: Graph) -> Graph:
+    """Outputs that are inputs, constants or other outputs become copies: each result is its own."""
+    seen: set[Node] = set()
+    outputs: list[Node] = []
+    for n in graph.outputs:
+        while n in seen or isinstance(n.op, (Input, Constant, Pick)):
+            copy = Reshape(n.type.shape).node(n)
+            n = copy
+        seen.add(n)
+        outputs.append(n)
+    return Graph(graph.name, graph.inputs, tuple(outputs))
+
+
+def _results(graph: Graph, kept: dict[Node, str], buffers: dict[Node, Buffer]) -> dict[Node, list[Buffer]]:
+    """For each opaque node the buffers of all its results, those that nobody reads included."""
+    picks = {(n.args[0], n.op.item): n for n in graph.nodes if isinstance(n.op, Pick)}
+    found: dict[Node, list[Buffer]] = {}
+    for n in kept:
+        if isinstance(n.type, tuple):
+            found[n] = [
+                buffers[picks[n, k]] if (n, k) in picks else Buffer("unread", t.dtype, t.shape)
+                for k, t in enumerate(n.type)
+            ]
+        elif fusion.is_opaque(n):
+            found[n] = [buffers[n]]
+    return found
+
+
+def _touched(step: fusion.Step, buffers: dict[Node, Buffer], results: dict[Node, list[Buffer]]) -> tuple[list[Buffer], list[Buffer]]:
+    """Buffers a step reads and writes."""
+    if isinstance(step, fusion.Group):
+        k = Kernel("", step.rows, tuple(step.body))
+        return list(k.reads), list(k.writes)
+    return [buffers[a] for a in step.args], results[step]
+
+
+def _name(graph: Graph, nodes: Sequence[Node]) -> str:
+    source = next((n.source for n in reversed(nodes) if n.source is not None), None)
+    base = graph.name if graph.name.isidentifier() else "f"
+    return f"{base}_{source.line}" if source else base
+
+

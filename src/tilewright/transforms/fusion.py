@@ -1,0 +1,347 @@
+"""Fusion: which nodes are kept in memory, and why; which of them are computed in one kernel.
+
+Knows the classes of the TVM paper (injective, reduction, complex-out-fusable = `contraction`,
+opaque), extended by rows: a reduction, its broadcast back and what follows share a row axis and
+become one kernel (softmax, layernorm), and by siblings: several results over one space. Refuses to
+know schedules. A node that is not kept is inlined into its readers.
+
+The decision for a node looks at three things: its *sinks* (how many different elements of kept
+nodes evaluate it), how often a sink re-reads one of its elements, and what recomputing it costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from tilewright.expr import (
+    Axis,
+    Buffer,
+    Expr,
+    Load,
+    as_index,
+    is_static,
+    product,
+    static,
+    substitute,
+    walk,
+)
+from tilewright.graph import Graph, Input, Node, Pick, users
+from tilewright.kernel import Assign, Kernel
+from tilewright.ops.elementwise import Elementwise
+from tilewright.ops.shape import Broadcast, Cast, Concatenate, Pad, Reshape, Slice, Transpose, Flip
+from tilewright.transforms.index_rules import simplify
+from tilewright.transforms.lowering import Lowering, axes_for, position
+
+DEAR: Final = 8
+"""Recomputing an element of this cost (in multiply-adds) is worth a store and a load."""
+MOST_OPS: Final = 96
+"""Operations one kernel's expression may hold: keeps compile time linear in the program."""
+MOST_SINKS: Final = 8
+STACK_BYTES: Final = 128 * 1024
+"""Row-private memory of one kernel: it should stay in the second-level cache."""
+
+ONCE, ROW, MANY = 0, 1, 2
+"""How often a sink reads one element: once; again along inner axes only (so the value can be
+computed before the inner loop); or again along outer axes."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Why a node is kept, and what keeping it moves through memory."""
+
+    node: Node
+    reason: str
+    nbytes: int
+
+
+def is_opaque(node: Node) -> bool:
+    return node.op.fusion == "opaque" or isinstance(node.type, tuple) or bool(node.op.graphs)
+
+
+def cost(node: Node) -> int:
+    """Scalar work of one element, in multiply-adds."""
+    op = node.op
+    if isinstance(op, Elementwise):
+        return op.row.cost
+    if isinstance(op, (Reshape, Transpose, Slice, Flip, Broadcast)) or not node.args:
+        return 0
+    return 1 if isinstance(op, Cast) else 2 * len(node.args)
+
+
+def keep(graph: Graph) -> dict[Node, str]:
+    """The nodes to keep in memory, in topological order, each with the reason."""
+    nodes = [n for n in graph.nodes if not isinstance(n.op, Input)]
+    readers = users(graph)
+    outputs = set(graph.outputs)
+    forced: dict[Node, str] = {}
+    for n in nodes:
+        if n in outputs:
+            forced[n] = "it is a result"
+        elif is_opaque(n):
+            forced[n] = f"{n.op.name} is opaque"
+        elif isinstance(n.op, Pick) or any(is_opaque(u) for u in readers[n]):
+            forced[n] = f"{readers[n][0].op.name if readers[n] else 'an opaque op'} reads it from memory"
+    reach = _reach(nodes, readers, forced)
+    kept: dict[Node, str] = {}
+    weight: dict[Node, int] = {}
+    size: dict[Node, int] = {}
+    for n in nodes:
+        inlined = [a for a in dict.fromkeys(n.args) if a in weight]
+        weight[n] = min(cost(n) + sum(weight[a] for a in inlined), 1 << 20)
+        size[n] = 1 + sum(size[a] for a in inlined)
+        reason = forced.get(n) or _reason(n, weight[n], size[n], *reach[n], readers[n])
+        if reason is not None:
+            kept[n] = reason
+            del weight[n], size[n]
+    return kept
+
+
+def _reason(n: Node, weight: int, size: int, sinks: int, rereads: int, reduced: bool, readers: list[Node]) -> str | None:
+    if n.op.fusion in ("reduction", "contraction"):
+        if sinks > 1:
+            return "several readers would each reduce again"
+        if rereads != ONCE:
+            return "each of its elements is read many times"
+        return "a reduction reads it" if reduced else None
+    if not n.args:
+        return None
+    if size > MOST_OPS:
+        return f"the kernel would hold more than {MOST_OPS} operations"
+    if isinstance(n.op, Concatenate) and len(n.args) > 2:
+        return "its pieces are written separately"
+    if sinks > 1 and weight >= DEAR:
+        return f"{sinks} readers would each recompute it"
+    if rereads == MANY and weight >= (2 if _contracted(readers) else DEAR):
+        return "each of its elements is read many times"
+    return None
+
+
+def _contracted(readers: Sequence[Node]) -> bool:
+    return any(u.op.fusion == "contraction" or isinstance(u.op, (Reshape, Transpose, Broadcast, Slice, Pad)) for u in readers)
+
+
+def _reach(nodes: list[Node], readers: dict[Node, list[Node]], forced: dict[Node, str]) -> dict[Node, tuple[int, int, bool]]:
+    """For each node: how many sinks evaluate it, how often one re-reads it, and whether through a
+    reduction. Assumes everything that is not forced into memory is inlined."""
+    sinks: dict[Node, frozenset[tuple[Node, ...]]] = {}
+    rereads: dict[Node, int] = {}
+    reduced: dict[Node, bool] = {}
+    for n in reversed(nodes):
+        found: set[tuple[Node, ...]] = set()
+        again, under = ONCE, False
+        for u in dict.fromkeys(readers[n]):
+            moves = not isinstance(u.op, (Elementwise, Cast))
+            ends = u in forced or u.op.fusion in ("reduction", "contraction")
+            onward = frozenset([(u,)]) if ends else sinks[u]
+            found |= {(u, *s) if moves and not ends else s for s in onward}
+            again = max(again, _edge(u, n), ONCE if ends else rereads[u])
+            under |= u.op.fusion in ("reduction", "contraction") or (not ends and reduced[u])
+        if n in forced:
+            found.add((n,))
+        sinks[n] = frozenset(sorted(found, key=len)[:MOST_SINKS])
+        rereads[n], reduced[n] = again, under
+    return {n: (len(sinks[n]), rereads[n], reduced[n]) for n in nodes}
+
+
+def _edge(user: Node, n: Node) -> int:
+    """How often `user` itself re-reads an element of `n`."""
+    op = user.op
+    if isinstance(op, Broadcast):
+        repeated = [d for d in op.new_axes if op.shape[d] != 1]
+        inner = all(d > max(op.axes, default=-1) for d in repeated)
+        return ONCE if not repeated else ROW if inner else MANY
+    if op.fusion == "contraction" or isinstance(op, (Pad, Concatenate)):
+        return MANY
+    plain = isinstance(op, (Elementwise, Cast, Reshape, Transpose, Slice, Flip))
+    return ONCE if plain or op.fusion == "reduction" else MANY
+
+
+# -- kernels -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Group:
+    """Kept nodes that will be one kernel: the shared row axes and the assignments so far."""
+
+    rows: tuple[Axis, ...]
+    body: list[Assign] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+
+
+Step = Group | Node
+"""A kernel, or an opaque node run on its own."""
+
+
+def group(
+    graph: Graph, kept: dict[Node, str], buffers: dict[Node, Buffer], results: dict[Node, list[Buffer]]
+) -> list[Step]:
+    """Lower every kept node and put those that share rows into one group, in execution order."""
+    lowering = Lowering(buffers)
+    steps: list[Step] = []
+    made_by: dict[Buffer, int] = {}
+    for n in kept:
+        if isinstance(n.op, Pick):
+            continue
+        if is_opaque(n):
+            made_by.update(dict.fromkeys(results[n], len(steps)))
+            steps.append(n)
+            continue
+        axes, assigns = _assigns(n, buffers[n], lowering)
+        at = _home(steps, made_by, axes, assigns)
+        if at is None:
+            at = len(steps)
+            steps.append(Group(axes))
+        home = steps[at]
+        assert isinstance(home, Group)
+        _join(home, n, axes, assigns)
+        made_by[buffers[n]] = at
+    return steps
+
+
+def _assigns(n: Node, buffer: Buffer, lowering: Lowering) -> tuple[tuple[Axis, ...], list[Assign]]:
+    """The assignments that fill the node's buffer, over fresh axes."""
+    pieces = n.op.pieces([lowering._view(a, None) for a in n.args]) if len(n.args) > 1 else None
+    if pieces is not None:
+        assigns = []
+        for shape, place, value in pieces:
+            own = axes_for(shape)
+            index, v = list(place(position(own))), value(position(own))
+            *index, v = simplify([*index, v])
+            assigns.append(Assign(buffer, tuple(index), own, v))
+        return (), assigns
+    axes = axes_for(n.type.shape)
+    (value,) = simplify([lowering.compute(n, position(axes))])
+    return axes, [Assign(buffer, position(axes), (), value)]
+
+
+def _home(steps: list[Step], made_by: dict[Buffer, int], axes: tuple[Axis, ...], assigns: list[Assign]) -> int | None:
+    """The group the assignments can join: all they read is made there or before."""
+    if len(assigns) != 1 or not axes:
+        return None
+    loads = [e for e in walk(assigns[0].value) if isinstance(e, Load)]
+    producers = [made_by[e.buffer] for e in loads if e.buffer in made_by]
+    latest = max(producers, default=-1)
+    candidates = [latest] if latest >= 0 else []
+    # A sibling over the same space may be older than the producers allow, or independent.
+    candidates += [k for k in range(len(steps) - 1, max(latest, len(steps) - 9), -1)]
+    for k in candidates:
+        g = steps[k]
+        if isinstance(g, Group) and _fits(g, axes, assigns[0], loads, k == latest):
+            return k
+    return None
+
+
+def _fits(g: Group, axes: tuple[Axis, ...], assign: Assign, loads: list[Load], reads_it: bool) -> bool:
+    r = _common_rows(g, axes, loads)
+    if r == 0:
+        return False
+    full = len(axes) == len(g.rows) == r and not any(a.axes for a in g.body)
+    if full:
+        return reads_it or _shares_input(g, loads) or not loads
+    if not reads_it:
+        return False
+    inner = [product(b.shape[r:]) for b in {assign.buffer, *(a.buffer for a in g.body)}]
+    nbytes = sum(static(n) * 8 for n in inner if is_static(n))
+    return nbytes <= STACK_BYTES
+
+
+def _shares_input(g: Group, loads: list[Load]) -> bool:
+    read = {e.buffer for a in g.body for e in walk(a.value) if isinstance(e, Load)}
+    return any(e.buffer in read for e in loads)
+
+
+def _common_rows(g: Group, axes: tuple[Axis, ...], loads: list[Load]) -> int:
+    """Leading axes the newcomer shares with the group: equal extents, and every load of the
+    group's results stays in its own row."""
+    made = {a.buffer for a in g.body}
+    r = min(len(axes), len(g.rows))
+    for d in range(r):
+        if axes[d].extent != g.rows[d].extent:
+            r = d
+            break
+    at = position(axes)
+    for e in loads:
+        if e.buffer in made:
+            same = 0
+            while same < min(r, len(e.index)) and e.index[same] is at[same]:
+                same += 1
+            r = min(r, same)
+    # Rows of one point are no rows at all.
+    return r if any(a.extent != 1 for a in axes[:r]) else 0
+
+
+def _join(g: Group, n: Node, axes: tuple[Axis, ...], assigns: list[Assign]) -> None:
+    g.nodes.append(n)
+    if not g.body:
+        g.rows = axes
+        g.body += assigns
+        return
+    loads = [e for a in assigns for e in walk(a.value) if isinstance(e, Load)]
+    r = _common_rows(g, axes, loads)
+    if r < len(g.rows):  # the rows shrink: what was shared becomes the members' own
+        lost = g.rows[r:]
+        g.body = [Assign(a.buffer, a.index, (*_used(lost, a), *a.axes), a.value) for a in g.body]
+        g.rows = g.rows[:r]
+    env: dict[Expr, Expr] = dict(zip(axes[:r], g.rows, strict=True))
+    for a in assigns:
+        *index, value = substitute([*a.index, a.value], env)
+        g.body.append(Assign(a.buffer, tuple(index), (*axes[r:], *a.axes), value))
+
+
+def _used(lost: Sequence[Axis], a: Assign) -> tuple[Axis, ...]:
+    """Of the former shared axes those the assignment ranges over."""
+    rank = len(a.buffer.shape)
+    return tuple(lost) if rank >= len(lost) else ()
+
+
+def finish(g: Group, name: str, needed: frozenset[Buffer]) -> Kernel:
+    """The kernel of a group: values that stay inside become stack buffers or plain expressions.
+
+    `needed` are the buffers that are read outside the group.
+    """
+    rows = position(g.rows)
+    r = len(rows)
+    body: list[Assign] = []
+    local: dict[Buffer, Buffer] = {}
+    forwarded: dict[Buffer, Expr] = {}
+    for a in g.body:
+        value = _localise(a.value, rows, local, forwarded)
+        if not a.axes and a.index == position_of(a, g):
+            forwarded[a.buffer] = value
+            if a.buffer in needed:
+                body.append(Assign(a.buffer, a.index, (), value))
+            continue
+        if a.buffer in needed:
+            body.append(Assign(a.buffer, a.index, a.axes, value))
+            continue
+        if a.buffer not in local:
+            b = a.buffer
+            local[b] = Buffer(b.name, b.dtype, b.shape[r:], "stack")
+        body.append(Assign(local[a.buffer], a.index[r:], a.axes, value))
+    axes = tuple(a for a in g.rows if a.extent != 1)
+    body = [Assign(a.buffer, a.index, tuple(x for x in a.axes if x.extent != 1), a.value) for a in body]
+    sources = tuple(dict.fromkeys(n.source for n in g.nodes if n.source is not None))
+    return Kernel(name, axes, tuple(body), sources)
+
+
+def position_of(a: Assign, g: Group) -> tuple[Expr, ...]:
+    """The index of a value that has one element per row."""
+    return position(g.rows) if len(a.index) == len(g.rows) else (as_index(-1),)
+
+
+def _localise(root: Expr, rows: tuple[Expr, ...], local: dict[Buffer, Buffer], forwarded: dict[Buffer, Expr]) -> Expr:
+    """Loads of the group's own values: from their row's stack buffer, or the value itself."""
+    env: dict[Expr, Expr] = {}
+    for e in walk(root):
+        if not isinstance(e, Load):
+            continue
+        if e.buffer in forwarded and e.index == rows:
+            env[e] = forwarded[e.buffer]
+        elif e.buffer in local:
+            index = substitute(e.index[len(rows) :], env)
+            env[e] = Load(local[e.buffer], tuple(index), e.guard)
+    return substitute([root], env)[0]
+
+

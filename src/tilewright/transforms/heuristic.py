@@ -1,0 +1,158 @@
+"""The heuristic scheduler: a legal, decent schedule for every kernel, in microseconds.
+
+Knows memory strides and register counts. Its one question at each loop nest: along which axis do
+the loads and stores move by one element? That axis takes the lanes. Refuses to measure (the cost
+model's searches do).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from tilewright.expr import (
+    Apply,
+    Axis,
+    Expr,
+    Load,
+    Reduce,
+    free_axes,
+    is_static,
+    static,
+    walk,
+)
+from tilewright.kernel import Assign, Kernel
+from tilewright.target import Target
+from tilewright.transforms.index_rules import affine, flat
+from tilewright.transforms.schedule import Order, Plan, Schedule, names, spell
+
+GATHER: Final = 8
+"""What a load that is not contiguous costs, in contiguous loads."""
+LIGHT: Final = 12
+"""Operations of a body that is unrolled for the sake of its loop overhead."""
+
+
+def heuristic(kernel: Kernel, target: Target) -> Schedule:
+    """A schedule for the kernel on the target."""
+    plans: dict[Axis, Plan] = {}
+    order: Schedule = Schedule.EMPTY
+    by_name = names(kernel)
+    spelled = {a: n for n, a in by_name.items()}
+    if kernel.is_map:
+        axes = list(kernel.axes)
+        vector = _plan_nest(axes, list(kernel.body), plans, target)
+        if vector is not None and axes and vector is not axes[-1]:
+            axes.remove(vector)
+            axes.append(vector)
+            order = Schedule((Order(tuple(spelled[a] for a in axes)),))
+        tile = [a for a in axes if a in plans]
+        if axes and axes[0] not in tile and _independent(axes[0]):
+            plans[axes[0]] = Plan(parallel=True)
+    else:
+        for assign in kernel.body:
+            _plan_nest(list(assign.axes), [assign], plans, target)
+        if kernel.axes:
+            plans[kernel.axes[0]] = Plan(parallel=True)
+    steps = spell([(n, a, plans[a]) for n, a in by_name.items() if a in plans])
+    return Schedule((*order.steps, *steps.steps))
+
+
+def _independent(a: Axis) -> bool:
+    return is_static(a.extent) and static(a.extent) > 1
+
+
+def _plan_nest(axes: list[Axis], body: list[Assign], plans: dict[Axis, Plan], target: Target) -> Axis | None:
+    """Plan the loops over `axes` and the reductions inside; returns the axis given the lanes."""
+    values = [a.value for a in body]
+    free = free_axes([e for a in body for e in (*a.index, a.value)])
+    reductions = [e for e in free if isinstance(e, Reduce)]
+    inner = set(axes)
+    hoisted = [r for r in reductions if not free[r] & inner]
+    tiled = [r for r in reductions if free[r] & inner]
+    for r in hoisted:
+        _plan_reduction(r, plans, target)
+    accesses = [flat(a.buffer, a.index) for a in body] + _offsets(values)
+    lanes = _lanes([a.buffer.dtype.itemsize for a in body], values, target)
+    if not axes:
+        return None
+    if not tiled:
+        vector = min(reversed(axes), key=lambda a: _cost(a, accesses))
+        plans[vector] = _elementwise_plan(vector, lanes, _weight(values))
+        return vector
+    vector = min(reversed(axes), key=lambda a: _cost(a, accesses))
+    last = tiled[0].axes[-1]
+    across = _cost(last, _offsets([r.body for r in tiled]))
+    if across < _cost(vector, _offsets([r.body for r in tiled])) or static(vector.extent) == 1:
+        for r in tiled:
+            _plan_reduction(r, plans, target)
+        return None
+    _plan_tile(axes, vector, tiled, lanes, plans, target)
+    return vector
+
+
+def _plan_tile(axes: list[Axis], vector: Axis, tiled: list[Reduce], lanes: int, plans: dict[Axis, Plan], target: Target) -> None:
+    """A register tile: lanes along `vector`, and rows of the next axis out that reuse them."""
+    lanes = min(lanes, _power(static(vector.extent)))
+    vectors = -(-static(vector.extent) // lanes)
+    room = max(2, (target.registers - 8) // max(1, len(tiled)))
+    wide = min(4 if len(axes) == 1 else 2, vectors)
+    plans[vector] = Plan(unroll=wide, lanes=lanes)
+    rest = [a for a in axes if a is not vector]
+    loads = [e for r in tiled for e in walk(r.body) if isinstance(e, Load)]
+    if rest and len(loads) > 1:
+        rows = min(8, room // wide, static(rest[-1].extent))
+        if rows > 1:
+            plans[rest[-1]] = Plan(unroll=rows)
+
+
+def _plan_reduction(r: Reduce, plans: dict[Axis, Plan], target: Target) -> None:
+    """Lanes along the innermost axis of a reduction to scalars, several accumulators deep."""
+    last = r.axes[-1]
+    if last in plans:
+        return
+    lanes = min(_lanes([r.type.itemsize], [r.body], target), _power(static(last.extent)))
+    light = _weight([r.body]) <= LIGHT
+    vectors = static(last.extent) // max(lanes, 1)
+    plans[last] = Plan(unroll=max(1, min(4 if light else 2, vectors)), lanes=max(lanes, 1))
+
+
+def _elementwise_plan(a: Axis, lanes: int, weight: int) -> Plan:
+    extent = static(a.extent)
+    lanes = min(lanes, _power(extent))
+    unroll = 4 if weight <= LIGHT else 1
+    return Plan(unroll=max(1, min(unroll, extent // lanes)), lanes=lanes)
+
+
+def _power(n: int) -> int:
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def _offsets(roots: Sequence[Expr]) -> list[Expr]:
+    return [flat(e.buffer, e.index) for e in walk(*roots) if isinstance(e, Load)]
+
+
+def _cost(a: Axis, offsets: Sequence[Expr]) -> float:
+    """Memory cost of giving the lanes to an axis: contiguous and constant accesses are cheap."""
+    total = 0.0
+    for o in offsets:
+        form = affine(o)
+        rest = form.without(a).expr()
+        if a in free_axes([rest])[rest]:
+            total += GATHER
+            continue
+        step = form.coefficient(a)
+        total += {0: 0.25, 1: 1.0, -1: 1.5}.get(step, GATHER)
+    if is_static(a.extent) and static(a.extent) < 4:
+        total += GATHER * len(offsets) / static(a.extent) if static(a.extent) else GATHER
+    return total
+
+
+def _lanes(sizes: Sequence[int], values: Sequence[Expr], target: Target) -> int:
+    """Lanes for the widest element computed (positions, which are int64, not counted)."""
+    widest = [e.type.itemsize for e in walk(*values) if isinstance(e, (Apply, Load))]
+    return target.lanes(max([*sizes, *widest], default=4))
+
+
+def _weight(values: Sequence[Expr]) -> int:
+    """Operations of a body; functions count as the polynomials they become."""
+    return sum(e.op.cost for e in walk(*values) if isinstance(e, Apply))

@@ -1,0 +1,265 @@
+"""Index rules: exact integer arithmetic on positions, simplified with known extents.
+
+Knows ranges, affine forms and how division and remainder cancel; also folds the guards that
+become certain. Every rule is directional: the result is never larger. Refuses to know what is
+indexed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tilewright import dtypes
+from tilewright.expr import (
+    Apply,
+    Axis,
+    Buffer,
+    Expr,
+    Index,
+    Lit,
+    Load,
+    Reduce,
+    as_index,
+    index,
+    is_static,
+    literal,
+    static,
+    walk,
+)
+
+INF = math.inf
+Range = tuple[float, float]
+ANY: Range = (-INF, INF)
+
+
+@dataclass(frozen=True)
+class Affine:
+    """sum(coefficient * term) + constant, terms being positions that are not sums."""
+
+    terms: tuple[tuple[Expr, int], ...]
+    constant: int
+
+    def coefficient(self, term: Expr) -> int:
+        return dict(self.terms).get(term, 0)
+
+    def without(self, term: Expr) -> Affine:
+        return Affine(tuple(t for t in self.terms if t[0] is not term), self.constant)
+
+    def expr(self) -> Expr:
+        """The form as an index expression, constants last."""
+        total: Expr | None = None
+        for term, c in self.terms:
+            scaled = index("*", term, as_index(c))
+            total = scaled if total is None else index("+", total, scaled)
+        if total is None:
+            return as_index(self.constant)
+        return index("+", total, as_index(self.constant))
+
+
+def affine(e: Expr) -> Affine:
+    """The affine form of an index expression; products of two terms count as one term."""
+    terms: dict[Expr, int] = {}
+    constant = 0
+    stack: list[tuple[Expr, int]] = [(e, 1)]
+    while stack:
+        x, scale = stack.pop()
+        match x:
+            case Lit(value):
+                constant += scale * int(value)
+            case Index("+", (a, b)):
+                stack += [(b, scale), (a, scale)]
+            case Index("*", (a, Lit(value))):
+                stack.append((a, scale * int(value)))
+            case _:
+                terms[x] = terms.get(x, 0) + scale
+    return Affine(tuple((t, c) for t, c in terms.items() if c), constant)
+
+
+def flat(buffer: Buffer, idx: Sequence[Expr]) -> Expr:
+    """The row-major offset of a position; a single index into a buffer of another rank is one already."""
+    if len(idx) == 1 and len(buffer.shape) != 1:
+        return idx[0]
+    offset: Expr = as_index(0)
+    for i, n in zip(idx, buffer.shape, strict=True):
+        offset = index("+", index("*", offset, as_index(n)), i)
+    return offset
+
+
+class Ranges:
+    """Inclusive bounds of index expressions, from the extents of their axes."""
+
+    def __init__(self) -> None:
+        self._known: dict[Expr, Range] = {}
+
+    def __call__(self, e: Expr) -> Range:
+        for x in walk(e):
+            if x not in self._known:
+                self._known[x] = self._of(x)
+        return self._known[e]
+
+    def _of(self, e: Expr) -> Range:
+        match e:
+            case Lit(value, dtype) if not dtypes.is_float(dtype):
+                return (int(value), int(value))
+            case Axis(_, extent):
+                high = static(extent) - 1 if is_static(extent) else self(extent)[1] - 1  # type: ignore[arg-type]
+                return (0, high)
+            case Index("+", (a, b)):
+                (al, ah), (bl, bh) = self._known[a], self._known[b]
+                return (al + bl, ah + bh)
+            case Index("*", (a, Lit(c))):
+                low, high = self._known[a]
+                ends = [x * int(c) if x not in (INF, -INF) or c else 0 for x in (low, high)]
+                return (min(ends), max(ends))
+            case Index("//", (a, Lit(n))):
+                low, high = self._known[a]
+                return (low // int(n) if abs(low) < INF else low, high // int(n) if abs(high) < INF else high)
+            case Index("%", (a, Lit(n))):
+                low, high = self._known[a]
+                return (low, high) if 0 <= low and high < int(n) else (0, int(n) - 1)
+            case Index("min", (a, b)):
+                (al, ah), (bl, bh) = self._known[a], self._known[b]
+                return (min(al, bl), min(ah, bh))
+            case Index("max", (a, b)):
+                (al, ah), (bl, bh) = self._known[a], self._known[b]
+                return (max(al, bl), max(ah, bh))
+        return ANY
+
+
+def simplify(roots: Sequence[Expr]) -> list[Expr]:
+    """The expressions with simpler positions and guards; unchanged ones stay the same objects."""
+    ranges = Ranges()
+    done: dict[Expr, Expr] = {}
+    for e in walk(*roots):
+        new = tuple(done[c] for c in e.children)
+        same = all(a is b for a, b in zip(new, e.children, strict=True))
+        rebuilt = e if same else e.with_children(new)
+        match rebuilt:
+            case Index():
+                done[e] = _index(rebuilt, ranges)
+            case Apply():
+                done[e] = _apply(rebuilt, ranges)
+            case Load(buffer, idx, Lit(True)):
+                done[e] = Load(buffer, idx, None)
+            case Reduce():
+                done[e] = rebuilt
+            case _:
+                done[e] = rebuilt
+    return [done[r] for r in roots]
+
+
+def _index(e: Index, ranges: Ranges) -> Expr:
+    a, b = e.args
+    match e.op:
+        case "+" | "*":
+            result = _sum(affine(e))
+        case "//" if isinstance(b, Lit):
+            result = _floordiv(a, int(b.value), ranges)
+        case "%" if isinstance(b, Lit):
+            result = _mod(a, int(b.value), ranges)
+        case "min" | "max":
+            (al, ah), (bl, bh) = ranges(a), ranges(b)
+            below, above = ah <= bl, al >= bh
+            result = e if not (below or above) else (a if below == (e.op == "min") else b)
+        case _:
+            result = e
+    return e if result is e or _size(result) > _size(e) else result
+
+
+def _sum(form: Affine) -> Expr:
+    """Put (x // n) * n + x % n back together wherever both halves are present."""
+    terms = dict(form.terms)
+    for t, c in form.terms:
+        match t:
+            case Index("%", (x, Lit(n))):
+                quotient = index("//", x, as_index(int(n)))
+                parts = affine(quotient)
+                # x // n may itself have been simplified to a sum: every part must be there.
+                if terms.get(t) == c and parts.terms and all(terms.get(p) == q * c * int(n) for p, q in parts.terms):
+                    del terms[t]
+                    for p, _ in parts.terms:
+                        del terms[p]
+                    whole = affine(x)
+                    for p, q in whole.terms:
+                        terms[p] = terms.get(p, 0) + q * c
+                    form = Affine((), form.constant + whole.constant * c - parts.constant * c * int(n))
+    return Affine(tuple((t, c) for t, c in terms.items() if c), form.constant).expr()
+
+
+def _divided(form: Affine, n: int) -> tuple[Affine, Affine]:
+    """The part of the form that n divides, and the rest (its constant in 0..n-1)."""
+    whole = tuple((t, c) for t, c in form.terms if c % n == 0)
+    rest = tuple((t, c) for t, c in form.terms if c % n)
+    constant = form.constant // n * n
+    return Affine(whole, constant), Affine(rest, form.constant - constant)
+
+
+def _floordiv(x: Expr, n: int, ranges: Ranges) -> Expr:
+    whole, rest = _divided(affine(x), n)
+    quotient = Affine(tuple((t, c // n) for t, c in whole.terms), whole.constant // n)
+    inner = rest.expr()
+    low, high = ranges(inner)
+    if 0 <= low and high < n:
+        return quotient.expr()
+    match inner:
+        case Index("//", (y, Lit(m))):
+            inner_quotient = index("//", y, as_index(int(m) * n))
+        case Index("%", (y, Lit(m))) if int(m) % n == 0:
+            inner_quotient = _mod(_floordiv(y, n, ranges), int(m) // n, ranges)
+        case _:
+            inner_quotient = index("//", *_shrunk(inner, n, ranges))
+    return index("+", quotient.expr(), inner_quotient) if quotient.terms or quotient.constant else inner_quotient
+
+
+def _shrunk(x: Expr, n: int, ranges: Ranges) -> tuple[Expr, Expr]:
+    """(x, n) with a common factor of all coefficients divided out when the rest cannot carry."""
+    form = affine(x)
+    factors = [abs(c) for _, c in form.terms]
+    g = math.gcd(n, *factors) if factors else 1
+    for t, c in form.terms:  # a remainder below the other factors may be dropped: (i*4 + r)//8 with r < 4
+        others = [abs(k) for s, k in form.terms if s is not t]
+        h = math.gcd(n, *others) if others else 1
+        low, high = ranges(Affine(((t, c),), form.constant % h if h else 0).expr())
+        if h > 1 and 0 <= low and high < h:
+            kept = Affine(tuple((s, k // h) for s, k in form.terms if s is not t), form.constant // h)
+            return kept.expr(), as_index(n // h)
+    if g > 1:
+        return Affine(tuple((t, c // g) for t, c in form.terms), form.constant // g).expr(), as_index(n // g)
+    return x, as_index(n)
+
+
+def _mod(x: Expr, n: int, ranges: Ranges) -> Expr:
+    _, rest = _divided(affine(x), n)
+    inner = rest.expr()
+    low, high = ranges(inner)
+    if 0 <= low and high < n:
+        return inner
+    match inner:
+        case Index("%", (y, Lit(m))) if int(m) % n == 0:
+            return index("%", y, as_index(n))
+    return index("%", inner, as_index(n))
+
+
+def _apply(e: Apply, ranges: Ranges) -> Expr:
+    match e.op.name, e.args:
+        case ("lt" | "le" as op, (a, b)) if a.type == dtypes.int64:
+            (al, ah), (bl, bh) = ranges(a), ranges(b)
+            if ah < bl or (op == "le" and ah <= bl):
+                return literal(True, dtypes.bool_)
+            if al > bh or (op == "lt" and al >= bh):
+                return literal(False, dtypes.bool_)
+        case "and", (Lit(True), b):
+            return b
+        case "and", (a, Lit(True)):
+            return a
+        case ("and", (Lit(False), _)) | ("and", (_, Lit(False))):
+            return literal(False, dtypes.bool_) if e.type == dtypes.bool_ else e
+        case "select", (Lit(value), a, b):
+            return a if value else b
+    return e
+
+
+def _size(e: Expr) -> int:
+    return len(walk(e))

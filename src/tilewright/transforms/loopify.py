@@ -1,0 +1,362 @@
+"""Loopify: a kernel and its plan become explicit loops.
+
+Knows where things are computed: a reduction, or any sub-expression, is evaluated at the outermost
+loop where all axes it depends on are bound; axes with a plan are cut into segments (full chunks,
+left-over vectors, a partly filled vector), so that no iteration needs a test. Refuses to decide
+the plan.
+
+The heart is the *tile*: the innermost unrolled and vector axes. A reduction inside it accumulates
+the whole tile in registers over its own loops; a vectorised reduction axis adds lanes and partial
+accumulators that are combined after the loop, so no chain of dependent additions limits it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tilewright.errors import InternalError
+from tilewright.expr import (
+    REDUCTIONS,
+    Apply,
+    Axis,
+    Buffer,
+    Expr,
+    Load,
+    Reduce,
+    Var,
+    as_index,
+    axis,
+    free_axes,
+    index,
+    literal,
+    static,
+    substitute,
+    var,
+    walk,
+)
+from tilewright.kernel import Assign, Kernel
+from tilewright.loops import (
+    Accumulate,
+    Alloc,
+    Function,
+    Let,
+    Stmt,
+    Store,
+    block,
+    loop,
+)
+from tilewright.transforms.index_rules import simplify
+from tilewright.transforms.schedule import Plan, Schedule, plans
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of an axis: `count` rounds from `start`, each `unroll` vectors of which `width`
+    of the `lanes` lanes are used."""
+
+    start: int
+    count: int
+    unroll: int
+    width: int
+    lanes: int
+
+
+def segments(extent: int, plan: Plan) -> list[Segment]:
+    """Cut an axis by its plan; together the segments cover it exactly once."""
+    result: list[Segment] = []
+    chunk = plan.chunk
+    full, rest = divmod(extent, chunk)
+    if full:
+        result.append(Segment(0, full, plan.unroll, plan.lanes, plan.lanes))
+    vectors, tail = divmod(rest, plan.lanes)
+    if vectors:
+        result.append(Segment(full * chunk, 1, vectors, plan.lanes, plan.lanes))
+    if tail:
+        result.append(Segment(extent - tail, 1, 1, tail, plan.lanes))
+    return result
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One axis of a tile: its unrolled and vector parts. `by` shifts the unrolled position, and
+    `fixed` stands for it in registers shaped for another segment of the same axis."""
+
+    unrolled: Axis | None
+    vector: Axis | None
+    lanes: int
+    by: int = 0
+    fixed: bool = False
+
+    @property
+    def count(self) -> int:
+        return 1 if self.unrolled is None else static(self.unrolled.extent)
+
+    def like(self, other: Cell) -> Cell:
+        """This cell's registers as a smaller segment `other` addresses them."""
+        vector = self.vector if other is FIRST else other.vector
+        return Cell(other.unrolled, vector, self.lanes, 0, self.unrolled is not None)
+
+
+FIRST = Cell(None, None, 1)
+"""Stands for the first of the unrolled registers."""
+
+
+def _registers(cells: Sequence[Cell], last: Cell | None = None) -> tuple[Expr, ...]:
+    """The register index of a tile element: unrolled positions first, the vector axis last."""
+    every = cells if last is None else (*cells, last)
+    unrolled: list[Expr] = []
+    for c in every:
+        if c.unrolled is not None:
+            unrolled.append(c.unrolled + c.by)
+        elif c.fixed:
+            unrolled.append(as_index(0))
+    return (*unrolled, *(c.vector for c in every if c.vector is not None))
+
+
+def _shape(cells: Sequence[Cell]) -> tuple[int, ...]:
+    unrolled = [c.count for c in cells if c.unrolled is not None]
+    return (*unrolled, *(c.lanes for c in cells if c.vector is not None))
+
+
+def loopify(kernel: Kernel, schedule: Schedule) -> Function:
+    """The loops of a kernel under a schedule."""
+    kernel, plan = plans(kernel, schedule)
+    builder = _Builder(plan)
+    locals_ = [Alloc(b) for b in kernel.locals]
+    if kernel.is_map:
+        tiled = _tile_start(kernel.axes, plan)
+        body = builder.nest(kernel.axes[:tiled], kernel.axes[tiled:], list(kernel.body), {})
+    else:
+        body = builder.rows(kernel.axes, list(kernel.body))
+    return Function(kernel.name, kernel.params, block(*locals_, *body), kernel.sources)
+
+
+def _tile_start(axes: Sequence[Axis], plan: Mapping[Axis, Plan]) -> int:
+    """The first axis of the tile: the trailing axes that have a plan."""
+    start = len(axes)
+    while start and plan.get(axes[start - 1], Plan()).chunk > 1:
+        start -= 1
+    return start
+
+
+class _Builder:
+    def __init__(self, plan: Mapping[Axis, Plan]) -> None:
+        self.plan = plan
+
+    # -- loops over whole axes ----------------------------------------------------------------
+
+    def rows(self, axes: Sequence[Axis], body: list[Assign]) -> list[Stmt]:
+        """The assignments of a row kernel one after the other inside the shared loops."""
+        if axes:
+            return [self.serial(axes[0], self.rows(axes[1:], body))]
+        out: list[Stmt] = []
+        known: dict[Expr, Expr] = {}
+        for a in body:
+            tiled = _tile_start(a.axes, self.plan)
+            out += self.nest(a.axes[:tiled], a.axes[tiled:], [a], known)
+        return out
+
+    def serial(self, a: Axis, body: list[Stmt]) -> Stmt:
+        parallel = self.plan.get(a, Plan()).parallel
+        return loop(a, *body, kind="parallel" if parallel else "serial")
+
+    def nest(self, outer: Sequence[Axis], tile: Sequence[Axis], body: list[Assign], known: dict[Expr, Expr]) -> list[Stmt]:
+        """Loops over `outer`, then the tile; what needs no further axis is computed on the way.
+
+        `known` maps sub-expressions to variables bound in the enclosing block; it grows.
+        """
+        out: list[Stmt] = []
+        body = self.hoist(body, {*outer, *tile}, known, out)
+        if outer:
+            out.append(self.serial(outer[0], self.nest(outer[1:], tile, body, {})))
+        else:
+            out += self.tiles(tile, (), body, {})
+        return out
+
+    def hoist(self, body: list[Assign], inner: set[Axis], known: dict[Expr, Expr], out: list[Stmt]) -> list[Assign]:
+        """Bind what does not depend on the `inner` axes to variables, reductions first."""
+        values = substitute([a.value for a in body], known)
+        if not inner:
+            return [Assign(a.buffer, a.index, a.axes, v) for a, v in zip(body, values, strict=True)]
+        while True:
+            free = free_axes(values)
+            bound = _bound(values)
+            ready = _ready([e for e in free if isinstance(e, Reduce) and not free[e] & (inner | bound[e])])
+            if not ready:
+                break
+            values = self.bind(ready, values, known, out)
+        free = free_axes(values)
+        env = _invariants(values, free, inner)
+        for e, v in env.items():
+            out.append(Let(v, e))
+        known.update(env)
+        values = substitute(values, env)
+        return [Assign(a.buffer, a.index, a.axes, v) for a, v in zip(body, values, strict=True)]
+
+    def bind(self, group: list[Reduce], values: list[Expr], known: dict[Expr, Expr], out: list[Stmt]) -> list[Expr]:
+        """Reduce each of the group to a scalar variable."""
+        env: dict[Expr, Expr] = {}
+        for r, result in zip(group, self.reduce(group, (), out), strict=True):
+            v = var("r", r.type)
+            out.append(Let(v, result))
+            env[r] = v
+        known.update(env)
+        return substitute(values, env)
+
+    # -- tiles --------------------------------------------------------------------------------
+
+    def tiles(self, axes: Sequence[Axis], cells: tuple[Cell, ...], body: list[Assign], at: dict[Expr, Expr]) -> list[Stmt]:
+        """Every combination of segments of the tile's axes."""
+        if not axes:
+            return self.tile(cells, body, at)
+        a, plan = axes[0], self.plan.get(axes[0], Plan())
+        out: list[Stmt] = []
+        for s in segments(static(a.extent), plan):
+            o, cell, where = _cut(a, s)
+            inner = self.tiles(axes[1:], (*cells, cell), body, {**at, a: where})
+            kind = "parallel" if plan.parallel else "serial"
+            out += [loop(o, *inner, kind=kind)] if s.count > 1 else inner
+        return out
+
+    def tile(self, cells: tuple[Cell, ...], body: list[Assign], at: dict[Expr, Expr]) -> list[Stmt]:
+        """One tile: its reductions into registers, then its results."""
+        out: list[Stmt] = []
+        roots = [e for a in body for e in (*a.index, a.value)]
+        roots = simplify(substitute(roots, at))
+        while True:
+            free, bound = free_axes(roots), _bound(roots)
+            ready = _ready([e for e in free if isinstance(e, Reduce) and not free[e] & bound[e]])
+            if not ready:
+                break
+            results = self.reduce(ready, cells, out)
+            roots = substitute(roots, dict(zip(ready, results, strict=True)))
+        if any(isinstance(e, Reduce) for e in walk(*roots)):
+            raise InternalError("a reduction depends on another reduction's axis")
+        rest = iter(roots)
+        stores: list[Stmt] = []
+        for a in body:
+            index = tuple(next(rest) for _ in a.index)
+            stores.append(Store(a.buffer, index, next(rest)))
+        return [block(*out, *_over(cells, stores))]
+
+    def reduce(self, group: list[Reduce], cells: tuple[Cell, ...], out: list[Stmt]) -> list[Expr]:
+        """Accumulate reductions over equal extents together, for all cells of a tile.
+
+        Appends the statements; the results are loads of registers indexed by the cells.
+        """
+        axes = group[0].axes
+        bodies = [substitute([r.body], dict(zip(r.axes, axes, strict=True)))[0] for r in group]
+        *outer, last = axes
+        plan = self.plan.get(last, Plan())
+        parts = segments(static(last.extent), plan)
+        biggest = max(parts, key=lambda s: (s.unroll, s.width), default=Segment(0, 0, 1, 1, 1))
+        _, whole, _ = _cut(last, biggest)
+        accs = [Buffer("acc", r.type, _shape((*cells, whole)), "registers") for r in group]
+        zero = [literal(REDUCTIONS[r.kind][1](r.type), r.type) for r in group]
+        out += [Alloc(b) for b in accs]
+        place = _registers(cells, whole)
+        out += _over((*cells, whole), [Store(b, place, z) for b, z in zip(accs, zero, strict=True)])
+        inner: list[Stmt] = []
+        for s in parts:
+            o, cell, where = _cut(last, s)
+            values = simplify(substitute(bodies, {last: where}))
+            place = _registers(cells, whole.like(cell))
+            steps: list[Stmt] = [Accumulate(b, place, r.kind, v) for b, r, v in zip(accs, group, values, strict=True)]
+            nest = _over((*cells, cell), steps)
+            inner += [loop(o, *nest)] if s.count > 1 else nest
+        for a in reversed(outer):
+            inner = [loop(a, *inner)]
+        out += inner
+        return [self.collapse(b, r.kind, cells, whole, z, out) for b, r, z in zip(accs, group, zero, strict=True)]
+
+    def collapse(self, acc: Buffer, kind: str, cells: tuple[Cell, ...], last: Cell, zero: Expr, out: list[Stmt]) -> Expr:
+        """Combine the partial accumulators of a reduction: vectors first, then across lanes."""
+        if last.count > 1:
+            more = Cell(axis("u", last.count - 1), last.vector, last.lanes)
+            shifted = Cell(more.unrolled, last.vector, last.lanes, by=1)
+            value = Load(acc, _registers(cells, shifted), None)
+            out += _over((*cells, more), [Accumulate(acc, _registers(cells, last.like(FIRST)), kind, value)])
+        single = last.like(FIRST)
+        if last.vector is None:
+            return Load(acc, _registers(cells, single), None)
+        total = Buffer("total", acc.dtype, _shape(cells), "registers")
+        out.append(Alloc(total))
+        out += _over(cells, [Store(total, _registers(cells), zero)])
+        lane = Cell(None, last.vector, last.lanes)
+        out += _over((*cells, lane), [Accumulate(total, _registers(cells), kind, Load(acc, _registers(cells, single), None))])
+        return Load(total, _registers(cells), None)
+
+
+def _cut(a: Axis, s: Segment) -> tuple[Axis, Cell, Expr]:
+    """The loop axis of a segment, its cell, and the position they add up to."""
+    o = axis(f"{a.name}.o", s.count)
+    unrolled = axis(f"{a.name}.u", s.unroll) if s.unroll > 1 else None
+    vector = axis(f"{a.name}.v", s.width) if s.lanes > 1 else None
+    where: Expr = o * (s.unroll * s.lanes) if s.count > 1 else as_index(0)
+    if unrolled is not None:
+        where = where + unrolled * s.lanes
+    if vector is not None:
+        where = where + vector
+    return o, Cell(unrolled, vector, s.lanes), index("+", where, as_index(s.start))
+
+
+def _over(cells: Sequence[Cell], body: list[Stmt]) -> list[Stmt]:
+    """Run `body` for every element of the tile: unrolled axes outside, the vector axis inside."""
+    for c in cells:
+        if c.vector is not None:
+            body = [loop(c.vector, *body, kind="vector", lanes=c.lanes)]
+    for c in reversed(cells):
+        if c.unrolled is not None:
+            body = [loop(c.unrolled, *body, kind="unroll")]
+    return body
+
+
+def _bound(roots: Sequence[Expr]) -> dict[Expr, set[Axis]]:
+    """For each expression the axes of the reductions around it."""
+    order = walk(*roots)
+    bound: dict[Expr, set[Axis]] = {e: set() for e in order}
+    for e in reversed(order):
+        inside = bound[e] | set(e.axes) if isinstance(e, Reduce) else bound[e]
+        if inside:
+            for c in e.children:
+                bound[c] |= inside
+    return bound
+
+
+def _ready(candidates: list[Reduce]) -> list[Reduce]:
+    """The first reduction that contains no other candidate, and its independent siblings over
+    equal extents with equal plans: they share one loop."""
+    if not candidates:
+        return []
+    inside = {r: [e for e in walk(r.body) if isinstance(e, Reduce)] for r in candidates}
+    free = [r for r in candidates if not any(e in inside for e in inside[r])]
+    first = free[0]
+    extents = [a.extent for a in first.axes]
+    return [r for r in free if [a.extent for a in r.axes] == extents]
+
+
+def _invariants(values: Sequence[Expr], free: Mapping[Expr, frozenset[Expr]], inner: set[Axis]) -> dict[Expr, Var]:
+    """Maximal element expressions that do not change in the inner loops."""
+    found: dict[Expr, Var] = {}
+    seen: set[Expr] = set()
+    stack = list(values)
+    while stack:
+        e = stack.pop()
+        if e in seen:
+            continue
+        seen.add(e)
+        fixed = not free[e] & inner
+        if fixed and isinstance(e, (Apply, Load)) and not any(isinstance(x, Reduce) for x in walk(e)) and not _free_of(e, free, values):
+            found[e] = var("t", e.type)
+        elif isinstance(e, Load):
+            continue  # positions are cheap, and guarded loads must stay where their guard is
+        else:
+            stack += e.children
+    return found
+
+
+def _free_of(e: Expr, free: Mapping[Expr, frozenset[Expr]], values: Sequence[Expr]) -> bool:
+    """Whether the expression depends on the axis of a reduction that is not evaluated yet."""
+    pending = {a for r in walk(*values) if isinstance(r, Reduce) for a in r.axes}
+    return bool(free[e] & pending)

@@ -1,0 +1,217 @@
+"""Schedules: how a kernel's axes are walked, as a tuple of small frozen steps.
+
+    Split(axis, factor)   Parallel(axis)   Unroll(axis)   Vectorize(axis)   Order(axes)
+
+Knows the steps, when they are legal, how they print and how they are stored (`to_json`). Refuses
+to choose (`heuristic`, later the cost model) and to build loops (`loopify`, which reads the `Plan`
+the steps add up to). Steps address axes by the names the kernel prints with.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Final
+
+from tilewright.errors import ScheduleError
+from tilewright.expr import Axis, Namer, Reduce, is_static, show_extent, static, walk
+from tilewright.kernel import Kernel
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the steps say about one axis: `unroll` chunks of `lanes` lanes per round."""
+
+    unroll: int = 1
+    lanes: int = 1
+    parallel: bool = False
+
+    @property
+    def chunk(self) -> int:
+        return self.unroll * self.lanes
+
+
+@dataclass(frozen=True)
+class Split:
+    """Cut `axis` into `axis`.o and `axis`.i, the inner one of extent `factor`.
+
+    rewrite:   for i in n: s(i)   ->   for i.o in n // f: for i.i in f: s(i.o*f + i.i), then the rest
+    """
+
+    axis: str
+    factor: int
+
+    def __str__(self) -> str:
+        return f"Split({self.axis}, {self.factor})"
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Iterations of `axis` may run on different workers.
+
+    rewrite:   for i in n: s(i)   ->   parallel i in n: s(i)
+    """
+
+    axis: str
+
+    def __str__(self) -> str:
+        return f"Parallel({self.axis})"
+
+
+@dataclass(frozen=True)
+class Unroll:
+    """Write out all iterations of `axis`, an inner part of constant extent; their results live
+    in registers.
+
+    rewrite:   for i.i in 4: s(i.i)   ->   s(0); s(1); s(2); s(3)
+    """
+
+    axis: str
+
+    def __str__(self) -> str:
+        return f"Unroll({self.axis})"
+
+
+@dataclass(frozen=True)
+class Vectorize:
+    """Run the iterations of `axis`, an innermost part, in the lanes of a vector.
+
+    rewrite:   for j.i in 16: y[j.i] = f(x[j.i])   ->   y[0:16] = f(x[0:16])
+    """
+
+    axis: str
+
+    def __str__(self) -> str:
+        return f"Vectorize({self.axis})"
+
+
+@dataclass(frozen=True)
+class Order:
+    """Walk the shared axes of a map kernel in this order, outermost first.
+
+    rewrite:   for i: for j: s   ->   for j: for i: s
+    """
+
+    axes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"Order({', '.join(self.axes)})"
+
+
+Step = Split | Parallel | Unroll | Vectorize | Order
+STEPS: Final[dict[str, Any]] = {s.__name__: s for s in (Split, Parallel, Unroll, Vectorize, Order)}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps in the order they apply."""
+
+    steps: tuple[Step, ...] = ()
+    EMPTY: ClassVar[Schedule]
+
+    def __str__(self) -> str:
+        return " ".join(map(str, self.steps)) or "(as written)"
+
+    def to_json(self) -> str:
+        return json.dumps([[type(s).__name__, asdict(s)] for s in self.steps])
+
+    @staticmethod
+    def from_json(text: str) -> Schedule:
+        """The schedule `to_json` wrote. Unknown steps or fields raise ScheduleError."""
+        try:
+            return Schedule(tuple(_step(name, fields) for name, fields in json.loads(text)))
+        except (ValueError, TypeError, KeyError) as e:
+            raise ScheduleError(f"this is not a schedule: {text[:80]!r} ({e})") from None
+
+
+def _step(name: str, fields: dict[str, Any]) -> Step:
+    cleaned = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return STEPS[name](**cleaned)  # type: ignore[no-any-return]
+
+
+Schedule.EMPTY = Schedule()
+
+
+def names(kernel: Kernel) -> dict[str, Axis]:
+    """Every axis of the kernel by the name it prints with."""
+    namer = Namer()
+    axes = [*kernel.axes]
+    for a in kernel.body:
+        axes += a.axes
+        axes += [x for e in walk(a.value) if isinstance(e, Reduce) for x in e.axes]
+    return {namer(a): a for a in dict.fromkeys(axes)}
+
+
+def plans(kernel: Kernel, schedule: Schedule) -> tuple[Kernel, dict[Axis, Plan]]:
+    """The kernel with its shared axes in order, and what to do with each axis.
+
+    Raises ScheduleError, naming the axis and its extent, for a step that is not legal.
+    """
+    by_name = names(kernel)
+    parts: dict[str, tuple[str, int]] = {}  # inner part -> (axis, extent)
+    result: dict[Axis, Plan] = {}
+    for step in schedule.steps:
+        match step:
+            case Split(name, factor):
+                root, extent = parts.get(name, (name, None))
+                axis = _find(by_name, root, step)
+                whole = extent if extent is not None else axis.extent
+                if factor < 1 or (is_static(whole) and factor > max(static(whole), 1)):
+                    raise ScheduleError(f"{step}: the factor does not fit an extent of {show_extent(whole)}")
+                if extent is not None:
+                    if extent % factor:
+                        raise ScheduleError(f"{step}: {factor} does not divide the inner extent {extent}")
+                    parts[f"{name}.o"] = (root, extent // factor)
+                parts[f"{name}.i"] = (root, factor)
+            case Unroll(name) | Vectorize(name):
+                root, extent = parts.get(name, (name, None))
+                axis = _find(by_name, root, step)
+                if extent is None:
+                    if not is_static(axis.extent):
+                        raise ScheduleError(f"{step}: the extent {show_extent(axis.extent)} is not constant")
+                    extent = max(static(axis.extent), 1)
+                plan = result.get(axis, Plan())
+                result[axis] = replace(plan, unroll=extent) if isinstance(step, Unroll) else replace(plan, lanes=_power(extent))
+            case Parallel(name):
+                axis = _find(by_name, name, step)
+                if axis not in kernel.axes:
+                    raise ScheduleError(f"{step}: iterations of {name} are not independent kernels rows")
+                result[axis] = replace(result.get(axis, Plan()), parallel=True)
+            case Order(order):
+                axes = tuple(_find(by_name, n, step) for n in order)
+                if set(axes) != set(kernel.axes) or len(axes) != len(kernel.axes):
+                    raise ScheduleError(f"{step}: the shared axes are {[a.name for a in kernel.axes]}")
+                kernel = replace(kernel, axes=axes)
+    return kernel, result
+
+
+def _find(by_name: dict[str, Axis], name: str, step: Step) -> Axis:
+    if name not in by_name:
+        raise ScheduleError(f"{step}: there is no axis {name}; the kernel has {', '.join(by_name)}")
+    return by_name[name]
+
+
+def _power(n: int) -> int:
+    """The least power of two that holds n lanes."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def spell(axes: Sequence[tuple[str, Axis, Plan]]) -> Schedule:
+    """The steps that give each named axis its plan."""
+    steps: list[Step] = []
+    for name, axis, plan in axes:
+        extent = static(axis.extent) if is_static(axis.extent) else None
+        if plan.parallel:
+            steps.append(Parallel(name))
+        inner = name
+        if plan.chunk > 1 and extent != plan.chunk:
+            steps.append(Split(name, min(plan.chunk, extent or plan.chunk)))
+            inner = f"{name}.i"
+        if plan.unroll > 1 and plan.lanes > 1:
+            steps += [Split(inner, plan.lanes), Unroll(f"{inner}.o"), Vectorize(f"{inner}.i")]
+        elif plan.unroll > 1:
+            steps.append(Unroll(inner))
+        elif plan.lanes > 1:
+            steps.append(Vectorize(inner))
+    return Schedule(tuple(steps))

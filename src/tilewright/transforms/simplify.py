@@ -1,0 +1,139 @@
+"""Graph simplification: small directional rules, applied once in topological order.
+
+Each rule makes the graph smaller or moves a constant to where it folds; none changes a value, not
+even the sign of a zero. Refuses to fold large constants (a Fill is a number, whatever its shape).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+
+from tilewright.expr import is_static
+from tilewright.graph import Graph, Node, Op, Type
+from tilewright.ops import elementwise as el
+from tilewright.ops.elementwise import Elementwise
+from tilewright.ops.shape import Broadcast, Cast, Fill, Flip, Reshape, Slice, Transpose, fill
+from tilewright.source import born_at
+
+Rule = Callable[[Op, Sequence[Node]], "Node | None"]
+
+
+def simplify(graph: Graph) -> Graph:
+    """The graph with every rule applied; the same object if none did. Idempotent."""
+    done: dict[Node, Node] = {}
+    for n in graph.nodes:
+        args = [done[a] for a in n.args]
+        with born_at(n.source):
+            found = _first(n.op, args)
+            if found is None:
+                same = all(a is b for a, b in zip(args, n.args, strict=True))
+                found = n if same else n.op.node(*args)
+        done[n] = found
+    outputs = tuple(done[n] for n in graph.outputs)
+    unchanged = all(a is b for a, b in zip(outputs, graph.outputs, strict=True))
+    return graph if unchanged else Graph(graph.name, graph.inputs, outputs)
+
+
+def _first(op: Op, args: Sequence[Node]) -> Node | None:
+    for rule in RULES:
+        found = rule(op, args)
+        if found is not None:
+            return found
+    return None
+
+
+def _value(n: Node) -> object:
+    return n.op.value if isinstance(n.op, Fill) else None
+
+
+def constant_arguments(op: Op, args: Sequence[Node]) -> Node | None:
+    """f(fill(a), fill(b)) -> fill(f(a, b))"""
+    if not (isinstance(op, (Elementwise, Cast)) and args and all(isinstance(a.op, Fill) for a in args)):
+        return None
+    scalars = [np.asarray(_value(a)) for a in args]
+    of = op.type(*(a.type for a in args))
+    return fill(op.numpy(*scalars), of).node() if isinstance(of, Type) else None
+
+
+def moved_fill(op: Op, args: Sequence[Node]) -> Node | None:
+    """move(fill(a)) -> fill(a) in the new shape"""
+    if isinstance(op, (Broadcast, Reshape, Transpose, Slice, Flip)) and isinstance(args[0].op, Fill):
+        of = op.type(args[0].type)
+        return Fill(of, args[0].op.bits).node() if isinstance(of, Type) else None
+    return None
+
+
+def neutral(op: Op, args: Sequence[Node]) -> Node | None:
+    """x * 1, 1 * x, x / 1, x - 0, x + -0.0 -> x; an integer x + 0 as well"""
+    if not isinstance(op, Elementwise) or len(args) != 2:
+        return None
+    a, b = _value(args[0]), _value(args[1])
+    if op in (el.multiply, el.divide) and b is not None and b == 1:
+        return args[0]
+    if op == el.multiply and a is not None and a == 1:
+        return args[1]
+    if op == el.subtract and b is not None and b == 0 and not np.signbit(b):  # type: ignore[call-overload]
+        return args[0]
+    if op == el.add:
+        for value, other in ((b, args[0]), (a, args[1])):
+            if value is not None and _adds_nothing(np.asarray(value)):
+                return other
+    return None
+
+
+def _adds_nothing(value: np.ndarray) -> bool:  # type: ignore[type-arg]
+    if value.dtype.kind in "iu":
+        return bool(value == 0)
+    return value.dtype.kind == "f" and bool(value == 0 and np.signbit(value))
+
+
+def chosen(op: Op, args: Sequence[Node]) -> Node | None:
+    """select(fill(c), a, b) -> a or b; select(c, a, a) -> a"""
+    if op != el.select:
+        return None
+    c = _value(args[0])
+    if c is not None:
+        return args[1] if c else args[2]
+    return args[1] if args[1] is args[2] else None
+
+
+def merged_moves(op: Op, args: Sequence[Node]) -> Node | None:
+    """reshape of reshape, transpose of transpose, double negation, cast to the same type"""
+    (x, *rest) = args or (None,)
+    if x is None or rest:
+        return None
+    if isinstance(op, Reshape):
+        if op.shape == x.type.shape:
+            return x
+        if isinstance(x.op, Reshape):
+            return op.node(x.args[0]) if op.shape != x.args[0].type.shape else x.args[0]
+    if isinstance(op, Transpose):
+        if op.order == tuple(range(len(op.order))):
+            return x
+        if isinstance(x.op, Transpose):
+            order = tuple(x.op.order[d] for d in op.order)
+            inner = x.args[0]
+            return inner if order == tuple(range(len(order))) else Transpose(order).node(inner)
+    if isinstance(op, Broadcast) and isinstance(x.op, Broadcast):
+        axes = tuple(op.axes[d] for d in x.op.axes)
+        return Broadcast(op.shape, axes).node(x.args[0])
+    if isinstance(op, Cast) and op.to == x.type.dtype:
+        return x
+    if op == el.negative and x.op == el.negative:
+        return x.args[0]
+    return None
+
+
+def whole_slice(op: Op, args: Sequence[Node]) -> Node | None:
+    """x[0:n] -> x"""
+    if isinstance(op, Slice) and all(map(is_static, args[0].type.shape)) and set(op.steps) <= {1}:
+        whole = op.stops == args[0].type.shape and not any(op.starts)
+        return args[0] if whole else None
+    return None
+
+
+RULES: Final[tuple[Rule, ...]] = (constant_arguments, moved_fill, neutral, chosen, merged_moves, whole_slice)
+"""In the order they are tried. Each docstring states the rewrite."""
