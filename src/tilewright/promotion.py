@@ -130,13 +130,9 @@ def loop(ufunc: np.ufunc, kinds: tuple[DType | type, ...], dtype: DType | None) 
 
     `dtype` forces the outputs, as the argument of that name does. Raises TypeError.
     """
-    forced = None if dtype is None else (None,) * ufunc.nin + (dtype,) * ufunc.nout
-    try:
-        return ufunc.resolve_dtypes((*kinds, *(None,) * ufunc.nout), signature=forced)
-    except TypeError:
-        if not all(k is int for k in kinds):
-            raise
-        return ufunc.resolve_dtypes((dtypes.int64,) * ufunc.nin + (None,) * ufunc.nout)
+    free = (None,) * ufunc.nout
+    forced = {} if dtype is None else {"signature": (None,) * ufunc.nin + (dtype,) * ufunc.nout}
+    return ufunc.resolve_dtypes((*kinds, *free), **forced)  # type: ignore[arg-type]
 
 
 def apply(ufunc: np.ufunc, *operands: Operand, dtype: DType | None = None) -> Node:

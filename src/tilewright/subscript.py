@@ -301,6 +301,9 @@ def undo(path: Path, base: Node, new: Node) -> Node:
     for op in path[:-1]:
         bases.append(op.node(bases[-1]))
     for op, x in zip(reversed(path), reversed(bases[: len(path)]), strict=True):
+        if isinstance(new.op, Fill) and not isinstance(op, Slice):
+            new = broadcast_to(Fill(Type(new.type.dtype, ()), new.op.bits).node(), x.type.shape)
+            continue
         match op:
             case Reshape():
                 new = Reshape(x.type.shape).node(new)
