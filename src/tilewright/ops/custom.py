@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeAlias
 
-from tilewright.errors import InternalError, NoForwardMode
+from tilewright.errors import InternalError, NoForwardMode, NotDifferentiable
 from tilewright.expr import Extent
 from tilewright.graph import Graph, Node, Op, Pick, Type, evaluate, new_input
 from tilewright.ops.calculus import (
@@ -106,11 +106,13 @@ class Checkpoint(Call):
 @dataclass(frozen=True)
 class CustomJVP(Call):
     """A call whose tangents `rule` gives: `rule(*args, *tangents)` are those of the results, linear
-    in the tangents."""
+    in the tangents. The first `captured` arguments are arrays the function closed over."""
 
     rule: Callable[..., Values]
+    captured: int = 0
 
     def forward(self, tangents: Values, *args: Any, apart: bool = False) -> tuple[Any, Any]:
+        _check_captured(self, tangents)
         full = [filled(t, a) for t, a in zip(tangents, args, strict=True)]
         return self(*args), tuple(self.rule(*args, *full))
 
@@ -123,7 +125,15 @@ class CustomJVP(Call):
             outs, has = batch(graph, wrap, size, values, [*batched, *batched])
             return [lead(o, h, size) for o, h in zip(outs, has, strict=True)]
 
-        return CustomJVP(self.batched(size, batched, wrap), rule)(*args)
+        return CustomJVP(self.batched(size, batched, wrap), rule, self.captured)(*args)
+
+
+def _check_captured(op: CustomJVP | CustomVJP, tangents: Values) -> None:
+    if any(t is not None for t in tangents[: op.captured]):
+        raise NotDifferentiable(
+            f"`{op.body.name}` has a derivative rule and closes over an array being differentiated",
+            "Pass the array as an argument, so that the rule can give its derivative.",
+        )
 
 
 @dataclass(frozen=True)
@@ -133,8 +143,10 @@ class CustomVJP(Call):
 
     fwd: Callable[..., tuple[Values, Values]]
     bwd: Callable[[Values, Values], Values]
+    captured: int = 0
 
     def forward(self, tangents: Values, *args: Any, apart: bool = False) -> tuple[Any, Any]:
+        _check_captured(self, tangents)
         outs, residuals = self.fwd(*args)
         moving = tuple(t is not None for t in tangents)
         types = tuple(o.node.type for o in outs)
@@ -175,7 +187,7 @@ class CustomVJP(Call):
                 for f, b in zip(spread(present, full), batched, strict=True)
             ]
 
-        return CustomVJP(self.batched(size, batched, wrap), fwd, bwd)(*args)
+        return CustomVJP(self.batched(size, batched, wrap), fwd, bwd, self.captured)(*args)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,100 @@
+"""From functions of trees to graphs of leaves, and back: what the transforms and control flow
+share when they meet a user's function.
+
+Knows which leaves become inputs, and how a function is run when it is called with ordinary arrays
+outside any trace. Refuses to know what is done with a graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tilewright import tracing, trees
+from tilewright.array import operand
+from tilewright.graph import Graph, Node, Type, evaluate
+from tilewright.tracing import Array, asarray
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether a leaf becomes an input. Python numbers do not: they adopt the dtypes they meet."""
+    return isinstance(leaf, (Array, np.ndarray, np.generic)) or hasattr(leaf, "__dlpack__")
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A function of trees as a graph of leaves, and the tree its outputs make.
+
+    `weak` marks outputs that stand for Python numbers, which adopt the dtypes they meet.
+    """
+
+    graph: Graph
+    tree: Any
+    weak: list[bool]
+
+    @property
+    def types(self) -> list[Type]:
+        return [n.type for n in self.graph.outputs]
+
+    def rebuild(self, leaves: Sequence[Any]) -> Any:
+        return trees.unflatten(self.tree, leaves)
+
+
+@dataclass
+class _Flat:
+    """`f` giving flat arrays; remembers the tree they came from."""
+
+    f: Callable[..., Any]
+    tree: Any = None
+    weak: Sequence[bool] = ()
+
+    def __call__(self, *leaves: Array) -> tuple[Array, ...]:
+        outputs, self.tree = trees.flatten(self.f(*leaves))
+        arrays = [asarray(o) for o in outputs]
+        self.weak = [not isinstance(operand(o), Node) for o in outputs]
+        return tuple(arrays)
+
+
+def stage(
+    f: Callable[..., Any], types: Sequence[Type], labels: Sequence[str] | None = None
+) -> Staged:
+    """Trace `f`, a function of flat arrays that gives a tree, on fresh inputs. Arrays of the
+    traces around it that `f` reads stay nodes of the graph."""
+    flat = _Flat(f)
+    graph = tracing.trace(flat, types, name_of(f), labels)
+    return Staged(graph, flat.tree, list(flat.weak))
+
+
+def close(f: Callable[..., Any], types: Sequence[Type]) -> tuple[Staged, list[Array]]:
+    """As `stage`, with the outer arrays that `f` reads as arguments before its own; also these."""
+    flat = _Flat(f)
+    graph, captured = tracing.closed(flat, types, name_of(f))
+    return Staged(graph, flat.tree, list(flat.weak)), list(captured)
+
+
+def name_of(f: Callable[..., Any]) -> str:
+    return getattr(f, "__name__", type(f).__name__)
+
+
+def concretely(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """`f(*args, **kwargs)` for an `f` that works on traced arrays. Inside a trace it is called as
+    it is; outside, it is traced, with the arrays among its arguments as inputs, and run."""
+    if tracing.active():
+        return f(*args, **kwargs)
+    leaves, tree = trees.flatten((args, kwargs))
+    places = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
+    arrays = [np.asarray(leaves[i]) for i in places]
+
+    def flat(*inputs: Array) -> Any:
+        full = list(leaves)
+        for i, x in zip(places, inputs, strict=True):
+            full[i] = x
+        inner_args, inner_kwargs = trees.unflatten(tree, full)
+        return f(*inner_args, **inner_kwargs)
+
+    flat.__name__ = name_of(f)
+    staged = stage(flat, [Type(a.dtype, a.shape) for a in arrays])
+    return staged.rebuild(evaluate(staged.graph, arrays))
