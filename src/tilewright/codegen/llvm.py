@@ -117,6 +117,7 @@ class FunctionPrinter(Emitter):
         self.blocked: list[frozenset[Buffer]] = [frozenset()]
         self.reads: dict[Expr, frozenset[Buffer]] = {}
         self.constants: dict[Expr, Expr] = {}
+        self.expansions: dict[Expr, Expr] = {}
         self.vector: Axis | None = None
         self.lanes, self.extent = 1, 1
 
@@ -297,12 +298,15 @@ class FunctionPrinter(Emitter):
             name, lanes = self.slot(buffer, index)
             x = self.splat(x, lanes)
             self.emit(f"store {x}, ptr {name}")
-        else:
-            self.write(buffer, index, x)
+            return
+        self.write(buffer, index, x)
         self.forget(frozenset((buffer,)))
 
     def accumulate(self, buffer: Buffer, index: tuple[Expr, ...], kind: str, value: Expr) -> None:
-        x = self.value_of(value)
+        e = self.ready(value)
+        if buffer.scope == "registers" and kind == "sum" and self.fused_product(buffer, index, e):
+            return
+        x = self.known_value(e)
         if buffer.scope == "registers":
             name, lanes = self.slot(buffer, index)
             acc = self.value(f"load {llvm_type(buffer.dtype, lanes)}, ptr {name}", buffer.dtype, lanes)
@@ -315,11 +319,24 @@ class FunctionPrinter(Emitter):
                     x = self.across(kind, self.masked(x, self.splat(self._identity(kind, x.dtype), x.lanes)))
                 new = self.combine(kind, acc, x)
             self.emit(f"store {new}, ptr {name}")
-        else:
-            old = self.read(buffer, index, None)
-            lanes = max(old.lanes, x.lanes)
-            self.write(buffer, index, self.combine(kind, self.splat(old, lanes), self.splat(x, lanes)))
+            return
+        old = self.read(buffer, index, None)
+        lanes = max(old.lanes, x.lanes)
+        self.write(buffer, index, self.combine(kind, self.splat(old, lanes), self.splat(x, lanes)))
         self.forget(frozenset((buffer,)))
+
+    def fused_product(self, buffer: Buffer, index: tuple[Expr, ...], e: Expr) -> bool:
+        """acc += a * b in one instruction where registers have lanes: a sum's order and rounding
+        are its own affair. False if it is not such a product."""
+        name, lanes = self.slot(buffer, index)
+        product = isinstance(e, Apply) and e.op.name == "mul" and dtypes.is_float(e.dtype)
+        if not product or (lanes == 1 and self.vector is not None):
+            return False
+        acc = self.value(f"load {llvm_type(buffer.dtype, lanes)}, ptr {name}", buffer.dtype, lanes)
+        factors = [self.splat(self.known_value(a), lanes) for a in e.children]
+        new = self.masked(self.apply("fma", [*factors, acc], buffer.dtype), acc)
+        self.emit(f"store {new}, ptr {name}")
+        return True
 
     def _identity(self, kind: str, dtype: DType) -> Operand:
         return constant(identity(kind, dtype))
@@ -338,7 +355,7 @@ class FunctionPrinter(Emitter):
 
     def address(self, buffer: Buffer, offset: Expr) -> str:
         """A pointer to the element at a scalar flat offset; constants become displacements."""
-        form = affine(substitute([offset], self.constants)[0])
+        form = affine(substitute([offset], self.constants)[0] if self.constants else offset)
         base, element = self.pointer[buffer], memory_type(buffer.dtype)
         if form.terms:
             rest = type(form)(form.terms, 0).expr()
@@ -355,7 +372,9 @@ class FunctionPrinter(Emitter):
 
     def position(self, buffer: Buffer, index: Sequence[Expr]) -> tuple[Expr, int | None]:
         """The flat offset at lane 0 and the step between lanes (None: not affine in the lane)."""
-        offset = substitute([flat(buffer, tuple(index))], self.constants)[0]
+        offset = flat(buffer, tuple(index))
+        if self.constants:
+            (offset,) = substitute([offset], self.constants)
         if self.vector is None:
             return offset, 0
         form = affine(offset)
@@ -495,8 +514,24 @@ class FunctionPrinter(Emitter):
                 del scope[e]
 
     def value_of(self, root: Expr) -> Operand:
-        """Emit what is needed to have the value of `root`."""
-        (root,) = expand(substitute([root], self.constants))
+        """Emit what is needed to have the value of an expression of the statements."""
+        return self.known_value(self.ready(root))
+
+    def ready(self, e: Expr) -> Expr:
+        """The expression with unrolled axes as numbers and only machine operations."""
+        if self.constants:
+            (e,) = substitute([e], self.constants)
+        return self.expanded(e)
+
+    def expanded(self, e: Expr) -> Expr:
+        found = self.expansions.get(e)
+        if found is None:
+            (found,) = expand([e])
+            self.expansions[e] = found
+        return found
+
+    def known_value(self, root: Expr) -> Operand:
+        """Emit what is needed to have the value of a ready expression."""
         found = self.lookup(root)
         if found is not None:
             return found
@@ -504,9 +539,14 @@ class FunctionPrinter(Emitter):
         for e in pending:
             if self.lookup(e) is None:
                 self.known[-1][e] = self.expression(e)
-        result = self.lookup(root)
-        assert result is not None, "a value just computed is known"
+        result = self.known[-1][root]
+        registers = [e for e in pending if self._volatile(e)]
+        for e in registers:  # a register changes without a store to memory: read it again next time
+            self.known[-1].pop(e, None)
         return result
+
+    def _volatile(self, e: Expr) -> bool:
+        return any(b.scope == "registers" for b in self._reads(e))
 
     def _first(self, e: Expr) -> tuple[Expr, ...]:
         """What must be computed before `e`; a rare branch waits until it is needed."""
@@ -525,13 +565,13 @@ class FunctionPrinter(Emitter):
                 if buffer.scope == "registers":
                     name, lanes = self.slot(buffer, index)
                     return self.value(f"load {llvm_type(buffer.dtype, lanes)}, ptr {name}", buffer.dtype, lanes)
-                return self.read(buffer, index, None if guard is None else self.value_of(guard))
+                return self.read(buffer, index, None if guard is None else self.known_value(guard))
             case Index(op, args):
-                return self.index(op, [self.value_of(a) for a in args], args[1])
+                return self.index(op, [self.known_value(a) for a in args], args[1])
             case Apply(op, args, dtype):
                 if op.name == "rare":
                     return self.rare(*args)
-                operands = self.aligned([self.value_of(a) for a in args])
+                operands = self.aligned([self.known_value(a) for a in args])
                 return self.apply(op.name, operands, dtype)
             case Dim(name):
                 raise InternalError(f"the named dimension {name} has no value in a static program")
@@ -565,7 +605,7 @@ class FunctionPrinter(Emitter):
 
     def rare(self, condition: Expr, then: Expr, otherwise: Expr) -> Operand:
         """Evaluate `then` only if some lane's condition holds."""
-        test, common = self.aligned([self.value_of(condition), self.value_of(otherwise)])
+        test, common = self.aligned([self.known_value(condition), self.known_value(otherwise)])
         some = test.text
         if test.lanes > 1:
             if self.extent < self.lanes:
@@ -577,7 +617,7 @@ class FunctionPrinter(Emitter):
         self.emit(f"br i1 {some}, label %{slow}, label %{done}")
         self.start(slow)
         with self.scope():
-            value = self.splat(self.value_of(then), common.lanes)
+            value = self.splat(self.known_value(then), common.lanes)
             mixed = self.value(f"select {test}, {value}, {common}", common.dtype, common.lanes)
         last = self.label
         self.emit(f"br label %{done}")

@@ -93,16 +93,25 @@ def _plan_nest(axes: list[Axis], body: list[Assign], plans: dict[Axis, Plan], ta
 def _plan_tile(axes: list[Axis], vector: Axis, tiled: list[Reduce], lanes: int, plans: dict[Axis, Plan], target: Target) -> None:
     """A register tile: lanes along `vector`, and rows of the next axis out that reuse them."""
     lanes = min(lanes, _power(static(vector.extent)))
-    vectors = -(-static(vector.extent) // lanes)
+    vectors = max(1, static(vector.extent) // lanes)
     room = max(2, (target.registers - 8) // max(1, len(tiled)))
-    wide = min(4 if len(axes) == 1 else 2, vectors)
+    wide = _divisor(vectors, 4 if len(axes) == 1 else 2)
     plans[vector] = Plan(unroll=wide, lanes=lanes)
     rest = [a for a in axes if a is not vector]
     loads = [e for r in tiled for e in walk(r.body) if isinstance(e, Load)]
     if rest and len(loads) > 1:
-        rows = min(8, room // wide, static(rest[-1].extent))
+        rows = _divisor(static(rest[-1].extent), min(8, room // wide))
         if rows > 1:
             plans[rest[-1]] = Plan(unroll=rows)
+
+
+def _divisor(n: int, most: int) -> int:
+    """The largest factor up to `most` that leaves no remainder, if one is near; `most` if not:
+    each remainder is one more copy of the tile's code."""
+    for factor in range(min(most, n), max(most // 2, 1) - 1, -1):
+        if n % factor == 0:
+            return factor
+    return min(most, n)
 
 
 def _plan_reduction(r: Reduce, plans: dict[Axis, Plan], target: Target) -> None:

@@ -122,7 +122,7 @@ class Schedule:
         try:
             return Schedule(tuple(_step(name, fields) for name, fields in json.loads(text)))
         except (ValueError, TypeError, KeyError) as e:
-            raise ScheduleError(f"this is not a schedule: {text[:80]!r} ({e})") from None
+            raise ScheduleError(text[:80], "", "", f"this is not a stored schedule ({e})") from None
 
 
 def _step(name: str, fields: dict[str, Any]) -> Step:
@@ -158,10 +158,10 @@ def plans(kernel: Kernel, schedule: Schedule) -> tuple[Kernel, dict[Axis, Plan]]
                 axis = _find(by_name, root, step)
                 whole = extent if extent is not None else axis.extent
                 if factor < 1 or (is_static(whole) and factor > max(static(whole), 1)):
-                    raise ScheduleError(f"{step}: the factor does not fit an extent of {show_extent(whole)}")
+                    raise ScheduleError(str(step), name, show_extent(whole), "the factor does not fit")
                 if extent is not None:
                     if extent % factor:
-                        raise ScheduleError(f"{step}: {factor} does not divide the inner extent {extent}")
+                        raise ScheduleError(str(step), name, extent, "the factor must divide an inner part")
                     parts[f"{name}.o"] = (root, extent // factor)
                 parts[f"{name}.i"] = (root, factor)
             case Unroll(name) | Vectorize(name):
@@ -169,26 +169,30 @@ def plans(kernel: Kernel, schedule: Schedule) -> tuple[Kernel, dict[Axis, Plan]]
                 axis = _find(by_name, root, step)
                 if extent is None:
                     if not is_static(axis.extent):
-                        raise ScheduleError(f"{step}: the extent {show_extent(axis.extent)} is not constant")
+                        raise ScheduleError(str(step), name, show_extent(axis.extent), "it is not a constant")
                     extent = max(static(axis.extent), 1)
                 plan = result.get(axis, Plan())
                 result[axis] = replace(plan, unroll=extent) if isinstance(step, Unroll) else replace(plan, lanes=_power(extent))
             case Parallel(name):
                 axis = _find(by_name, name, step)
                 if axis not in kernel.axes:
-                    raise ScheduleError(f"{step}: iterations of {name} are not independent kernels rows")
+                    raise ScheduleError(
+                        str(step), name, show_extent(axis.extent), "only shared axes are independent"
+                    )
                 result[axis] = replace(result.get(axis, Plan()), parallel=True)
             case Order(order):
                 axes = tuple(_find(by_name, n, step) for n in order)
                 if set(axes) != set(kernel.axes) or len(axes) != len(kernel.axes):
-                    raise ScheduleError(f"{step}: the shared axes are {[a.name for a in kernel.axes]}")
+                    raise ScheduleError(
+                        str(step), ", ".join(order), "", "every shared axis must appear once"
+                    )
                 kernel = replace(kernel, axes=axes)
     return kernel, result
 
 
 def _find(by_name: dict[str, Axis], name: str, step: Step) -> Axis:
     if name not in by_name:
-        raise ScheduleError(f"{step}: there is no axis {name}; the kernel has {', '.join(by_name)}")
+        raise ScheduleError(str(step), name, "unknown", f"the kernel has {', '.join(by_name)}")
     return by_name[name]
 
 
