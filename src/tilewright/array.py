@@ -482,7 +482,8 @@ class Array(Value):
         return out.sharing(self, at.path) if at.view else out
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        if isinstance(value, Array) and value._base is (self._base or self):
+        root = self if self._base is None else self._base
+        if isinstance(value, Array) and value._base is root:
             at = subscript.plan(self.shape, key)
             if at.view and value._path == (*self._path, *at.path):
                 return  # the end of `x[i] += v`: the view has written itself
@@ -745,7 +746,7 @@ def call_ufunc(
                 "np.where(mask, result, other)",
             )
         return result
-    return _into(out, result, where, ufunc.__name__)
+    return into(out, result, ufunc.__name__, where)
 
 
 def _call(ufunc: Any, inputs: Sequence[Any], options: dict[str, Any]) -> Any:
@@ -759,8 +760,8 @@ def _call(ufunc: Any, inputs: Sequence[Any], options: dict[str, Any]) -> Any:
     return Array(pr.apply(ufunc, *map(operand, inputs), dtype=dtype))
 
 
-def _into(out: Any, result: Any, where: Any, name: str) -> Any:
-    """Write results into the arrays given as `out=`."""
+def into(out: Any, result: Any, name: str, where: Any = True) -> Any:
+    """Write what the function `name` gave into the arrays given as `out=`; these."""
     outs = out if isinstance(out, tuple) else (out,)
     results = result if isinstance(result, tuple) else (result,)
     for target, value in zip(outs, results, strict=True):
@@ -838,36 +839,24 @@ def _namespace() -> Any:
     return namespace
 
 
-@cache
-def _implementations() -> dict[Any, Method]:
-    """NumPy function -> ours, as the namespace declares them."""
-    spaces = [_namespace(), *(getattr(_namespace(), n, None) for n in ("linalg", "fft"))]
-    ours = (f for space in spaces if space for f in vars(space).values())
-    return {theirs: f for f in ours for theirs in getattr(f, "implements", ())}
-
-
-_INSTEAD = {
-    "vectorize": "tw.vmap", "apply_along_axis": "tw.vmap", "apply_over_axes": "tw.vmap",
-    "copyto": "x[...] = value", "put": "x[i] = v", "put_along_axis": "x[i] = v",
-    "place": "x[mask] = v", "putmask": "np.where(mask, values, x)",
-    "resize": "np.tile and a slice", "delete": "np.concatenate of the parts that stay",
-    "interp": "np.searchsorted and arithmetic",
-}  # fmt: skip
-"""What to use in place of functions that cannot be traced."""
-
-
 def implementation(function: Any) -> Method:
     """What a NumPy function means on traced arrays. Raises UnsupportedFunction."""
-    found = _implementations().get(function)
+    namespace = _namespace()
+    found = namespace.FUNCTIONS.get(function)
     if found is not None:
-        return found
-    name = function.__name__
-    module = getattr(function, "__module__", "numpy") or "numpy"
-    instead = _INSTEAD.get(name)
-    if instead is None:
-        close = get_close_matches(name, [f.__name__ for f in _implementations()], 1, 0.7)
-        instead = f"np.{close[0]}" if close else ""
-    raise UnsupportedFunction(f"{'np' if module == 'numpy' else module}.{name}", instead)
+        return found  # type: ignore[no-any-return]
+    instead = namespace.ALTERNATIVES.get(function, "")
+    if not instead:
+        names = [f.__name__ for f in namespace.FUNCTIONS if f.__module__ == function.__module__]
+        close = get_close_matches(function.__name__, names, 1, 0.75)
+        instead = f"{_qualified(function, close[0])}" if close else ""
+    raise UnsupportedFunction(_qualified(function, function.__name__), instead)
+
+
+def _qualified(function: Any, name: str) -> str:
+    """`np.linalg.inv` for a function of numpy.linalg."""
+    module = getattr(function, "__module__", None) or "numpy"
+    return f"np{module.removeprefix('numpy')}.{name}"
 
 
 VIEWS = frozenset(

@@ -21,6 +21,7 @@ from tilewright.array import Scope, concrete, current, node_of
 from tilewright.array import asarray as asarray
 from tilewright.array import astype as astype
 from tilewright.array import broadcast_to as broadcast_to
+from tilewright.array import into as into
 from tilewright.array import settled as settled
 from tilewright.errors import UnhashableStatic
 from tilewright.graph import Graph, Input, Node, Type, new_input, substitute

@@ -17,11 +17,12 @@ from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from tilewright import dtypes, tracing
 from tilewright.dtypes import DType
-from tilewright.errors import DynamicShape, UnsupportedFunction
+from tilewright.errors import DynamicShape
 from tilewright.expr import Extent
-from tilewright.graph import Graph, Type, evaluate
+from tilewright.graph import Type
 from tilewright.ops.shape import Broadcast, Iota, fill
-from tilewright.tracing import Array, asarray, astype
+from tilewright.staging import concretely
+from tilewright.tracing import Array, asarray, astype, into, settled
 
 F = TypeVar("F", bound=Callable[..., Any])
 Axes = int | Sequence[int] | None
@@ -43,16 +44,16 @@ def traced(*values: Any) -> bool:
 
 def implements(*functions: Any) -> Callable[[F], F]:
     """The decorated function is what `functions` (the first is its eager self) mean on traced
-    arrays. It keeps the NumPy signature, `out` excepted: traced arrays cannot be written to."""
+    arrays. It keeps the NumPy signature; `out` is seen to here."""
 
     def decorate(build: F) -> F:
         @functools.wraps(build)
         def call(*args: Any, **kwargs: Any) -> Any:
             if not traced(args, kwargs):
                 return functions[0](*args, **kwargs)
-            if kwargs.get("out") is not None:
-                raise UnsupportedFunction(f"{build.__name__} with out=", "assign its result")
-            return build(*args, **kwargs)
+            out = kwargs.pop("out", None)
+            result = settled(functions[0].__name__, build(*args, **kwargs), args)
+            return result if out is None else into(out, result, functions[0].__name__)
 
         call.implements = functions  # type: ignore[attr-defined]
         return call  # type: ignore[return-value]
@@ -68,7 +69,7 @@ def creates(*functions: Any) -> Callable[[F], F]:
         @functools.wraps(build)
         def call(*args: Any, **kwargs: Any) -> Any:
             if traced(args, kwargs) or tracing.active():
-                return build(*args, **kwargs)
+                return settled(functions[0].__name__, build(*args, **kwargs), args)
             return functions[0](*args, **kwargs)
 
         call.implements = functions  # type: ignore[attr-defined]
@@ -78,26 +79,14 @@ def creates(*functions: Any) -> Callable[[F], F]:
 
 
 def staged(build: F) -> F:
-    """For functions NumPy lacks. On concrete arrays, outside a trace, the traced result is
+    """For functions NumPy lacks. On concrete arrays, outside a trace, they are traced and
     interpreted at once, so the function takes and gives NumPy arrays."""
 
     @functools.wraps(build)
     def call(*args: Any, **kwargs: Any) -> Any:
-        out = build(*args, **kwargs)
-        return out if traced(args, kwargs) or tracing.active() else concrete(out)
+        return concretely(build, *args, **kwargs)
 
     return call  # type: ignore[return-value]
-
-
-def concrete(value: Any) -> Any:
-    """`value` with every traced array in it, built from constants only, replaced by its value."""
-    if isinstance(value, Array):
-        return evaluate(Graph("concrete", (), (value.node,)), [])[0]
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*map(concrete, value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(map(concrete, value))
-    return value
 
 
 # -- axes --------------------------------------------------------------------------------------
