@@ -31,7 +31,7 @@ Rule = Callable[..., Any] | None
 @dataclass(frozen=True, eq=False)
 class Row:
     """What the table says about one function. `result` maps the operand dtype to the result's;
-    `linear` lists operands it is linear in; `kinds` the NumPy dtype kinds it is defined on; inside
+    `linear` lists operands it is linear in (each by itself if `multilinear`); `kinds` the NumPy dtype kinds it is defined on; inside
     `domain` it is smooth (the derivative laws draw from there)."""
 
     scalar: Scalar
@@ -43,6 +43,7 @@ class Row:
     arity: int = 1
     cost: int = 1
     domain: tuple[float, float] = (-3.0, 3.0)
+    multilinear: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,10 @@ class Elementwise(Op):
     @property
     def linear_in(self) -> tuple[int, ...]:  # type: ignore[override]
         return self.row.linear
+
+    @property
+    def multilinear(self) -> bool:  # type: ignore[override]
+        return self.row.multilinear
 
     def type(self, *args: Type) -> Type:
         if len(args) != self.row.arity:
@@ -109,7 +114,7 @@ class Elementwise(Op):
         apart = tuple(x.reshape(5, 8)[::2, ::-1].T for x in self._operands(main, (40,)))
         found.append(Example(apart, self))
         low, high = self.row.domain
-        for d in of_kinds(self.row.kinds):
+        for d in of_kinds(self.row.kinds) if self.row.jvp or self.row.linear else ():
             if d in (dtypes.float64, dtypes.complex128):
                 args = [numbers(d, (7,), i, low, high) for i in range(self.row.arity)]
                 found.append(Example(self._conditioned(args), self, True))
@@ -155,12 +160,16 @@ def elementwise(
     result: Callable[[DType], DType] | None = None,
     cost: int = 1,
     domain: tuple[float, float] = (-3.0, 3.0),
+    multilinear: bool = False,
 ) -> Elementwise:
     """Define one elementwise op; the NumPy function is its name, meaning and table key at once."""
     label = name or function.__name__
     scalar = Scalar(label, function, SYMBOLS.get(label), cost=cost)
     rules = jvp if jvp else None
-    row = Row(scalar, rules, result or (lambda d: d), linear, transpose, kinds, arity, cost, domain)
+    result = result or (lambda d: d)
+    row = Row(
+        scalar, rules, result, linear, transpose, kinds, arity, cost, domain, multilinear
+    )  # fmt: skip
     op = Elementwise(row)
     TABLE[function] = op
     return op
@@ -209,7 +218,7 @@ negative = elementwise(np.negative, kinds="iufc", linear=(0,), transpose=_one(la
 positive = elementwise(np.positive, kinds="iufc", linear=(0,), transpose=_one(lambda ct: ct))
 multiply = elementwise(
     np.multiply, lambda t, y, a, b: t * b, lambda t, y, a, b: a * t,
-    arity=2, kinds="biufc", linear=(0, 1), transpose=_mul_transpose,
+    arity=2, kinds="biufc", linear=(0, 1), multilinear=True, transpose=_mul_transpose,
 )  # fmt: skip
 divide = elementwise(
     np.divide, lambda t, y, a, b: t / b, lambda t, y, a, b: -(t * (y / b)),

@@ -192,6 +192,8 @@ class Scatter(Op):
         )
         if self.kind in ("set", "add"):
             return self(tx, *indices, tu)
+        if self._nothing(x):
+            return x.zeros_like()
         add = Scatter("add", self.axes)
         inside = [clamped(i, x.shape[d]) for d, i in zip(self.axes, indices, strict=True)]
         read = Gather(self.axes)
@@ -203,6 +205,10 @@ class Scatter(Op):
         taken = type(x).where(el.eq(updates, read(out, *inside)), one, zero)
         share = add(kept, *indices, taken)
         return add(kept * tx, *indices, taken * tu) / share
+
+    def _nothing(self, x: Any) -> bool:
+        """Whether every update is dropped because there is nowhere to write."""
+        return any(x.shape[d] == 0 for d in self.axes)
 
     def _other_factors(self, x: Any, indices: Any, inside: Any, updates: Any) -> Any:
         """For every update the product of the other updates of its element."""
@@ -221,7 +227,9 @@ class Scatter(Op):
             to_x = ct
             if self.kind == "set":
                 to_x = self(ct, *indices, ct.full_like(0, updates.shape))
-        if len(args) - 1 in linear:
+        if len(args) - 1 in linear and self._nothing(x):
+            to_updates = ct.full_like(0, updates.shape)
+        elif len(args) - 1 in linear:
             inside = [clamped(i, x.shape[d]) for d, i in zip(self.axes, indices, strict=True)]
             counts = in_range(x, self.axes, indices)
             if self.kind == "set":
@@ -386,6 +394,7 @@ class DynamicSlice(Op):
         found += [Example((x, a, b), cls((3, 2)), True) for a, b in ((far, low), (one, far))]
         found.append(Example((x.T[::-1], one, one), cls((1, 7)), True))
         found.append(Example((x, one, one), cls((0, 2)), True))
+        found.append(Example((x[:, :0], one, one), cls((3, 0)), True))
         return [*found, Example((numbers(dtypes.float64, ()),), cls(()), True)]
 
 
@@ -405,7 +414,7 @@ class DynamicUpdateSlice(Op):
         return x
 
     def numpy(self, x: Any, update: Any, *starts: Any) -> Any:
-        out = x.copy()
+        out = np.array(x)
         out[_slices(x.shape, update.shape, starts)] = update
         return out
 
