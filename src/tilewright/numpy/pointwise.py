@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from tilewright import dtypes
@@ -81,8 +82,6 @@ def nan_to_num(x: ArrayLike, copy: bool = True, nan: Any = 0.0, posinf: Any = No
         return el.make_complex(*parts)  # type: ignore[no-any-return]
     if not dtypes.is_float(x.dtype):
         return x
-    import ml_dtypes
-
     ends = ml_dtypes.finfo(x.dtype)
     high = ends.max if posinf is None else posinf
     low = ends.min if neginf is None else neginf

@@ -21,8 +21,9 @@ from tilewright.errors import DynamicShape
 from tilewright.expr import Extent
 from tilewright.graph import Type
 from tilewright.ops.shape import Broadcast, Iota, fill
+from tilewright.promotion import result_type
 from tilewright.staging import concretely
-from tilewright.tracing import Array, asarray, astype, into, settled
+from tilewright.tracing import Array, asarray, astype, into, settled, into, settled
 
 F = TypeVar("F", bound=Callable[..., Any])
 Axes = int | Sequence[int] | None
@@ -47,6 +48,8 @@ def implements(*functions: Any) -> Callable[[F], F]:
     arrays. It keeps the NumPy signature; `out` is seen to here."""
 
     def decorate(build: F) -> F:
+        name = functions[0].__name__
+
         @functools.wraps(build)
         def call(*args: Any, **kwargs: Any) -> Any:
             if not traced(args, kwargs):
@@ -114,9 +117,13 @@ def at_axis(ndim: int, axis: int, item: Any) -> tuple[Any, ...]:
 
 def promoted(*values: Any) -> list[Array]:
     """The values as arrays of one dtype, Python numbers adopting that of the others."""
-    python = (bool, int, float, complex)
-    dtype = np.result_type(*(v if type(v) in python else asarray(v).dtype for v in values))
+    dtype = type_of(*values)
     return [astype(asarray(v), dtype) for v in values]
+
+
+def type_of(*values: Any) -> DType:
+    """NumPy's result type of array-likes and Python numbers."""
+    return result_type(*map(operand, values))
 
 
 def together(*values: Any) -> list[Array]:
@@ -134,8 +141,7 @@ def inexact(x: Any) -> Array:
 
 def inexact_type(*values: Any) -> DType:
     """The result type of `values`, float64 if that is an integer or bool."""
-    python = (bool, int, float, complex)
-    dtype = np.result_type(*(v if type(v) in python else asarray(v).dtype for v in values))
+    dtype = type_of(*values)
     return dtype if dtypes.is_inexact(dtype) else dtypes.float64
 
 
