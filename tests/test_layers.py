@@ -19,7 +19,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("languages", {"term", "dtypes", "errors", "expr", "graph", "kernel", "loops",
                    "options", "source", "target", "trees"}),
     ("ops", {"ops"}),
-    ("tracing and functions", {"array", "contracts", "control", "lax", "nn", "numpy", "promotion",
+    ("tracing and functions", {"array", "contracts", "control", "lax", "nn", "numpy", "operators", "promotion",
                                "random", "selection", "staging", "subscript", "tracing"}),
     ("transforms", {"transforms"}),
     ("codegen", {"codegen"}),

@@ -12,6 +12,7 @@ written to, and writes to itself by writing to the base.
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from functools import cache
@@ -35,14 +36,15 @@ from tilewright.errors import (
     TracedBool,
     TracedConversion,
     TracedNumber,
-    UnsupportedDType,
     Unsized,
+    UnsupportedDType,
     UnsupportedFunction,
     UntracedWrite,
     ViewWrite,
 )
 from tilewright.expr import Extent
 from tilewright.graph import Node, Pick, Type, Value
+from tilewright.operators import Operators
 from tilewright.ops import elementwise as el
 from tilewright.ops.cumulative import Cumulative
 from tilewright.ops.shape import Broadcast, Constant, Held, Reshape, Transpose, fill
@@ -105,7 +107,7 @@ def _method(name: str) -> Method:
     return method
 
 
-class Array(Value):
+class Array(Operators, Value):
     """A traced array: shape and dtype are known, the elements are not.
 
     It has the operators, methods and protocols of `numpy.ndarray`; a 0-d one is immutable as
@@ -125,10 +127,8 @@ class Array(Value):
     )
     __array_priority__ = 1000
 
-    def __init__(
-        self, node: Node, *, label: str | None = None, python: type | None = None
-    ) -> None:
-        """`label`: the argument this is. `python`: the type of the Python number this stands for."""
+    def __init__(self, node: Node, *, label: str | None = None, python: type | None = None) -> None:
+        """`label`: the argument this is. `python`: type of the Python number this stands for."""
         self._node = node
         self._scope = current.scope
         self._label, self._python = label, python
@@ -208,7 +208,7 @@ class Array(Value):
         return self.type.size
 
     @property
-    def python(self) -> type | None:
+    def python(self) -> builtins.type | None:
         """The type of the Python number this stands for, if it does."""
         return self._python
 
@@ -232,8 +232,6 @@ class Array(Value):
     def __repr__(self) -> str:
         source = self._node.source
         return f"Array({self._node.type!r}{f', traced at {source}' if source else ''})"
-
-    __hash__ = object.__hash__
 
     # -- what derivative and batching rules use --
 
@@ -288,167 +286,10 @@ class Array(Value):
 
     # -- operators --
 
-    def __add__(self, other: Any) -> Any:
-        return operate(np.add, self, other)
+    def operate(self, ufunc: Any, *operands: Any) -> Any:
+        return operate(ufunc, *operands)
 
-    def __radd__(self, other: Any) -> Any:
-        return operate(np.add, other, self)
-
-    def __sub__(self, other: Any) -> Any:
-        return operate(np.subtract, self, other)
-
-    def __rsub__(self, other: Any) -> Any:
-        return operate(np.subtract, other, self)
-
-    def __mul__(self, other: Any) -> Any:
-        return operate(np.multiply, self, other)
-
-    def __rmul__(self, other: Any) -> Any:
-        return operate(np.multiply, other, self)
-
-    def __truediv__(self, other: Any) -> Any:
-        return operate(np.true_divide, self, other)
-
-    def __rtruediv__(self, other: Any) -> Any:
-        return operate(np.true_divide, other, self)
-
-    def __floordiv__(self, other: Any) -> Any:
-        return operate(np.floor_divide, self, other)
-
-    def __rfloordiv__(self, other: Any) -> Any:
-        return operate(np.floor_divide, other, self)
-
-    def __mod__(self, other: Any) -> Any:
-        return operate(np.remainder, self, other)
-
-    def __rmod__(self, other: Any) -> Any:
-        return operate(np.remainder, other, self)
-
-    def __divmod__(self, other: Any) -> Any:
-        return self // other, self % other
-
-    def __rdivmod__(self, other: Any) -> Any:
-        return other // self, other % self
-
-    def __pow__(self, other: Any) -> Any:
-        if other == 0.5 and type(other) is float and dtypes.is_inexact(self.dtype):
-            return operate(np.sqrt, self)  # as NumPy's own `**` does
-        return operate(np.power, self, other)
-
-    def __rpow__(self, other: Any) -> Any:
-        return operate(np.power, other, self)
-
-    def __matmul__(self, other: Any) -> Any:
-        return _namespace().matmul(self, other) if is_operand(other) else NotImplemented
-
-    def __rmatmul__(self, other: Any) -> Any:
-        return _namespace().matmul(other, self) if is_operand(other) else NotImplemented
-
-    def __lshift__(self, other: Any) -> Any:
-        return operate(np.left_shift, self, other)
-
-    def __rlshift__(self, other: Any) -> Any:
-        return operate(np.left_shift, other, self)
-
-    def __rshift__(self, other: Any) -> Any:
-        return operate(np.right_shift, self, other)
-
-    def __rrshift__(self, other: Any) -> Any:
-        return operate(np.right_shift, other, self)
-
-    def __and__(self, other: Any) -> Any:
-        return operate(np.bitwise_and, self, other)
-
-    def __rand__(self, other: Any) -> Any:
-        return operate(np.bitwise_and, other, self)
-
-    def __or__(self, other: Any) -> Any:
-        return operate(np.bitwise_or, self, other)
-
-    def __ror__(self, other: Any) -> Any:
-        return operate(np.bitwise_or, other, self)
-
-    def __xor__(self, other: Any) -> Any:
-        return operate(np.bitwise_xor, self, other)
-
-    def __rxor__(self, other: Any) -> Any:
-        return operate(np.bitwise_xor, other, self)
-
-    def __neg__(self) -> Any:
-        return operate(np.negative, self)
-
-    def __pos__(self) -> Any:
-        return operate(np.positive, self)
-
-    def __abs__(self) -> Any:
-        return operate(np.absolute, self)
-
-    def __invert__(self) -> Any:
-        return operate(np.invert, self)
-
-    def __eq__(self, other: Any) -> Any:
-        return operate(np.equal, self, other)
-
-    def __ne__(self, other: Any) -> Any:
-        return operate(np.not_equal, self, other)
-
-    def __lt__(self, other: Any) -> Any:
-        return operate(np.less, self, other)
-
-    def __le__(self, other: Any) -> Any:
-        return operate(np.less_equal, self, other)
-
-    def __gt__(self, other: Any) -> Any:
-        return operate(np.greater, self, other)
-
-    def __ge__(self, other: Any) -> Any:
-        return operate(np.greater_equal, self, other)
-
-    def __round__(self, digits: int = 0) -> Any:
-        return _namespace().round(self, digits)
-
-    # -- in-place operators --
-
-    def __iadd__(self, other: Any) -> Any:
-        return self._update(np.add, self + other)
-
-    def __isub__(self, other: Any) -> Any:
-        return self._update(np.subtract, self - other)
-
-    def __imul__(self, other: Any) -> Any:
-        return self._update(np.multiply, self * other)
-
-    def __itruediv__(self, other: Any) -> Any:
-        return self._update(np.true_divide, self / other)
-
-    def __ifloordiv__(self, other: Any) -> Any:
-        return self._update(np.floor_divide, self // other)
-
-    def __imod__(self, other: Any) -> Any:
-        return self._update(np.remainder, self % other)
-
-    def __ipow__(self, other: Any) -> Any:
-        return self._update(np.power, self**other)
-
-    def __imatmul__(self, other: Any) -> Any:
-        return self._update(np.matmul, self @ other)
-
-    def __ilshift__(self, other: Any) -> Any:
-        return self._update(np.left_shift, self << other)
-
-    def __irshift__(self, other: Any) -> Any:
-        return self._update(np.right_shift, self >> other)
-
-    def __iand__(self, other: Any) -> Any:
-        return self._update(np.bitwise_and, self & other)
-
-    def __ior__(self, other: Any) -> Any:
-        return self._update(np.bitwise_or, self | other)
-
-    def __ixor__(self, other: Any) -> Any:
-        return self._update(np.bitwise_xor, self ^ other)
-
-    def _update(self, ufunc: Any, result: Any) -> Any:
+    def update(self, ufunc: Any, result: Any) -> Any:
         """What `x += v` leaves in x: itself with the result in it; for a scalar, the result."""
         if not isinstance(result, Array):
             raise NotAnArray(result, f"the operand of an in-place {ufunc.__name__}")
@@ -512,9 +353,7 @@ class Array(Value):
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         return call_ufunc(ufunc, method, inputs, options)
 
-    def __array_function__(
-        self, function: Any, types: Any, args: Any, kwargs: Any
-    ) -> Any:
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         return implementation(function)(*args, **kwargs)
 
     def __array_namespace__(self, api_version: str | None = None) -> Any:
@@ -606,6 +445,9 @@ class Array(Value):
     def fill(self, value: Any) -> None:
         """Write one number everywhere."""
         self[...] = value
+
+    def __round__(self, digits: int = 0) -> Any:
+        return _namespace().round(self, digits)
 
     def block_until_ready(self) -> Array:
         """For code written for JAX: results of compiled functions are always ready."""
@@ -715,6 +557,10 @@ def operate(ufunc: Any, *args: Any) -> Any:
         return NotImplemented
     if not all(map(is_operand, args)):
         return NotImplemented
+    if ufunc is np.matmul:
+        return _namespace().matmul(*args)
+    if ufunc is np.power and _is_square_root(*args):
+        ufunc, args = np.sqrt, args[:1]
     operands = [operand(x) for x in args]
     node = pr.apply(ufunc, *operands)
     if any(isinstance(x, Node) for x in operands):
@@ -722,9 +568,12 @@ def operate(ufunc: Any, *args: Any) -> Any:
     return Array(node, python=type(node.type.dtype.type(0).item()))
 
 
-def call_ufunc(
-    ufunc: Any, method: str, inputs: Sequence[Any], options: dict[str, Any]
-) -> Any:
+def _is_square_root(base: Any, exponent: Any) -> bool:
+    """Where NumPy's own `**` takes the square root."""
+    return type(exponent) is float and exponent == 0.5 and dtypes.is_inexact(asarray(base).dtype)
+
+
+def call_ufunc(ufunc: Any, method: str, inputs: Sequence[Any], options: dict[str, Any]) -> Any:
     """`ufunc.method(*inputs, **options)` with traced arrays among the inputs or outputs."""
     if any(isinstance(x, Selection) for x in inputs):
         chosen = next(x for x in inputs if isinstance(x, Selection))
@@ -859,11 +708,12 @@ def _qualified(function: Any, name: str) -> str:
     return f"np{module.removeprefix('numpy')}.{name}"
 
 
-VIEWS = frozenset(
-    "asarray asanyarray array_split atleast_1d atleast_2d atleast_3d broadcast_to dsplit "
-    "expand_dims flip fliplr flipud hsplit matrix_transpose moveaxis permute_dims ravel reshape "
-    "rollaxis rot90 split squeeze swapaxes transpose unstack vsplit".split()
-)
+VIEWS = frozenset((
+    "asarray", "asanyarray", "array_split", "atleast_1d", "atleast_2d", "atleast_3d",
+    "broadcast_to", "dsplit", "expand_dims", "flip", "fliplr", "flipud", "hsplit",
+    "matrix_transpose", "moveaxis", "permute_dims", "ravel", "reshape", "rollaxis", "rot90",
+    "split", "squeeze", "swapaxes", "transpose", "unstack", "vsplit",
+))  # fmt: skip
 """Functions of which NumPy gives views of the first argument where it can."""
 
 
@@ -874,9 +724,10 @@ def settled(name: str, result: Any, args: Sequence[Any]) -> Any:
             for part in result:
                 _share(part, args[0])
             return result
-        if result is args[0]:
-            return result if name in ("asarray", "asanyarray") else Array(result.node).sharing(result, ())
-        _share(result, args[0])
+        if result is not args[0]:
+            _share(result, args[0])
+        elif name not in ("asarray", "asanyarray"):
+            return Array(result.node).sharing(result, ())
         return result
     if isinstance(result, Array) and any(result is a for a in args):
         return Array(result.node)

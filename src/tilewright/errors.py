@@ -130,7 +130,8 @@ class DynamicShape(TilewrightError, ValueError):
     def __init__(self, what: str, instead: str = "") -> None:
         super().__init__(
             f"{what} has a shape that depends on values, which are not known while tracing",
-            instead or "Keep the full shape and choose with np.where(mask, x, other), reduce the"
+            instead
+            or "Keep the full shape and choose with np.where(mask, x, other), reduce the"
             " selection (x[mask].sum(),\n.mean(), .max()), or make what decides the shape static.",
         )
 
@@ -235,7 +236,8 @@ class ShapeMismatch(TilewrightError, ValueError):
         listed = " and ".join(str(tuple(s)) for s in shapes)
         super().__init__(
             f"{what}: shapes {listed}" if shapes else what,
-            way_out or "Broadcasting aligns shapes at the right; extents must be equal or 1."
+            way_out
+            or "Broadcasting aligns shapes at the right; extents must be equal or 1."
             " Add axes with x[:, None] or\nreshape.",
         )
 
@@ -275,7 +277,7 @@ class UnsupportedFunction(TilewrightError, TypeError):
     def __init__(self, function: str, alternative: str = "") -> None:
         super().__init__(
             f"{function} is not supported on traced arrays",
-            f"Use {alternative}."
+            f"Instead: {alternative}."
             if alternative
             else "Call it outside the compiled function, on its result.",
         )

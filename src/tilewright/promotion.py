@@ -125,7 +125,9 @@ def placed(x: Operand, dtype: DType, shape: tuple[Extent, ...]) -> Node:
 
 
 @lru_cache(maxsize=4096)
-def loop(ufunc: np.ufunc, kinds: tuple[DType | type, ...], dtype: DType | None) -> tuple[DType, ...]:
+def loop(
+    ufunc: np.ufunc, kinds: tuple[DType | type, ...], dtype: DType | None
+) -> tuple[DType, ...]:
     """The dtypes of NumPy's inner loop for operands of the given kinds: inputs, then outputs.
 
     `dtype` forces the outputs, as the argument of that name does. Raises TypeError.
@@ -248,7 +250,7 @@ _SPECIAL: Final[dict[np.ufunc, Special]] = {
     np.isfinite: _always(True),
     np.conjugate: _unless_complex,
     np.power: _power,
-    **{comparison: _mixed_signs for comparison in _COMPARISONS},
+    **dict.fromkeys(_COMPARISONS, _mixed_signs),
 }
 
 

@@ -16,6 +16,7 @@ from tilewright import dtypes, subscript
 from tilewright.dtypes import DType
 from tilewright.errors import DTypeMismatch, DynamicShape, UnsupportedFunction
 from tilewright.graph import Node
+from tilewright.operators import Operators
 from tilewright.ops.shape import fill
 
 REDUCTIONS: Final = {
@@ -26,7 +27,7 @@ REDUCTIONS: Final = {
 """NumPy functions a selection can be reduced by, and the name of the method."""
 
 
-class Selection:
+class Selection(Operators):
     """`x[mask]` with a traced mask: all elements of x, and which of them count."""
 
     __slots__ = ("_at", "_inside", "_values")
@@ -86,7 +87,9 @@ class Selection:
         if method != "__call__" or options:
             raise UnsupportedFunction(f"np.{ufunc.__name__} of {self!r} with {method} or options")
         mine = [x for x in inputs if isinstance(x, Selection)]
-        if any(s._at.mask is not mine[0]._at.mask or s._at.front != mine[0]._at.front for s in mine):
+        if any(
+            s._at.mask is not mine[0]._at.mask or s._at.front != mine[0]._at.front for s in mine
+        ):
             raise DynamicShape(f"np.{ufunc.__name__} of selections under different masks")
         if any(np.ndim(x) for x in inputs if not isinstance(x, Selection)):
             raise DynamicShape(
@@ -96,6 +99,17 @@ class Selection:
             )
         full = (x._values if isinstance(x, Selection) else x for x in inputs)
         return Selection(ufunc(*full), self._inside, self._at)
+
+    def operate(self, ufunc: Any, *operands: Any) -> Any:
+        return ufunc(*operands)
+
+    def update(self, ufunc: Any, result: Any) -> Any:
+        if not np.can_cast(result.dtype, self.dtype, "same_kind"):
+            raise DTypeMismatch(
+                f"in-place {ufunc.__name__}: cannot cast the {result.dtype} result to the"
+                f" array's {self.dtype}"
+            )
+        return result.astype(self.dtype)
 
     def astype(self, dtype: Any) -> Selection:
         return Selection(self._values.astype(dtype), self._inside, self._at)
@@ -153,48 +167,6 @@ class Selection:
 
     def count_nonzero(self, axis: int | None = None) -> Any:
         return np.sum(self._values != 0, self._axes(axis), where=self._inside)
-
-
-def _operator(ufunc: Any, reflected: bool = False) -> Callable[[Selection, Any], Any]:
-    if reflected:
-        return lambda self, other: ufunc(other, self)
-    return lambda self, other: ufunc(self, other)
-
-
-def _in_place(ufunc: Any) -> Callable[[Selection, Any], Any]:
-    def update(self: Selection, other: Any) -> Any:
-        result = ufunc(self, other)
-        if not np.can_cast(result.dtype, self.dtype, "same_kind"):
-            raise DTypeMismatch(
-                f"in-place {ufunc.__name__}: cannot cast the {result.dtype} result to the"
-                f" array's {self.dtype}"
-            )
-        return result.astype(self.dtype)
-
-    return update
-
-
-_BINARY: Final = {
-    "add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.true_divide,
-    "floordiv": np.floor_divide, "mod": np.remainder, "pow": np.power, "and": np.bitwise_and,
-    "or": np.bitwise_or, "xor": np.bitwise_xor, "lshift": np.left_shift, "rshift": np.right_shift,
-}  # fmt: skip
-_COMPARE: Final = {
-    "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater,
-    "ge": np.greater_equal,
-}  # fmt: skip
-_UNARY: Final = {
-    "neg": np.negative, "pos": np.positive, "abs": np.absolute, "invert": np.invert,
-}  # fmt: skip
-
-for _name, _ufunc in _BINARY.items():
-    setattr(Selection, f"__{_name}__", _operator(_ufunc))
-    setattr(Selection, f"__r{_name}__", _operator(_ufunc, reflected=True))
-    setattr(Selection, f"__i{_name}__", _in_place(_ufunc))
-for _name, _ufunc in _COMPARE.items():
-    setattr(Selection, f"__{_name}__", _operator(_ufunc))
-for _name, _ufunc in _UNARY.items():
-    setattr(Selection, f"__{_name}__", lambda self, ufunc=_ufunc: ufunc(self))
 
 
 def extreme_value(dtype: DType, lowest: bool) -> Any:

@@ -221,7 +221,7 @@ def _in_bounds(i: int, n: Extent, shape: tuple[Extent, ...]) -> int:
 def _advanced(shape: tuple[Extent, ...], items: list[Any]) -> Plan:
     """Integer arrays among basic items. Integers beside arrays count as arrays."""
     basic = [slice(None) if _is_array(i) or isinstance(i, int) else i for i in items]
-    path, staged = _basic(shape, basic)
+    path, _ = _basic(shape, basic)
     d = 0
     axes: list[int] = []
     indices: list[Any] = []
@@ -358,12 +358,12 @@ def shares_memory(path: Path, shape: tuple[Extent, ...]) -> bool:
         return True
     if not all(isinstance(n, int) for n in shape):
         return False
-    x: Any = np.empty(shape, np.bool_)  # type: ignore[arg-type]
+    x: Any = np.empty(shape, np.bool_)
     for op in path:
         match op:
             case Reshape():
                 try:
-                    x = np.reshape(x, op.shape, copy=False)  # type: ignore[arg-type]
+                    x = np.reshape(x, op.shape, copy=False)
                 except ValueError:
                     return False
             case Slice():
@@ -432,7 +432,7 @@ def without_axes(shape: tuple[Extent, ...], axes: Sequence[int]) -> tuple[Extent
 
 
 def _fitted(value: Node, shape: tuple[Extent, ...]) -> Node:
-    """A value broadcast to the place it is assigned to; leading axes of extent 1 may be too many."""
+    """A value broadcast to where it is assigned to; surplus leading axes of extent 1 go."""
     old = value.type.shape
     extra = len(old) - len(shape)
     if extra > 0 and all(n == 1 for n in old[:extra]):

@@ -7,6 +7,7 @@ do with it, is in `array.py`.
 
 from __future__ import annotations
 
+import builtins
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from tilewright.array import asarray as asarray
 from tilewright.array import astype as astype
 from tilewright.array import broadcast_to as broadcast_to
 from tilewright.array import into as into
+from tilewright.array import operand as operand
 from tilewright.array import settled as settled
 from tilewright.errors import UnhashableStatic
 from tilewright.graph import Graph, Input, Node, Type, new_input, substitute
@@ -130,7 +132,7 @@ class Argument(NamedTuple):
     """
 
     type: Type
-    python: type | None = None
+    python: builtins.type | None = None
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,9 @@ def bind(
     keywords = {k: _static(a, k) if k in static else a for k, a in kwargs.items()}
     tree = (tuple(fixed), keywords)
     leaves, structure = trees.flatten(tree, _is_argument)
-    labels = [n + p for n, a in zip(names, fixed, strict=True) for p in trees.paths(a, _is_argument)]
+    labels = [
+        n + p for n, a in zip(names, fixed, strict=True) for p in trees.paths(a, _is_argument)
+    ]
     labels += [k + p for k in sorted(keywords) for p in trees.paths(keywords[k], _is_argument)]
     arguments = tuple(argument(x, label) for x, label in zip(leaves, labels, strict=True))
     return Call(structure, arguments, tuple(labels)), leaves

@@ -126,9 +126,7 @@ _CONTAINERS: Final[dict[type, Container | None]] = {
     for c in (
         Container(tuple, lambda t: (t, None), lambda rest, xs: tuple(xs), _items),
         Container(list, lambda t: (t, None), lambda rest, xs: list(xs), _items),
-        Container(
-            dict, _take_dict, lambda keys, xs: dict(zip(keys, xs, strict=True)), _keys
-        ),
+        Container(dict, _take_dict, lambda keys, xs: dict(zip(keys, xs, strict=True)), _keys),
         Container(
             OrderedDict,
             lambda d: (list(d.values()), tuple(d)),
@@ -173,13 +171,11 @@ def container_of(x: Any) -> Container | None:
 def _derived(cls: type) -> Container | None:
     if issubclass(cls, tuple) and hasattr(cls, "_fields"):
         names = [f".{f}" for f in cls._fields]
-        return Container(
-            cls, lambda t: (t, None), lambda rest, xs: cls(*xs), lambda rest, n: names
-        )
+        return Container(cls, lambda t: (t, None), lambda rest, xs: cls(*xs), lambda rest, n: names)
     if dataclasses.is_dataclass(cls) and not hasattr(cls, "__array__"):
         return _dataclass(cls)
     for base in (OrderedDict, defaultdict, dict, list, tuple):
-        if issubclass(cls, base) and cls.__init__ is base.__init__:  # type: ignore[misc]
+        if issubclass(cls, base) and cls.__init__ is base.__init__:
             return None if base is tuple else _subclass(cls, _CONTAINERS[base])
     return None
 
@@ -191,7 +187,8 @@ def _subclass(cls: type, base: Container | None) -> Container:
 
 def _dataclass(cls: type) -> Container:
     """Fields are children, unless their metadata says `static=True` (or `pytree_node=False`)."""
-    static, children = [], []
+    static: list[str] = []
+    children: list[str] = []
     for f in dataclasses.fields(cls):
         kept = f.metadata.get("static", not f.metadata.get("pytree_node", True))
         (static if kept else children).append(f.name)
@@ -200,7 +197,7 @@ def _dataclass(cls: type) -> Container:
         return [getattr(x, f) for f in children], tuple(getattr(x, f) for f in static)
 
     def make(rest: Any, xs: Sequence[Any]) -> Any:
-        x = object.__new__(cls)  # as it was: no __init__ sees the leaves
+        x: Any = object.__new__(cls)  # as it was: no __init__ sees the leaves
         for f, value in (*zip(children, xs, strict=True), *zip(static, rest, strict=True)):
             object.__setattr__(x, f, value)
         return x

@@ -23,7 +23,7 @@ from tilewright.graph import Type
 from tilewright.ops.shape import Broadcast, Iota, fill
 from tilewright.promotion import result_type
 from tilewright.staging import concretely
-from tilewright.tracing import Array, asarray, astype, into, settled, into, settled
+from tilewright.tracing import Array, asarray, astype, into, operand, settled
 
 F = TypeVar("F", bound=Callable[..., Any])
 Axes = int | Sequence[int] | None
