@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -192,6 +192,18 @@ class Op:
             elif _are_graphs(value):
                 result |= {f"{f.name}[{i}]": g for i, g in enumerate(value)}
         return result
+
+    def with_graphs(self, change: Callable[[Graph], Graph]) -> Op:
+        """The op with `change` applied to its sub-graphs; the same object if nothing changed."""
+        before = self.graphs
+        after = {k: change(g) for k, g in before.items()}
+        if all(after[k] is before[k] for k in before):
+            return self
+        changes: dict[str, Any] = {}
+        for key, g in after.items():
+            name, numbered, _ = key.partition("[")
+            changes[name] = (*changes.get(name, ()), g) if numbered else g
+        return replace(self, **changes)  # type: ignore[type-var]
 
     def attributes(self) -> list[str]:
         """The attributes as they are printed; must tell apart ops that differ."""

@@ -259,21 +259,6 @@ def inline(graph: Graph, wrap: Wrap) -> Graph:
                 body = inline(n.op.body, wrap)
                 env[n] = [v.node for v in replay(body, wrap, [wrap(a) for a in args])]
             else:
-                op = _inlined(n.op, wrap)
+                op = n.op.with_graphs(lambda g: inline(g, wrap)) if n.op.graphs else n.op
                 env[n] = n if op is n.op and args == n.args else op.node(*args)
     return Graph(graph.name, graph.inputs, tuple(env.get(n, n) for n in graph.outputs))
-
-
-def _inlined(op: Op, wrap: Wrap) -> Op:
-    """The op with its sub-graphs inlined; the same object if nothing changed."""
-    before = op.graphs
-    if not before:
-        return op
-    after = {k: inline(g, wrap) for k, g in before.items()}
-    if all(after[k] is before[k] for k in before):
-        return op
-    changes: dict[str, Any] = {}
-    for key, g in after.items():
-        name, numbered, _ = key.partition("[")
-        changes[name] = (*changes.get(name, ()), g) if numbered else g
-    return replace(op, **changes)  # type: ignore[type-var]

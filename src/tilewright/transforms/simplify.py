@@ -27,10 +27,11 @@ def simplify(graph: Graph) -> Graph:
     for n in graph.nodes:
         args = [done[a] for a in n.args]
         with born_at(n.source):
-            found = _first(n.op, args)
+            op = n.op.with_graphs(simplify) if n.op.graphs else n.op
+            found = _first(op, args)
             if found is None:
-                same = all(a is b for a, b in zip(args, n.args, strict=True))
-                found = n if same else n.op.node(*args)
+                same = op is n.op and all(a is b for a, b in zip(args, n.args, strict=True))
+                found = n if same else op.node(*args)
         done[n] = found
     outputs = tuple(done[n] for n in graph.outputs)
     unchanged = all(a is b for a, b in zip(outputs, graph.outputs, strict=True))

@@ -1,0 +1,35 @@
+"""Tilewright: NumPy functions as native programs. The public names, nothing else."""
+
+from tilewright import errors as errors
+from tilewright import numpy as numpy
+from tilewright import staging as _staging
+from tilewright import trees as tree
+from tilewright.compile import Compiled as Compiled
+from tilewright.compile import compile as compile
+from tilewright.compile import run_graph as _run_graph
+from tilewright.control import associative_scan as associative_scan
+from tilewright.control import cond as cond
+from tilewright.control import fori_loop as fori_loop
+from tilewright.control import map as map
+from tilewright.control import scan as scan
+from tilewright.control import switch as switch
+from tilewright.control import while_loop as while_loop
+from tilewright.options import Options as Options
+from tilewright.transforms.autodiff import checkpoint as checkpoint
+from tilewright.transforms.autodiff import eval_shape as eval_shape
+from tilewright.transforms.autodiff import grad as grad
+from tilewright.transforms.autodiff import hessian as hessian
+from tilewright.transforms.autodiff import jacfwd as jacfwd
+from tilewright.transforms.autodiff import jacrev as jacrev
+from tilewright.transforms.autodiff import jvp as jvp
+from tilewright.transforms.autodiff import linear_transpose as linear_transpose
+from tilewright.transforms.autodiff import linearize as linearize
+from tilewright.transforms.autodiff import make_graph as make_graph
+from tilewright.transforms.autodiff import stop_gradient as stop_gradient
+from tilewright.transforms.autodiff import value_and_grad as value_and_grad
+from tilewright.transforms.autodiff import vjp as vjp
+from tilewright.transforms.batching import vmap as vmap
+
+jit = compile
+
+_staging.run_with(_run_graph)

@@ -1,0 +1,320 @@
+"""`@compile`: signatures, the caches, and what one can look at.
+
+Knows when two calls may share a program, how a program's inputs and results map to the user's
+trees, and how to run it. Refuses to know how programs are made (`transforms.pipeline`).
+
+Two caches. A compiled function remembers the calls it has seen (tree structure, dtypes, shapes,
+static values). Programs are shared by their canonical print, so a function that is defined anew,
+a lambda in a loop say, is traced again but not compiled again.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, overload
+
+import numpy as np
+
+from tilewright import graph as graphs
+from tilewright import kernel as kernels
+from tilewright import loops, tracing, trees
+from tilewright.codegen import llvm
+from tilewright.errors import Recompilation
+from tilewright.graph import Graph
+from tilewright.options import Options, show, shown
+from tilewright.promotion import PYTHON
+from tilewright.runtime import jit
+from tilewright.runtime.executable import Executable, prepared
+from tilewright.target import Target, host
+from tilewright.tracing import Call, Traced
+from tilewright.transforms import pipeline
+from tilewright.transforms.assemble import Assembly, Scheduler, constants
+from tilewright.transforms.heuristic import heuristic
+
+MOST_PROGRAMS: Final = 1024
+"""Programs kept for reuse; the one not used for longest goes first."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """Everything made from one graph. The text and the machine code follow from the assembly."""
+
+    graph: Graph
+    assembly: Assembly
+    target: Target
+
+    @functools.cached_property
+    def text(self) -> str:
+        """LLVM IR; the entry's name is the hash of the rest, so equal programs link once."""
+        text = llvm.print_program(self.assembly.program)
+        return llvm.named(text, jit.symbol(text))
+
+    @functools.cached_property
+    def executable(self) -> Executable:
+        name = jit.symbol(llvm.print_program(self.assembly.program))
+        code = jit.object_code(self.text, self.target)
+        types = [n.type for n in self.graph.outputs]
+        results = tuple((tuple(t.shape), t.dtype) for t in types)
+        return Executable(jit.load(code, name, self.target), results, self.assembly.arena_bytes)
+
+
+class Programs:
+    """Programs by canonical print, target and scheduler."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._kept: OrderedDict[Any, Program] = OrderedDict()
+
+    def get(self, graph: Graph, scheduler: Scheduler | None, options: Options) -> Program:
+        """The program of a graph; made if none like it is kept."""
+        target = host()
+        key = (graphs.show(graph, sources=False), target, scheduler, options)
+        with self._lock:
+            found = self._kept.get(key)
+            if found is not None:
+                self._kept.move_to_end(key)
+                return found
+            started = time.perf_counter()
+            choose = scheduler or functools.partial(heuristic, target=target)
+            lowered, assembly = pipeline.lower(graph, choose, options)
+            found = self._kept[key] = Program(lowered, assembly, target)
+            if len(self._kept) > MOST_PROGRAMS:
+                self._kept.popitem(last=False)
+            show("time", f"{graph.name}: lowered in {1e3 * (time.perf_counter() - started):.1f} ms")
+            return found
+
+
+_programs: Final = Programs()
+
+
+def run_graph(graph: Graph, arrays: Sequence[Any]) -> list[Any]:
+    """Compile a graph, or find its program, and run it on arrays."""
+    program = _programs.get(graph, None, Options.default())
+    inputs = [prepared(np.asarray(a), n.type.dtype) for a, n in zip(arrays, graph.inputs, strict=True)]
+    captured = [prepared(h.array, h.array.dtype) for h in constants(graph)]
+    return [_result(o) for o in program.executable(inputs, captured)]
+
+
+def _result(a: Any) -> Any:
+    """Arrays without axes come back as NumPy scalars, as NumPy's own functions give them."""
+    return a[()] if a.ndim == 0 else a
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A call that was traced: its program, the arrays it captured, and the shape of its result."""
+
+    call: Call
+    traced: Traced
+    program: Program
+    captured: tuple[Any, ...]
+    dtypes: tuple[np.dtype[Any], ...]
+
+    def run(self, leaves: Sequence[Any]) -> Any:
+        inputs = [prepared(np.asarray(x), d) for x, d in zip(leaves, self.dtypes, strict=True)]
+        captured = [prepared(a, a.dtype) for a in self.captured]
+        results = self.program.executable(inputs, captured)
+        return self.traced.rebuild([_result(r) for r in results])
+
+
+class Compiled:
+    """A function that runs as one native program for each kind of arguments it meets.
+
+    Calling it inside another traced function just traces through it.
+    """
+
+    def __init__(
+        self,
+        f: Callable[..., Any],
+        static: Collection[str | int] = (),
+        scheduler: Scheduler | None = None,
+        options: Options | None = None,
+    ) -> None:
+        functools.update_wrapper(self, f)
+        self._f = f
+        self._static = frozenset(static)
+        self._scheduler = scheduler
+        self._options = options or Options.default()
+        self._entries: dict[Any, Entry] = {}
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else functools.partial(self, instance)
+
+    def __repr__(self) -> str:
+        return f"<compiled {tracing.name_of(self._f)}, {len(self._entries)} signatures>"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if tracing.active():
+            return self._f(*args, **kwargs)
+        leaves, key = self._key(args, kwargs)
+        entry = self._entries.get(key) or self._trace(key, args, kwargs)
+        return entry.run(leaves)
+
+    def lower(self, *args: Any, **kwargs: Any) -> Lowered:
+        """What the compiler makes for these arguments, at every stage, without running it."""
+        leaves, key = self._key(args, kwargs)
+        entry = self._entries.get(key) or self._trace(key, args, kwargs)
+        return Lowered(tracing.name_of(self._f), entry)
+
+    @property
+    def signatures(self) -> tuple[str, ...]:
+        """The kinds of arguments compiled so far."""
+        return tuple(_signature(e.call) for e in self._entries.values())
+
+    def clear_cache(self) -> None:
+        """Forget the calls seen; programs stay in the shared cache."""
+        self._entries.clear()
+
+    def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], Any]:
+        if self._static:
+            call, leaves = tracing.bind(self._f, args, kwargs, self._static)
+            return leaves, call
+        leaves, structure = trees.flatten((args, kwargs))
+        return leaves, (structure, tuple(map(_kind, leaves)))
+
+    def _trace(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
+        call, _ = tracing.bind(self._f, args, kwargs, self._static)
+        if self._entries:
+            self._explain_miss(call)
+        traced = tracing.trace_call(self._f, call)
+        program = _programs.get(traced.graph, self._scheduler, self._options)
+        captured = tuple(h.array for h in constants(traced.graph))
+        dtypes = tuple(a.type.dtype for a in call.arguments)
+        entry = self._entries[key] = Entry(call, traced, program, captured, dtypes)
+        return entry
+
+    def _explain_miss(self, call: Call) -> None:
+        """Say which argument is new, if the user asked (TILEWRIGHT_SHOW=cache)."""
+        if not shown("cache"):
+            return
+        last = next(reversed(self._entries.values())).call
+        name = tracing.name_of(self._f)
+        if last.structure != call.structure:
+            show("cache", Recompilation(name, "arguments", repr(last.structure), repr(call.structure)))
+            return
+        for label, a, b in zip(call.labels, last.arguments, call.arguments, strict=True):
+            if a != b:
+                show("cache", Recompilation(name, label, repr(a.type), repr(b.type)))
+
+
+def _kind(x: Any) -> Any:
+    """What a leaf contributes to the key of a call."""
+    if isinstance(x, np.ndarray):
+        return (x.dtype, x.shape)
+    kind = type(x)
+    if kind in PYTHON:
+        return (kind, -(1 << 63) <= x < 1 << 63) if kind is int else kind
+    dtype, shape = getattr(x, "dtype", None), getattr(x, "shape", None)
+    return (kind, dtype, None if shape is None else tuple(shape))
+
+
+def _signature(call: Call) -> str:
+    return ", ".join(f"{n}: {a.type!r}" for n, a in zip(call.labels, call.arguments, strict=True))
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """One call's way through the compiler. Print any of the properties."""
+
+    name: str
+    entry: Entry = field(repr=False)
+
+    @property
+    def graph(self) -> Graph:
+        """The graph as traced."""
+        return self.entry.traced.graph
+
+    @property
+    def simplified(self) -> Graph:
+        """The graph after the graph rewrites."""
+        return self.entry.program.graph
+
+    @property
+    def kernels(self) -> tuple[kernels.Kernel, ...]:
+        """The program's kernels, each distinct one once, in the order they first run."""
+        return tuple(s.kernel for s in self.entry.program.assembly.kernels)
+
+    @property
+    def schedules(self) -> dict[str, Any]:
+        """The schedule of each kernel, by the kernel's name."""
+        return {s.kernel.name: s.schedule for s in self.entry.program.assembly.kernels}
+
+    @property
+    def loops(self) -> str:
+        """The whole program as loops."""
+        return loops.show_program(self.entry.program.assembly.program)
+
+    @property
+    def program(self) -> loops.Program:
+        return self.entry.program.assembly.program
+
+    @property
+    def llvm(self) -> str:
+        """LLVM IR text."""
+        return self.entry.program.text
+
+    @property
+    def asm(self) -> str:
+        """The machine's assembly."""
+        return jit.assembly(self.entry.program.text, self.entry.program.target)
+
+    @property
+    def c(self) -> str:
+        """The program as C99."""
+        return c_source.print_program(self.entry.program.assembly.program)
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes of planned memory one run needs besides inputs and results."""
+        return self.entry.program.assembly.arena_bytes
+
+    def explain(self) -> str:
+        """Every value kept in memory, with the reason and the bytes, and what was fused."""
+        return pipeline.explain(self.entry.program.graph, self.entry.program.assembly)
+
+
+@overload
+def compile(f: Callable[..., Any], /) -> Compiled: ...
+
+
+@overload
+def compile(
+    f: None = None,
+    /,
+    *,
+    static: Collection[str | int] = (),
+    scheduler: Scheduler | None = None,
+    options: Options | None = None,
+) -> Callable[[Callable[..., Any]], Compiled]: ...
+
+
+def compile(
+    f: Callable[..., Any] | None = None,
+    /,
+    *,
+    static: Collection[str | int] = (),
+    scheduler: Scheduler | None = None,
+    options: Options | None = None,
+) -> Any:
+    """Make a NumPy function run as one native program.
+
+    `f` takes and returns trees (tuples, lists, dicts, dataclasses, None) of arrays and numbers. It
+    is traced once for each combination of tree structure, shapes and dtypes, and then runs
+    compiled: `compile(f)(*args)` equals `f(*args)` in shapes, dtypes and, up to rounding, values.
+
+    **Arguments:** `static`: names or positions of parameters that are ordinary Python values and
+    part of the signature (they must be hashable). `scheduler`: a function from a Kernel to its
+    Schedule, instead of the heuristic. `options`: see `Options`.
+
+    **Raises:** the errors of `tilewright.errors`, each naming the user's line.
+    """
+    if f is None:
+        return functools.partial(Compiled, static=static, scheduler=scheduler, options=options)
+    return Compiled(f, static, scheduler, options)
+
+

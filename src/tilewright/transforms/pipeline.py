@@ -1,0 +1,80 @@
+"""The pipeline from a traced graph to a scheduled program, as a list one can read aloud."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from tilewright import graph as graphs
+from tilewright.array import Array
+from tilewright.expr import static
+from tilewright.graph import Graph, Node
+from tilewright.options import Options, show
+from tilewright.ops import custom
+from tilewright.transforms.assemble import Assembly, Scheduler, assemble
+from tilewright.transforms.simplify import simplify
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A rewrite of graphs: its name, the function, and what it is for."""
+
+    name: str
+    run: Callable[[Graph], Graph]
+    why: str
+
+
+GRAPH: Final[tuple[Pass, ...]] = (
+    Pass("inline", lambda g: custom.inline(g, Array.wrap), "put the bodies of calls with rules of their own in place"),
+    Pass("simplify", simplify, "fold constants, merge movements, drop what changes nothing"),
+)
+
+
+def run(passes: Sequence[Pass], graph: Graph, options: Options) -> Graph:
+    """Apply the passes in order; print a pass's result if it changed something."""
+    show("graph", graph)
+    for p in passes:
+        after = p.run(graph)
+        if after is not graph:
+            show("graph", f"after {p.name}: {after}")
+        graph = after
+        if options.verify:
+            graphs.verify(graph)
+    return graph
+
+
+def lower(graph: Graph, scheduler: Scheduler, options: Options) -> tuple[Graph, Assembly]:
+    """The rewritten graph and the program made from it."""
+    graph = run(GRAPH, graph, options)
+    assembly = assemble(graph, scheduler)
+    for s in assembly.kernels:
+        show("kernels", f"{s.kernel}\n  schedule {s.schedule}")
+    return graph, assembly
+
+
+def explain(graph: Graph, assembly: Assembly) -> str:
+    """What is kept in memory and why, and what each kernel computes."""
+    lines = [f"{graph.name}: {len(assembly.kernels)} kernels, {assembly.arena_bytes:,} bytes of arena"]
+    for s in assembly.kernels:
+        lines.append(f"  {s.kernel.name}: {', '.join(b.name for b in s.kernel.writes)}    {s.schedule}")
+    lines.append("kept in memory:")
+    for e in assembly.edges:
+        where = f" at {e.node.source}" if e.node.source else ""
+        lines.append(f"  {e.node.op.name} {e.node.type!r}{where}: {e.reason} ({e.nbytes:,} bytes)")
+    kept = {e.node for e in assembly.edges}
+    inlined = [n for n in graph.nodes if n.args and n not in kept]
+    lines.append("computed in registers, never stored:")
+    for n in inlined:
+        where = f" at {n.source}" if n.source else ""
+        lines.append(f"  {n.op.name} {_type(n)}{where}: saves {2 * _nbytes(n):,} bytes of traffic")
+    return "\n".join(lines)
+
+
+def _type(n: Node) -> str:
+    return repr(n.type)
+
+
+def _nbytes(n: Node) -> int:
+    types = n.type if isinstance(n.type, tuple) else (n.type,)
+    return sum(static(t.size) * t.dtype.itemsize for t in types)
