@@ -189,12 +189,13 @@ def _remainder_int(a: Expr, b: Expr) -> Expr:
 
 
 def _floor_divide_int(a: Expr, b: Expr) -> Expr:
-    """The quotient rounded down; by zero it gives 0."""
+    """The quotient rounded down; by zero it gives 0. A product finds whether it was exact."""
     q = apply("idiv", a, b)
     if not dtypes.is_signed(a.type):
         return q
-    r = apply("irem", a, b)
-    return select(apply("ne", r, _zero(r)) & ((r ^ b) < 0), q - 1, q)
+    r = apply("sub", a, apply("mul", q, b))
+    inexact = apply("ne", r, _zero(r)) & apply("ne", b, _zero(b))
+    return select(inexact & ((r ^ b) < 0), q - 1, q)
 
 
 def _bits(dtype: DType) -> int:
