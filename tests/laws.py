@@ -17,6 +17,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+
 from tilewright import dtypes, expr, loops
 from tilewright.errors import MissingRule
 from tilewright.expr import Buffer
@@ -239,7 +240,10 @@ def check_duality(example: Example) -> None:
 def _check_pairing(op: Op, args: list[Any], linear: frozenset[int]) -> None:
     v = [numbers(a.dtype, a.shape, 3 + i) if i in linear else a for i, a in enumerate(args)]
     if not op.multilinear:  # the map is linear in all of them at once: the others are at zero
-        v = [np.zeros_like(a) if i in op.linear_in and i not in linear else a for i, a in enumerate(v)]
+        v = [
+            np.zeros_like(a) if i in op.linear_in and i not in linear else a
+            for i, a in enumerate(v)
+        ]
     (out,) = meaning(op, v)
     ct = numbers(out.dtype, out.shape, 11)
     inputs = [new_input("x", t) for t in types_of(args)]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 
-import laws
 import numpy as np
 import pytest
+
+import laws
 from tilewright import dtypes
 from tilewright.ops import catalogue
 from tilewright.ops.samples import Example

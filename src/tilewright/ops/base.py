@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tilewright.errors import InternalError
+from tilewright.expr import Extent, static
 from tilewright.graph import Node, Type
 
 
@@ -32,3 +33,8 @@ def shifted(axes: Sequence[int], by: int = 1) -> tuple[int, ...]:
 def wrap_like(value: Any, node: Node) -> Any:
     """A value of the same class as `value`, on another node."""
     return type(value).wrap(node)
+
+
+def sizes(shape: Sequence[Extent]) -> tuple[int, ...]:
+    """The extents as numbers: what NumPy needs. They must not depend on named dims."""
+    return tuple(static(n) for n in shape)

@@ -15,12 +15,12 @@ import numpy as np
 from tilewright import dtypes
 from tilewright.dtypes import DType
 from tilewright.errors import InternalError
-from tilewright.expr import Axis, Expr, Extent, Reduce, apply, as_index, axis, cast, select
+from tilewright.expr import Axis, Expr, Extent, Reduce, apply, as_index, axis, cast, select, static
 from tilewright.graph import Op, Type, View
-from tilewright.ops.base import without
+from tilewright.ops.base import sizes, without
 from tilewright.ops.elementwise import number
 from tilewright.ops.samples import Example, numbers, of_kinds, samples
-from tilewright.ops.shape import Flip, Pad, Reshape, Transpose, inverse, moved
+from tilewright.ops.shape import Flip, Pad, Reshape, Transpose, crops, inverse, moved
 
 Axes = tuple[int, ...]
 
@@ -61,7 +61,11 @@ class Dot(Op):
         if lhs.dtype != rhs.dtype or any(lhs.shape[a] != rhs.shape[b] for a, b in pairs):
             raise InternalError(f"cannot contract {lhs!r} with {rhs!r} over {pairs}")
         batch = tuple(lhs.shape[a] for a in self.lhs_batch)
-        frees = [x.shape[d] for x, free in zip((lhs, rhs), self.free(lhs, rhs), strict=True) for d in free]
+        frees = [
+            x.shape[d]
+            for x, free in zip((lhs, rhs), self.free(lhs, rhs), strict=True)
+            for d in free
+        ]
         return lhs.with_shape((*batch, *frees))
 
     def free(self, lhs: Any, rhs: Any) -> tuple[Axes, Axes]:
@@ -122,9 +126,19 @@ class Dot(Op):
         over = tuple(axis("k", lhs.shape[a]) for a in self.lhs_contract)
         lhs_free, rhs_free = self.free(lhs, rhs)
         nb, nl = len(self.lhs_batch), len(lhs_free)
-        at_lhs = dict(zip((*self.lhs_batch, *lhs_free, *self.lhs_contract), (*idx[: nb + nl], *over), strict=True))
+        at_lhs = dict(
+            zip(
+                (*self.lhs_batch, *lhs_free, *self.lhs_contract),
+                (*idx[: nb + nl], *over),
+                strict=True,
+            )
+        )
         at_rhs = dict(
-            zip((*self.rhs_batch, *rhs_free, *self.rhs_contract), (*idx[:nb], *idx[nb + nl :], *over), strict=True)
+            zip(
+                (*self.rhs_batch, *rhs_free, *self.rhs_contract),
+                (*idx[:nb], *idx[nb + nl :], *over),
+                strict=True,
+            )
         )
         a = lhs[tuple(at_lhs[d] for d in range(len(lhs.shape)))]
         b = rhs[tuple(at_rhs[d] for d in range(len(rhs.shape)))]
@@ -166,7 +180,7 @@ class Conv(Op):
     """
 
     strides: Axes
-    padding: tuple[tuple[int, int], ...]
+    padding: tuple[tuple[Extent, Extent], ...]
     lhs_dilation: Axes
     rhs_dilation: Axes
     groups: int = 1
@@ -180,7 +194,8 @@ class Conv(Op):
         if x.dtype != w.dtype or not fits or w.shape[0] % g != 0:
             raise InternalError(f"cannot convolve {x!r} with {w!r} in {g} groups")
         spatial = [
-            self._extent(n, k, d) for d, (n, k) in enumerate(zip(x.shape[2:], w.shape[2:], strict=True))
+            self._extent(n, k, d)
+            for d, (n, k) in enumerate(zip(x.shape[2:], w.shape[2:], strict=True))
         ]
         return x.with_shape((x.shape[0], w.shape[0], *spatial))
 
@@ -203,10 +218,10 @@ class Conv(Op):
         if 0 in out.shape or 0 in w.shape:
             return np.zeros(out.shape, x.dtype)
         x = pad.numpy(x.astype(wide), np.zeros((), wide))
-        full = tuple(dilated(k, d) for k, d in zip(w.shape[2:], self.rhs_dilation, strict=True))
+        full = sizes([dilated(k, d) for k, d in zip(w.shape[2:], self.rhs_dilation, strict=True)])
         windows = np.lib.stride_tricks.sliding_window_view(x, full, tuple(range(2, spatial + 2)))
-        windows = windows[(..., *map(slice, (None,) * spatial, (None,) * spatial, self.rhs_dilation))]
-        windows = windows[(slice(None), slice(None), *(slice(None, None, s) for s in self.strides))]
+        every = slice(None), slice(None), *(slice(None, None, s) for s in self.strides)
+        windows = windows[*every, *(slice(None, None, s) for s in self.rhs_dilation)]
         windows = windows.reshape(x.shape[0], g, -1, *windows.shape[2:])
         kernel = w.astype(wide).reshape(g, -1, *w.shape[1:])
         inner = list(range(3 + spatial, 3 + 2 * spatial))
@@ -236,7 +251,9 @@ class Conv(Op):
         kernel = Reshape((g, out // g, channels, *window_shape))(kernel)
         kernel = Transpose((0, 2, 1, *(d + 3 for d in spatial)))(kernel)
         kernel = Reshape((g * channels, out // g, *window_shape))(kernel)
-        return Conv(self.lhs_dilation, tuple(padding), self.strides, self.rhs_dilation, g)(ct, kernel)
+        return Conv(self.lhs_dilation, tuple(padding), self.strides, self.rhs_dilation, g)(
+            ct, kernel
+        )
 
     def _to_w(self, ct: Any, x: Any, w: Any) -> Any:
         """A convolution of x with ct as the window, batch and channels having changed places."""
@@ -251,7 +268,9 @@ class Conv(Op):
             low, _ = self.padding[d]
             span = dilated(ct.shape[d + 2], self.strides[d])
             want = dilated(w.shape[d + 2], self.rhs_dilation[d])
-            padding.append((low, want + span - 1 - low - dilated(x.shape[d + 2], self.lhs_dilation[d])))
+            padding.append(
+                (low, want + span - 1 - low - dilated(x.shape[d + 2], self.lhs_dilation[d]))
+            )
         op = Conv(self.rhs_dilation, tuple(padding), self.lhs_dilation, self.strides, g)
         return Transpose((1, 0, *(d + 2 for d in spatial)))(op(image, window))
 
@@ -272,7 +291,7 @@ class Conv(Op):
         side = moved(x, 0, 1)
         side = Reshape((x.shape[1], size * x.shape[2], *x.shape[3:]))(side)
         kernel = Reshape((size * w.shape[1], *w.shape[2:]))(w)
-        out = replace(self, groups=g * size)(side, kernel)
+        out = replace(self, groups=g * static(size))(side, kernel)
         return moved(Reshape((x.shape[1], size, w.shape[1], *out.shape[2:]))(out), 1, 0)
 
     def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
@@ -295,15 +314,17 @@ class Conv(Op):
             value = select(inside, x.guarded(full, inside), number(0, x.dtype))
         return summed((channel, *window), value, w[(o, channel, *window)])
 
-    def _source(self, d: int, p: Expr, k: Expr, n: Extent, window: Extent) -> tuple[Expr, list[Expr]]:
+    def _source(
+        self, d: int, p: Expr, k: Expr, n: Extent, window: Extent
+    ) -> tuple[Expr, list[Expr]]:
         """The position in x that window place `k` at output place `p` reads, and what must hold for
         it to be an element of x."""
         low, high = self.padding[d]
         at = p * self.strides[d] + k * self.rhs_dilation[d] - low
         tests = []
-        if low > 0:
+        if not crops(low):
             tests.append(apply("le", as_index(0), at))
-        if high > 0:
+        if not crops(high):
             tests.append(apply("lt", at, as_index(dilated(n, self.lhs_dilation[d]))))
         step = self.lhs_dilation[d]
         if step > 1:
@@ -332,9 +353,17 @@ class Conv(Op):
         plane = cls((2, 1), ((1, 1), (0, 2)), (1, 1), (1, 2), 1)
         smooth(plane, (2, 3, 5, 7), (4, 3, 3, 2))
         smooth(replace(plane, groups=3), (1, 3, 4, 5), (3, 1, 3, 2))
-        smooth(cls((1, 2, 1), ((0, 1),) * 3, (1, 1, 1), (1, 1, 1)), (1, 2, 3, 4, 2), (2, 2, 2, 3, 2))
+        smooth(
+            cls((1, 2, 1), ((0, 1),) * 3, (1, 1, 1), (1, 1, 1)), (1, 2, 3, 4, 2), (2, 2, 2, 3, 2)
+        )
         a, b = numbers(f64, (5, 4, 6)), numbers(f64, (3, 2, 8), 1)
-        found.append(Example((a.T[::2, ::-1], b[:, :, ::2].transpose(2, 1, 0)[..., ::-1][:, [0, 1, 0, 1]]), line, True))
+        found.append(
+            Example(
+                (a.T[::2, ::-1], b[:, :, ::2].transpose(2, 1, 0)[..., ::-1][:, [0, 1, 0, 1]]),
+                line,
+                True,
+            )
+        )
         return found
 
 

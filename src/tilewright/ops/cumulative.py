@@ -70,7 +70,7 @@ class Cumulative(Op):
 
     def numpy(self, x: Any) -> Any:
         wide = dtypes.compute_type(x.dtype)
-        combine = np.logaddexp if self.kind == "logsumexp" else REDUCTIONS[self.kind][0]
+        combine: Any = np.logaddexp if self.kind == "logsumexp" else REDUCTIONS[self.kind][0]
         line = np.flip(x, self.axis) if self.reverse else x
         with np.errstate(all="ignore"):
             out = combine.accumulate(line.astype(wide), axis=self.axis, dtype=wide)

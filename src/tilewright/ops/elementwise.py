@@ -31,19 +31,19 @@ Rule = Callable[..., Any] | None
 @dataclass(frozen=True, eq=False)
 class Row:
     """What the table says about one function. `result` maps the operand dtype to the result's;
-    `linear` lists operands it is linear in (each by itself if `multilinear`); `kinds` the NumPy dtype kinds it is defined on; inside
-    `domain` it is smooth (the derivative laws draw from there)."""
+    `linear` lists operands it is linear in (each by itself if `multilinear`); `kinds` are the NumPy
+    dtype kinds it is defined on; inside `domain` it is smooth (derivative laws draw from there)."""
 
     scalar: Scalar
-    jvp: tuple[Rule, ...] | None = None
-    result: Callable[[DType], DType] = staticmethod(lambda d: d)
-    linear: tuple[int, ...] = ()
-    transpose: Callable[..., Any] | None = None
-    kinds: str = "fc"
-    arity: int = 1
-    cost: int = 1
-    domain: tuple[float, float] = (-3.0, 3.0)
-    multilinear: bool = False
+    jvp: tuple[Rule, ...] | None
+    result: Callable[[DType], DType]
+    linear: tuple[int, ...]
+    transpose: Callable[..., Any] | None
+    kinds: str
+    arity: int
+    cost: int
+    domain: tuple[float, float]
+    multilinear: bool
 
 
 @dataclass(frozen=True)
@@ -100,17 +100,19 @@ class Elementwise(Op):
         return self.row.transpose(ct, linear, *args)  # type: ignore[no-any-return]
 
     def batch(self, size: Extent, batched: Sequence[bool], *args: Any) -> Any:
-        return self(*(a if b else a.broadcast_leading(size) for a, b in zip(args, batched, strict=True)))
+        return self(
+            *(a if b else a.broadcast_leading(size) for a, b in zip(args, batched, strict=True))
+        )
 
     def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
         operands = [a[idx] for a in args]
         return apply(self.row.scalar, *operands, dtype=self.row.result(args[-1].dtype))
 
-    def examples(self) -> list[Example]:  # type: ignore[override]
+    def examples(self) -> list[Example]:
         found = [Example(self._operands(d, (31,)), self) for d in of_kinds(self.row.kinds)]
         main = of_kinds(self.row.kinds)[-1]
-        for shape in ((0,), (2, 0, 3), (1,), ()):
-            found.append(Example(self._operands(main, shape), self))
+        shapes: tuple[tuple[int, ...], ...] = ((0,), (2, 0, 3), (1,), ())
+        found += [Example(self._operands(main, shape), self) for shape in shapes]
         apart = tuple(x.reshape(5, 8)[::2, ::-1].T for x in self._operands(main, (40,)))
         found.append(Example(apart, self))
         low, high = self.row.domain
@@ -121,7 +123,7 @@ class Elementwise(Op):
         return found
 
     def _operands(self, dtype: DType, shape: tuple[int, ...]) -> tuple[Any, ...]:
-        """Operands full of awkward numbers, except where NumPy itself does not define the result."""
+        """Operands full of awkward numbers, except where NumPy does not define the result."""
         args = [samples(dtype, shape, i) for i in range(self.row.arity)]
         if dtypes.is_integer(dtype):
             if self is power:
@@ -141,7 +143,8 @@ class Elementwise(Op):
 SYMBOLS: Final = {
     "add": "+", "subtract": "-", "multiply": "*", "divide": "/", "equal": "==", "not_equal": "!=",
     "less": "<", "less_equal": "<=", "greater": ">", "greater_equal": ">=",
-    "bitwise_and": "&", "bitwise_or": "|", "bitwise_xor": "^", "left_shift": "<<", "right_shift": ">>",
+    "bitwise_and": "&", "bitwise_or": "|", "bitwise_xor": "^",
+    "left_shift": "<<", "right_shift": ">>",
 }  # fmt: skip
 """How printed expressions spell the functions that have an operator."""
 
@@ -187,10 +190,14 @@ def _pick(first: Callable[[Any, Any], Any], second: Callable[[Any, Any], Any]) -
     """max and min: the tangent of the chosen operand, half of each at ties."""
 
     def left(t: Any, y: Any, a: Any, b: Any) -> Any:
-        return t * select(first(a, b), y.full_like(1), select(eq(a, b), y.full_like(0.5), y.zeros_like()))
+        return t * select(
+            first(a, b), y.full_like(1), select(eq(a, b), y.full_like(0.5), y.zeros_like())
+        )
 
     def right(t: Any, y: Any, a: Any, b: Any) -> Any:
-        return t * select(second(a, b), y.full_like(1), select(eq(a, b), y.full_like(0.5), y.zeros_like()))
+        return t * select(
+            second(a, b), y.full_like(1), select(eq(a, b), y.full_like(0.5), y.zeros_like())
+        )
 
     return left, right
 
@@ -207,138 +214,212 @@ def _one(rule: Callable[[Any], Any]) -> Callable[..., Any]:
     return lambda ct, linear, *a: tuple(rule(ct) if i in linear else None for i in range(len(a)))
 
 
+# -- comparison and logic ----------------------------------------------------------------------
+
+eq: Elementwise = elementwise(np.equal, *_flat(2), arity=2, kinds="biufc", result=_bool)
+ne: Elementwise = elementwise(np.not_equal, *_flat(2), arity=2, kinds="biufc", result=_bool)
+lt: Elementwise = elementwise(np.less, *_flat(2), arity=2, kinds="biufc", result=_bool)
+le: Elementwise = elementwise(np.less_equal, *_flat(2), arity=2, kinds="biufc", result=_bool)
+gt: Elementwise = elementwise(np.greater, *_flat(2), arity=2, kinds="biufc", result=_bool)
+ge: Elementwise = elementwise(np.greater_equal, *_flat(2), arity=2, kinds="biufc", result=_bool)
+logical_and: Elementwise = elementwise(np.logical_and, *_flat(2), arity=2, kinds="b", result=_bool)
+logical_or: Elementwise = elementwise(np.logical_or, *_flat(2), arity=2, kinds="b", result=_bool)
+logical_xor: Elementwise = elementwise(np.logical_xor, *_flat(2), arity=2, kinds="b", result=_bool)
+logical_not: Elementwise = elementwise(np.logical_not, *_flat(1), kinds="b", result=_bool)
+bitwise_and: Elementwise = elementwise(np.bitwise_and, *_flat(2), arity=2, kinds="biu")
+bitwise_or: Elementwise = elementwise(np.bitwise_or, *_flat(2), arity=2, kinds="biu")
+bitwise_xor: Elementwise = elementwise(np.bitwise_xor, *_flat(2), arity=2, kinds="biu")
+invert: Elementwise = elementwise(np.invert, *_flat(1), kinds="biu")
+left_shift: Elementwise = elementwise(np.left_shift, *_flat(2), arity=2, kinds="iu")
+right_shift: Elementwise = elementwise(np.right_shift, *_flat(2), arity=2, kinds="iu")
+bitwise_count: Elementwise = elementwise(
+    np.bitwise_count, *_flat(1), kinds="iu", result=lambda d: dtypes.uint8
+)
+isnan: Elementwise = elementwise(np.isnan, *_flat(1), kinds="fc", result=_bool)
+
+
+def _sign_jvp(t: Any, y: Any, x: Any) -> Any:
+    """Flat on the reals; z / |z| turns by the part of t / |z| that is orthogonal to it."""
+    if not dtypes.is_complex(x.dtype):
+        return None
+    size = absolute(x)
+    around = imag(conjugate(y) * t) / select(eq(size, size.zeros_like()), size.full_like(1), size)
+    return y * make_complex(around.zeros_like(), around)
+
+
+def _abs_jvp(t: Any, y: Any, x: Any) -> Any:
+    if not dtypes.is_complex(x.dtype):
+        return t * sign(x)
+    safe = select(eq(y, y.zeros_like()), y.full_like(1), y)
+    return (real(x) * real(t) + imag(x) * imag(t)) / safe
+
+
 # -- arithmetic: linear in one or both operands ------------------------------------------------
 
-add = elementwise(np.add, arity=2, kinds="biufc", linear=(0, 1), transpose=_both)
-subtract = elementwise(
+add: Elementwise = elementwise(np.add, arity=2, kinds="biufc", linear=(0, 1), transpose=_both)
+subtract: Elementwise = elementwise(
     np.subtract, arity=2, kinds="iufc", linear=(0, 1),
     transpose=lambda ct, lin, a, b: (ct if 0 in lin else None, -ct if 1 in lin else None),
 )  # fmt: skip
-negative = elementwise(np.negative, kinds="iufc", linear=(0,), transpose=_one(lambda ct: -ct))
-positive = elementwise(np.positive, kinds="iufc", linear=(0,), transpose=_one(lambda ct: ct))
-multiply = elementwise(
+negative: Elementwise = elementwise(
+    np.negative, kinds="iufc", linear=(0,), transpose=_one(lambda ct: -ct)
+)
+positive: Elementwise = elementwise(
+    np.positive, kinds="iufc", linear=(0,), transpose=_one(lambda ct: ct)
+)
+multiply: Elementwise = elementwise(
     np.multiply, lambda t, y, a, b: t * b, lambda t, y, a, b: a * t,
     arity=2, kinds="biufc", linear=(0, 1), multilinear=True, transpose=_mul_transpose,
 )  # fmt: skip
-divide = elementwise(
+divide: Elementwise = elementwise(
     np.divide, lambda t, y, a, b: t / b, lambda t, y, a, b: -(t * (y / b)),
     arity=2, linear=(0,), transpose=lambda ct, lin, a, b: (ct / b, None), cost=4,
 )  # fmt: skip
-reciprocal = elementwise(np.reciprocal, lambda t, y, x: -t * (y * y), kinds="iufc", cost=4)
-square = elementwise(np.square, lambda t, y, x: t * (x + x), kinds="iufc")
-floor_divide = elementwise(np.floor_divide, *_flat(2), arity=2, kinds="iuf", cost=8)
-remainder = elementwise(
+reciprocal: Elementwise = elementwise(
+    np.reciprocal, lambda t, y, x: -t * (y * y), kinds="iufc", cost=4
+)
+square: Elementwise = elementwise(np.square, lambda t, y, x: t * (x + x), kinds="iufc")
+floor_divide: Elementwise = elementwise(np.floor_divide, *_flat(2), arity=2, kinds="iuf", cost=8)
+remainder: Elementwise = elementwise(
     np.remainder, lambda t, y, a, b: t, lambda t, y, a, b: -(t * floor(a / b)),
     arity=2, kinds="iuf", cost=8,
 )  # fmt: skip
-fmod = elementwise(
+fmod: Elementwise = elementwise(
     np.fmod, lambda t, y, a, b: t, lambda t, y, a, b: -(t * trunc(a / b)),
     arity=2, kinds="iuf", cost=8,
 )  # fmt: skip
-absolute = elementwise(
-    np.absolute, lambda t, y, x: _abs_jvp(t, y, x), kinds="biufc", result=dtypes.real_of
+absolute: Elementwise = elementwise(np.absolute, _abs_jvp, kinds="biufc", result=dtypes.real_of)
+sign: Elementwise = elementwise(np.sign, _sign_jvp, kinds="iufc")
+maximum: Elementwise = elementwise(np.maximum, *_pick(gt, lt), arity=2, kinds="biufc")
+minimum: Elementwise = elementwise(np.minimum, *_pick(lt, gt), arity=2, kinds="biufc")
+fmax: Elementwise = elementwise(
+    np.fmax,
+    *_pick(lambda a, b: gt(a, b) | isnan(b), lambda a, b: lt(a, b) | isnan(a)),
+    arity=2,
+    kinds="biufc",
 )
-sign = elementwise(np.sign, lambda t, y, x: _sign_jvp(t, y, x), kinds="iufc")
-maximum = elementwise(np.maximum, *_pick(lambda a, b: gt(a, b), lambda a, b: lt(a, b)), arity=2, kinds="biufc")
-minimum = elementwise(np.minimum, *_pick(lambda a, b: lt(a, b), lambda a, b: gt(a, b)), arity=2, kinds="biufc")
-fmax = elementwise(np.fmax, *_pick(lambda a, b: gt(a, b) | isnan(b), lambda a, b: lt(a, b) | isnan(a)), arity=2, kinds="biufc")
-fmin = elementwise(np.fmin, *_pick(lambda a, b: lt(a, b) | isnan(b), lambda a, b: gt(a, b) | isnan(a)), arity=2, kinds="biufc")
+fmin: Elementwise = elementwise(
+    np.fmin,
+    *_pick(lambda a, b: lt(a, b) | isnan(b), lambda a, b: gt(a, b) | isnan(a)),
+    arity=2,
+    kinds="biufc",
+)
 
 # -- exponentials and powers -------------------------------------------------------------------
 
-exp = elementwise(np.exp, lambda t, y, x: t * y, cost=16)
-exp2 = elementwise(np.exp2, lambda t, y, x: t * (y * math.log(2)), cost=16)
-expm1 = elementwise(np.expm1, lambda t, y, x: t * (y + 1), cost=20)
-log = elementwise(np.log, lambda t, y, x: t / x, cost=16, domain=(0.3, 4.0))
-log2 = elementwise(np.log2, lambda t, y, x: t / (x * math.log(2)), cost=18, domain=(0.3, 4.0))
-log10 = elementwise(np.log10, lambda t, y, x: t / (x * math.log(10)), cost=18, domain=(0.3, 4.0))
-log1p = elementwise(np.log1p, lambda t, y, x: t / (x + 1), cost=20, domain=(0.3, 4.0))
-sqrt = elementwise(np.sqrt, lambda t, y, x: t / (y + y), cost=6, domain=(0.3, 4.0))
-cbrt = elementwise(np.cbrt, lambda t, y, x: t / (3 * y * y), kinds="f", cost=20, domain=(0.3, 4.0))
-power = elementwise(
-    np.power,
-    lambda t, y, a, b: t * select(eq(b, b.zeros_like()), a.zeros_like(), b * power(a, select(eq(b, b.zeros_like()), b.full_like(1), b - 1))),
-    lambda t, y, a, b: t * select(eq(a, a.zeros_like()), a.zeros_like(), y * log(select(eq(a, a.zeros_like()), a.full_like(1), a))),
-    arity=2, kinds="iufc", cost=40, domain=(0.3, 2.5)
+exp: Elementwise = elementwise(np.exp, lambda t, y, x: t * y, cost=16)
+exp2: Elementwise = elementwise(np.exp2, lambda t, y, x: t * (y * math.log(2)), cost=16)
+expm1: Elementwise = elementwise(np.expm1, lambda t, y, x: t * (y + 1), cost=20)
+log: Elementwise = elementwise(np.log, lambda t, y, x: t / x, cost=16, domain=(0.3, 4.0))
+log2: Elementwise = elementwise(
+    np.log2, lambda t, y, x: t / (x * math.log(2)), cost=18, domain=(0.3, 4.0)
+)
+log10: Elementwise = elementwise(
+    np.log10, lambda t, y, x: t / (x * math.log(10)), cost=18, domain=(0.3, 4.0)
+)
+log1p: Elementwise = elementwise(np.log1p, lambda t, y, x: t / (x + 1), cost=20, domain=(0.3, 4.0))
+sqrt: Elementwise = elementwise(np.sqrt, lambda t, y, x: t / (y + y), cost=6, domain=(0.3, 4.0))
+cbrt: Elementwise = elementwise(
+    np.cbrt, lambda t, y, x: t / (3 * y * y), kinds="f", cost=20, domain=(0.3, 4.0)
+)
+
+
+def _power_by_base(t: Any, y: Any, a: Any, b: Any) -> Any:
+    """t b a**(b - 1), which is 0 for b = 0 whatever a is."""
+    flat = eq(b, b.zeros_like())
+    exponent = select(flat, b.full_like(1), b - 1)
+    return t * select(flat, a.zeros_like(), b * power(a, exponent))
+
+
+def _power_by_exponent(t: Any, y: Any, a: Any, b: Any) -> Any:
+    """t y log(a), which is 0 for a = 0."""
+    zero = eq(a, a.zeros_like())
+    return t * select(zero, a.zeros_like(), y * log(select(zero, a.full_like(1), a)))
+
+
+power: Elementwise = elementwise(
+    np.power, _power_by_base, _power_by_exponent,
+    arity=2, kinds="iufc", cost=40, domain=(0.3, 2.5),
 )  # fmt: skip
-logaddexp = elementwise(
+logaddexp: Elementwise = elementwise(
     np.logaddexp, lambda t, y, a, b: t * exp(a - y), lambda t, y, a, b: t * exp(b - y),
     arity=2, kinds="f", cost=40,
 )  # fmt: skip
-logaddexp2 = elementwise(
+logaddexp2: Elementwise = elementwise(
     np.logaddexp2, lambda t, y, a, b: t * exp2(a - y), lambda t, y, a, b: t * exp2(b - y),
     arity=2, kinds="f", cost=40,
 )  # fmt: skip
 
 # -- trigonometric and hyperbolic --------------------------------------------------------------
 
-sin = elementwise(np.sin, lambda t, y, x: t * cos(x), cost=20)
-cos = elementwise(np.cos, lambda t, y, x: -(t * sin(x)), cost=20)
-tan = elementwise(np.tan, lambda t, y, x: t * (y * y + 1), cost=30, domain=(-1.2, 1.2))
-arcsin = elementwise(np.arcsin, lambda t, y, x: t / sqrt(1 - x * x), cost=24, domain=(-0.9, 0.9))
-arccos = elementwise(np.arccos, lambda t, y, x: -t / sqrt(1 - x * x), cost=24, domain=(-0.9, 0.9))
-arctan = elementwise(np.arctan, lambda t, y, x: t / (x * x + 1), cost=24)
-arctan2 = elementwise(
-    np.arctan2, lambda t, y, a, b: t * (b / (a * a + b * b)), lambda t, y, a, b: -(t * (a / (a * a + b * b))),
+sin: Elementwise = elementwise(np.sin, lambda t, y, x: t * cos(x), cost=20)
+cos: Elementwise = elementwise(np.cos, lambda t, y, x: -(t * sin(x)), cost=20)
+tan: Elementwise = elementwise(np.tan, lambda t, y, x: t * (y * y + 1), cost=30, domain=(-1.2, 1.2))
+arcsin: Elementwise = elementwise(
+    np.arcsin, lambda t, y, x: t / sqrt(1 - x * x), cost=24, domain=(-0.9, 0.9)
+)
+arccos: Elementwise = elementwise(
+    np.arccos, lambda t, y, x: -t / sqrt(1 - x * x), cost=24, domain=(-0.9, 0.9)
+)
+arctan: Elementwise = elementwise(np.arctan, lambda t, y, x: t / (x * x + 1), cost=24)
+arctan2: Elementwise = elementwise(
+    np.arctan2,
+    lambda t, y, a, b: t * (b / (a * a + b * b)),
+    lambda t, y, a, b: -(t * (a / (a * a + b * b))),
     arity=2, kinds="f", cost=30,
 )  # fmt: skip
-sinh = elementwise(np.sinh, lambda t, y, x: t * cosh(x), cost=24)
-cosh = elementwise(np.cosh, lambda t, y, x: t * sinh(x), cost=24)
-tanh = elementwise(np.tanh, lambda t, y, x: t * (1 - y * y), cost=20)
-arcsinh = elementwise(np.arcsinh, lambda t, y, x: t / sqrt(x * x + 1), cost=30)
-arccosh = elementwise(np.arccosh, lambda t, y, x: t / (sqrt(x - 1) * sqrt(x + 1)), cost=30, domain=(1.1, 4.0))
-arctanh = elementwise(np.arctanh, lambda t, y, x: t / (1 - x * x), cost=30, domain=(-0.9, 0.9))
-hypot = elementwise(
+sinh: Elementwise = elementwise(np.sinh, lambda t, y, x: t * cosh(x), cost=24)
+cosh: Elementwise = elementwise(np.cosh, lambda t, y, x: t * sinh(x), cost=24)
+tanh: Elementwise = elementwise(np.tanh, lambda t, y, x: t * (1 - y * y), cost=20)
+arcsinh: Elementwise = elementwise(np.arcsinh, lambda t, y, x: t / sqrt(x * x + 1), cost=30)
+arccosh: Elementwise = elementwise(
+    np.arccosh, lambda t, y, x: t / (sqrt(x - 1) * sqrt(x + 1)), cost=30, domain=(1.1, 4.0)
+)
+arctanh: Elementwise = elementwise(
+    np.arctanh, lambda t, y, x: t / (1 - x * x), cost=30, domain=(-0.9, 0.9)
+)
+hypot: Elementwise = elementwise(
     np.hypot, lambda t, y, a, b: t * (a / y), lambda t, y, a, b: t * (b / y),
     arity=2, kinds="f", cost=16,
 )  # fmt: skip
-deg2rad = elementwise(np.deg2rad, kinds="f", linear=(0,), transpose=_one(lambda ct: deg2rad(ct)))
-rad2deg = elementwise(np.rad2deg, kinds="f", linear=(0,), transpose=_one(lambda ct: rad2deg(ct)))
+deg2rad: Elementwise = elementwise(
+    np.deg2rad, kinds="f", linear=(0,), transpose=_one(lambda ct: ct * (math.pi / 180))
+)
+rad2deg: Elementwise = elementwise(
+    np.rad2deg, kinds="f", linear=(0,), transpose=_one(lambda ct: ct * (180 / math.pi))
+)
 
 # -- rounding and floating-point anatomy -------------------------------------------------------
 
-floor = elementwise(np.floor, *_flat(1), kinds="biuf")
-ceil = elementwise(np.ceil, *_flat(1), kinds="biuf")
-trunc = elementwise(np.trunc, *_flat(1), kinds="biuf")
-rint = elementwise(np.rint, *_flat(1), kinds="fc")
-copysign = elementwise(
-    np.copysign, lambda t, y, a, b: t * copysign(a.full_like(1), b) * sign(a), None, arity=2, kinds="f"
+floor: Elementwise = elementwise(np.floor, *_flat(1), kinds="biuf")
+ceil: Elementwise = elementwise(np.ceil, *_flat(1), kinds="biuf")
+trunc: Elementwise = elementwise(np.trunc, *_flat(1), kinds="biuf")
+rint: Elementwise = elementwise(np.rint, *_flat(1), kinds="fc")
+copysign: Elementwise = elementwise(
+    np.copysign,
+    lambda t, y, a, b: t * copysign(a.full_like(1), b) * sign(a),
+    None,
+    arity=2,
+    kinds="f",
 )
-nextafter = elementwise(np.nextafter, lambda t, y, a, b: t, None, arity=2, kinds="f", cost=6)
-heaviside = elementwise(np.heaviside, *_flat(2), arity=2, kinds="f")
-signbit = elementwise(np.signbit, *_flat(1), kinds="f", result=_bool)
-isnan = elementwise(np.isnan, *_flat(1), kinds="fc", result=_bool)
-isinf = elementwise(np.isinf, *_flat(1), kinds="fc", result=_bool)
-isfinite = elementwise(np.isfinite, *_flat(1), kinds="fc", result=_bool)
-
-# -- comparison and logic ----------------------------------------------------------------------
-
-eq = elementwise(np.equal, *_flat(2), arity=2, kinds="biufc", result=_bool)
-ne = elementwise(np.not_equal, *_flat(2), arity=2, kinds="biufc", result=_bool)
-lt = elementwise(np.less, *_flat(2), arity=2, kinds="biufc", result=_bool)
-le = elementwise(np.less_equal, *_flat(2), arity=2, kinds="biufc", result=_bool)
-gt = elementwise(np.greater, *_flat(2), arity=2, kinds="biufc", result=_bool)
-ge = elementwise(np.greater_equal, *_flat(2), arity=2, kinds="biufc", result=_bool)
-logical_and = elementwise(np.logical_and, *_flat(2), arity=2, kinds="b", result=_bool)
-logical_or = elementwise(np.logical_or, *_flat(2), arity=2, kinds="b", result=_bool)
-logical_xor = elementwise(np.logical_xor, *_flat(2), arity=2, kinds="b", result=_bool)
-logical_not = elementwise(np.logical_not, *_flat(1), kinds="b", result=_bool)
-bitwise_and = elementwise(np.bitwise_and, *_flat(2), arity=2, kinds="biu")
-bitwise_or = elementwise(np.bitwise_or, *_flat(2), arity=2, kinds="biu")
-bitwise_xor = elementwise(np.bitwise_xor, *_flat(2), arity=2, kinds="biu")
-invert = elementwise(np.invert, *_flat(1), kinds="biu")
-left_shift = elementwise(np.left_shift, *_flat(2), arity=2, kinds="iu")
-right_shift = elementwise(np.right_shift, *_flat(2), arity=2, kinds="iu")
-bitwise_count = elementwise(np.bitwise_count, *_flat(1), kinds="iu", result=lambda d: dtypes.uint8)
+nextafter: Elementwise = elementwise(
+    np.nextafter, lambda t, y, a, b: t, None, arity=2, kinds="f", cost=6
+)
+heaviside: Elementwise = elementwise(np.heaviside, *_flat(2), arity=2, kinds="f")
+signbit: Elementwise = elementwise(np.signbit, *_flat(1), kinds="f", result=_bool)
+isinf: Elementwise = elementwise(np.isinf, *_flat(1), kinds="fc", result=_bool)
+isfinite: Elementwise = elementwise(np.isfinite, *_flat(1), kinds="fc", result=_bool)
 
 # -- complex numbers ---------------------------------------------------------------------------
 
-conjugate = elementwise(np.conjugate, kinds="c", linear=(0,), transpose=_one(lambda ct: conjugate(ct)))
-real = elementwise(
+conjugate: Elementwise = elementwise(
+    np.conjugate, kinds="c", linear=(0,), transpose=lambda ct, lin, x: (conjugate(ct),)
+)
+real: Elementwise = elementwise(
     np.real, kinds="c", linear=(0,), result=dtypes.real_of,
     transpose=_one(lambda ct: make_complex(ct, ct.zeros_like())),
 )  # fmt: skip
-imag = elementwise(
+imag: Elementwise = elementwise(
     np.imag, kinds="c", linear=(0,), result=dtypes.real_of,
     transpose=_one(lambda ct: make_complex(ct.zeros_like(), -ct)),
 )  # fmt: skip
@@ -350,10 +431,13 @@ def _complex(re: Any, im: Any) -> Any:
     return out
 
 
-make_complex = elementwise(
+make_complex: Elementwise = elementwise(
     _complex, name="complex", arity=2, kinds="f", linear=(0, 1), result=dtypes.complex_of,
-    transpose=lambda ct, lin, a, b: (real(ct) if 0 in lin else None, -imag(ct) if 1 in lin else None),
+    transpose=lambda ct, lin, a, b: (
+        real(ct) if 0 in lin else None, -imag(ct) if 1 in lin else None,
+    ),
 )  # fmt: skip
+
 
 def number(value: Any, dtype: DType) -> Expr:
     """A constant element; a complex one is put together from its parts."""
@@ -375,8 +459,11 @@ def _select_transpose(ct: Any, linear: frozenset[int], c: Any, a: Any, b: Any) -
     )
 
 
-select = elementwise(
-    np.where, None, lambda t, y, c, a, b: select(c, t, t.zeros_like()), lambda t, y, c, a, b: select(c, t.zeros_like(), t),
+select: Elementwise = elementwise(
+    np.where,
+    None,
+    lambda t, y, c, a, b: select(c, t, t.zeros_like()),
+    lambda t, y, c, a, b: select(c, t.zeros_like(), t),
     name="select", arity=3, kinds="biufc", linear=(1, 2), transpose=_select_transpose,
 )  # fmt: skip
 
@@ -414,7 +501,9 @@ def _digamma(x: float) -> float:
     while x < 10:
         shift, x = shift - 1 / x, x + 1
     z = 1 / (x * x)
-    series = z * (1 / 12 - z * (1 / 120 - z * (1 / 252 - z * (1 / 240 - z * (1 / 132 - z * (691 / 32760))))))
+    series = z * (
+        1 / 12 - z * (1 / 120 - z * (1 / 252 - z * (1 / 240 - z * (1 / 132 - z * (691 / 32760)))))
+    )
     return shift + math.log(x) - 0.5 / x - series
 
 
@@ -428,7 +517,9 @@ def _erfinv(y: float) -> float:
     b = 2 / (math.pi * a) + tail / 2
     x = math.copysign(math.sqrt(math.sqrt(b * b - tail / a) - b), y)
     for _ in range(4):
-        error = math.erf(x) - y if abs(y) < 0.5 else math.copysign((1 - abs(y)) - math.erfc(abs(x)), y)
+        error = (
+            math.erf(x) - y if abs(y) < 0.5 else math.copysign((1 - abs(y)) - math.erfc(abs(x)), y)
+        )
         step = error / (2 / math.sqrt(math.pi) * math.exp(-x * x))
         x -= step / (1 + x * step)
     return x
@@ -440,42 +531,37 @@ def _logistic(x: Any) -> Any:
 
 
 _TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
-erf = elementwise(
+erf: Elementwise = elementwise(
     _real_function(math.erf), lambda t, y, x: t * (_TWO_OVER_SQRT_PI * exp(-(x * x))),
     name="erf", kinds="f", cost=24,
 )  # fmt: skip
-erfc = elementwise(
+erfc: Elementwise = elementwise(
     _real_function(math.erfc), lambda t, y, x: -(t * (_TWO_OVER_SQRT_PI * exp(-(x * x)))),
     name="erfc", kinds="f", cost=30,
 )  # fmt: skip
-erfinv = elementwise(
+erfinv: Elementwise = elementwise(
     _real_function(_erfinv), lambda t, y, x: t * (exp(y * y) * (1 / _TWO_OVER_SQRT_PI)),
     name="erfinv", kinds="f", cost=30, domain=(-0.9, 0.9)
 )  # fmt: skip
-lgamma = elementwise(
-    _real_function(math.lgamma), lambda t, y, x: t * digamma(x), name="lgamma", kinds="f", cost=60, domain=(0.3, 4.0)
+lgamma: Elementwise = elementwise(
+    _real_function(math.lgamma),
+    lambda t, y, x: t * digamma(x),
+    name="lgamma",
+    kinds="f",
+    cost=60,
+    domain=(0.3, 4.0),
 )
-digamma = elementwise(_real_function(_digamma), name="digamma", kinds="f", cost=60)
-logistic = elementwise(_logistic, lambda t, y, x: t * (y * (1 - y)), name="logistic", cost=20)
-rsqrt = elementwise(
-    lambda x: 1 / np.sqrt(x), lambda t, y, x: t * (y / x * -0.5), name="rsqrt", cost=8, domain=(0.3, 4.0)
+digamma: Elementwise = elementwise(_real_function(_digamma), name="digamma", kinds="f", cost=60)
+logistic: Elementwise = elementwise(
+    _logistic, lambda t, y, x: t * (y * (1 - y)), name="logistic", cost=20
 )
-
-
-def _sign_jvp(t: Any, y: Any, x: Any) -> Any:
-    """Flat on the reals; z / |z| turns by the part of t / |z| that is orthogonal to it."""
-    if not dtypes.is_complex(x.dtype):
-        return None
-    size = absolute(x)
-    around = imag(conjugate(y) * t) / select(eq(size, size.zeros_like()), size.full_like(1), size)
-    return y * make_complex(around.zeros_like(), around)
-
-
-def _abs_jvp(t: Any, y: Any, x: Any) -> Any:
-    if not dtypes.is_complex(x.dtype):
-        return t * sign(x)
-    safe = select(eq(y, y.zeros_like()), y.full_like(1), y)
-    return (real(x) * real(t) + imag(x) * imag(t)) / safe
+rsqrt: Elementwise = elementwise(
+    lambda x: 1 / np.sqrt(x),
+    lambda t, y, x: t * (y / x * -0.5),
+    name="rsqrt",
+    cost=8,
+    domain=(0.3, 4.0),
+)
 
 
 ALL: Final[tuple[Elementwise, ...]] = tuple(TABLE.values())

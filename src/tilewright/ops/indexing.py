@@ -32,7 +32,7 @@ from tilewright.expr import (
 from tilewright.graph import Op, Type, View
 from tilewright.loops import If, Let, Stmt, block, store
 from tilewright.ops import elementwise as el
-from tilewright.ops.base import shifted
+from tilewright.ops.base import shifted, sizes
 from tilewright.ops.nests import extreme, nested
 from tilewright.ops.samples import Example, numbers, of_kinds, samples
 from tilewright.ops.shape import Broadcast, Iota, Reshape, moved
@@ -90,11 +90,15 @@ class Gather(Op):
     def type(self, x: Type, *indices: Type) -> Type:
         _check_indices(self, x, self.axes, indices)
         if any(x.shape[d] == 0 for d in self.axes) and 0 not in indices[0].shape:
-            raise InternalError(f"{self.name} reads elements of {x!r} along {self.axes}: it has none")
+            raise InternalError(
+                f"{self.name} reads elements of {x!r} along {self.axes}: it has none"
+            )
         return x.with_shape((*indices[0].shape, *x.without(self.axes).shape))
 
     def numpy(self, x: Any, *indices: Any) -> Any:
-        inside = [np.clip(i, 0, max(x.shape[d] - 1, 0)) for d, i in zip(self.axes, indices, strict=True)]
+        inside = [
+            np.clip(i, 0, max(x.shape[d] - 1, 0)) for d, i in zip(self.axes, indices, strict=True)
+        ]
         front = np.moveaxis(x, self.axes, range(len(self.axes)))
         return front[tuple(inside)].copy()
 
@@ -117,16 +121,16 @@ class Gather(Op):
     def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
         x, *indices = args
         split = len(indices[0].shape)
-        at = {d: position(i[idx[:split]], x.shape[d]) for d, i in zip(self.axes, indices, strict=True)}
+        at = {
+            d: position(i[idx[:split]], x.shape[d]) for d, i in zip(self.axes, indices, strict=True)
+        }
         rest = iter(idx[split:])
         return x[tuple(at[d] if d in at else next(rest) for d in range(len(x.shape)))]
 
     @classmethod
     def examples(cls) -> list[Example]:
         rows = np.array([[3, 0], [2, 2], [-4, 99]])
-        found = [
-            Example((samples(d, (4, 3)), rows), cls((0,))) for d in of_kinds("biufc")
-        ]
+        found = [Example((samples(d, (4, 3)), rows), cls((0,))) for d in of_kinds("biufc")]
         f64 = dtypes.float64
         block, columns = numbers(f64, (4, 3, 5)), np.array([[4, 1], [0, 0], [9, -1]])
         nothing = np.zeros((0,), np.int64)
@@ -306,8 +310,12 @@ class Scatter(Op):
                 updates = samples(d, (3, 2, 3), 1)
                 found.append(Example((samples(d, (4, 3)), rows, updates), cls(kind, (0,))))
 
-            def smooth(axes: Axes, shape: Axes, indices: Sequence[Any], updates: Any, kind: str = kind) -> None:
-                found.append(Example((numbers(f64, shape), *indices, updates), cls(kind, axes), True))
+            def smooth(
+                axes: Axes, shape: Axes, indices: Sequence[Any], updates: Any, kind: str = kind
+            ) -> None:
+                found.append(
+                    Example((numbers(f64, shape), *indices, updates), cls(kind, axes), True)
+                )
 
             smooth((0, 2), (4, 3, 5), (once, columns), numbers(f64, (4, 3), 1))
             smooth((0,), (4, 3), (rows,), numbers(f64, (3, 2, 3), 1))
@@ -365,7 +373,7 @@ class DynamicSlice(Op):
         return x.with_shape(self.sizes)
 
     def numpy(self, x: Any, *starts: Any) -> Any:
-        return x[_slices(x.shape, self.sizes, starts)].copy()
+        return x[_slices(x.shape, sizes(self.sizes), starts)].copy()
 
     def transpose(self, ct: Any, linear: frozenset[int], x: Any, *starts: Any) -> Sequence[Any]:
         zeros = ct.full_like(0, x.shape)
@@ -462,7 +470,11 @@ class DynamicUpdateSlice(Op):
 
 
 def _check_window(op: Op, x: Type, sizes: Sequence[Extent], starts: Sequence[Type]) -> None:
-    static = [(w, n) for w, n in zip(sizes, x.shape, strict=True) if isinstance(w, int) and isinstance(n, int)]
+    static = [
+        (w, n)
+        for w, n in zip(sizes, x.shape, strict=True)
+        if isinstance(w, int) and isinstance(n, int)
+    ]
     scalars = all(s == Type(dtypes.int64, ()) for s in starts)
     if len(starts) != x.ndim or not scalars or any(w > n for w, n in static):
         raise InternalError(f"{op.name}: a window {tuple(sizes)} of {x!r} starting at {starts}")

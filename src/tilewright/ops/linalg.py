@@ -22,6 +22,7 @@ from tilewright.graph import Op, Type
 from tilewright.loops import Stmt
 from tilewright.ops import elementwise as el
 from tilewright.ops import linalg_loops
+from tilewright.ops.base import sizes
 from tilewright.ops.contract import Dot
 from tilewright.ops.indexing import positions, take_along
 from tilewright.ops.samples import Example, numbers
@@ -113,14 +114,15 @@ class Factorisation(Op):
         return self(*args)
 
     def _matrix(self, x: Type, square: bool = False) -> tuple[tuple[Extent, ...], Extent, Extent]:
-        if x.ndim < 2 or x.dtype not in REAL or square and x.shape[-1] != x.shape[-2]:
+        if x.ndim < 2 or x.dtype not in REAL or (square and x.shape[-1] != x.shape[-2]):
             raise InternalError(f"{self.name} of {x!r}")
         return x.shape[:-2], x.shape[-2], x.shape[-1]
 
     def _each(self, x: Any, one: Callable[[Any], Any]) -> tuple[Any, ...]:
         """Apply `one` to every matrix; results are NaN where it raises or gets NaN."""
         types = self.type(Type(x.dtype, x.shape))
-        outs = tuple(np.zeros(t.shape, t.dtype) for t in (types if isinstance(types, tuple) else (types,)))
+        types = types if isinstance(types, tuple) else (types,)
+        outs = tuple(np.zeros(sizes(t.shape), t.dtype) for t in types)
         for at in np.ndindex(*x.shape[:-2]):
             try:
                 results = one(x[at])
@@ -131,7 +133,9 @@ class Factorisation(Op):
         return outs
 
 
-def examples_of(op: Op, build: Callable[[Any], Any], shapes: Sequence[tuple[int, ...]]) -> list[Example]:
+def examples_of(
+    op: Op, build: Callable[[Any], Any], shapes: Sequence[tuple[int, ...]]
+) -> list[Example]:
     """`op` on matrices of the given shapes, made by `build` from ordinary numbers."""
     found = []
     for shape in shapes:
@@ -157,10 +161,10 @@ RECTANGLES = (*SQUARES, (5, 3), (3, 5), (4, 1), (1, 4), (3, 0), (0, 3))
 class TriangularSolve(Op):
     """x with a x = b (aᵀ x = b if `transpose_a`); a is [..., n, n] and b [..., n, k].
 
-    Only the triangle named by `lower` of a is read, and its diagonal not if it is `unit`.
+    Only a's lower (`upper`: upper) triangle is read, and its diagonal not if it is `unit`.
     """
 
-    lower: bool
+    upper: bool = False
     transpose_a: bool = False
     unit: bool = False
     linear_in: ClassVar[tuple[int, ...]] = (1,)
@@ -173,11 +177,11 @@ class TriangularSolve(Op):
         return b
 
     def numpy(self, a: Any, b: Any) -> Any:
-        a = np.tril(a) if self.lower else np.triu(a)
+        a = np.triu(a) if self.upper else np.tril(a)
         a = np.swapaxes(a, -1, -2) if self.transpose_a else a
         x, n = b.copy(), b.shape[-2]
         with np.errstate(all="ignore"):
-            for i in range(n) if self.lower != self.transpose_a else reversed(range(n)):
+            for i in range(n) if self.upper == self.transpose_a else reversed(range(n)):
                 x[..., i, :] -= (a[..., i, None, :] @ np.where(_known(self, i, n), x, 0))[..., 0, :]
                 if not self.unit:
                     x[..., i, :] /= a[..., i, i, None]
@@ -187,7 +191,7 @@ class TriangularSolve(Op):
         a, _ = args
         da, db = tangents
         if da is not None:
-            part = lower_part if self.lower else upper_part
+            part = upper_part if self.upper else lower_part
             da = part(da, 0 if self.unit else 1)
             change = matmul(transposed(da) if self.transpose_a else da, out)
             db = -change if db is None else db - change
@@ -197,22 +201,28 @@ class TriangularSolve(Op):
         return None, replace(self, transpose_a=not self.transpose_a)(a, ct)
 
     def batch(self, size: Extent, batched: Sequence[bool], *args: Any) -> Any:
-        return self(*(x if b else x.broadcast_leading(size) for x, b in zip(args, batched, strict=True)))
+        return self(
+            *(x if b else x.broadcast_leading(size) for x, b in zip(args, batched, strict=True))
+        )
 
     def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
-        return linalg_loops.triangular_solve(outs[0], *args, self.lower, self.transpose_a, self.unit)
+        (a, b), (out,) = args, outs
+        return linalg_loops.triangular_solve(out, a, b, self.upper, self.transpose_a, self.unit)
 
     @classmethod
     def examples(cls) -> list[Example]:
         found = []
-        for lower in (True, False):
+        for upper in (False, True):
             for flipped in (True, False):
                 for unit in (True, False):
-                    a, b = positive(numbers(dtypes.float64, (3, 3))), numbers(dtypes.float64, (3, 2))
-                    op = cls(lower, flipped, unit)
+                    a, b = (
+                        positive(numbers(dtypes.float64, (3, 3))),
+                        numbers(dtypes.float64, (3, 2)),
+                    )
+                    op = cls(upper, flipped, unit)
                     f32 = Example((a.astype(np.float32), b.astype(np.float32)), op)
                     found += [Example((a, b), op, True), f32]
-        op = cls(True)
+        op = cls()
         for lead, n, k in (((), 0, 2), ((), 1, 1), ((2,), 5, 0), ((2, 3), 2, 1), ((0,), 2, 2)):
             a = positive(numbers(dtypes.float64, (*lead, n, n)))
             found.append(Example((a, numbers(dtypes.float64, (*lead, n, k))), op, True))
@@ -223,7 +233,7 @@ class TriangularSolve(Op):
 def _known(op: TriangularSolve, i: int, n: int) -> Any:
     """Rows already solved when row i is."""
     rows = np.arange(n)[:, None]
-    return rows < i if op.lower != op.transpose_a else rows > i
+    return rows < i if op.upper == op.transpose_a else rows > i
 
 
 @dataclass(frozen=True)
@@ -243,7 +253,7 @@ class Cholesky(Factorisation):
     def jvp(self, tangents: Sequence[Any], out: Any, *args: Any) -> Any:
         """dL = L Φ(L⁻¹ dx L⁻ᵀ), Φ keeping the lower triangle and half the diagonal (Murray)."""
         dx = symmetric_from_lower(tangents[0])
-        solve = TriangularSolve(lower=True)
+        solve = TriangularSolve()
         inner = solve(out, transposed(solve(out, dx)))
         return matmul(out, lower_part(inner, 0.5))
 
@@ -285,13 +295,14 @@ class LU(Factorisation):
         row, _ = row_and_column(tail)
         tail = type(lu).where(el.ge(row, row.full_like(k)), tail, tail.zeros_like())
         upper = padded(upper_part(corner(lu, k, n), 1), n, n) + tail
-        inner = TriangularSolve(lower=True, unit=True)(lower, dx)
-        inner = transposed(TriangularSolve(lower=False, transpose_a=True)(upper, transposed(inner)))
+        inner = TriangularSolve(unit=True)(lower, dx)
+        inner = transposed(TriangularSolve(upper=True, transpose_a=True)(upper, transposed(inner)))
         dlu = matmul(lower, lower_part(inner, 0)) + matmul(upper_part(inner, 1), upper)
         return dlu, None, None
 
     def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
-        return linalg_loops.lu(*outs, args[0])
+        lu, pivots, permutation = outs
+        return linalg_loops.lu(lu, pivots, permutation, args[0])
 
     @classmethod
     def examples(cls) -> list[Example]:
@@ -342,7 +353,7 @@ class QR(Factorisation):
         k = q.shape[-1]
         square = corner(r, k, k)
         dx_square = corner(dx, m, k)
-        solved = TriangularSolve(lower=False, transpose_a=True)(square, transposed(dx_square))
+        solved = TriangularSolve(upper=True, transpose_a=True)(square, transposed(dx_square))
         scaled = transposed(solved)
         inner = matmul(transposed(q), scaled)
         low = lower_part(inner, 0)
@@ -357,7 +368,8 @@ class QR(Factorisation):
         return dq, Concatenate(len(x.shape) - 1)(dr, tail)
 
     def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
-        return linalg_loops.qr(*outs, args[0])
+        q, r = outs
+        return linalg_loops.qr(q, r, args[0])
 
     @classmethod
     def examples(cls) -> list[Example]:
@@ -386,7 +398,8 @@ class Eigh(Factorisation):
         return diagonal(inner), matmul(v, inner * inverse_gaps(w))
 
     def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
-        return linalg_loops.eigh(*outs, args[0])
+        w, v = outs
+        return linalg_loops.eigh(w, v, args[0])
 
     @classmethod
     def examples(cls) -> list[Example]:
@@ -442,7 +455,8 @@ class SVD(Factorisation):
         return du, diagonal(inner), transposed(dv)
 
     def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
-        return linalg_loops.svd(*outs, args[0])
+        u, s, vt = outs
+        return linalg_loops.svd(u, s, vt, args[0])
 
     @classmethod
     def examples(cls) -> list[Example]:

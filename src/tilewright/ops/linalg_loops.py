@@ -39,10 +39,10 @@ SWEEPS: Final = 40
 
 
 def triangular_solve(
-    out: Buffer, a: Buffer, b: Buffer, lower: bool, flipped: bool, unit: bool
+    out: Buffer, a: Buffer, b: Buffer, upper: bool, flipped: bool, unit: bool
 ) -> Stmt:
     """Substitution, forward or backward (3.1.1, 3.1.2), for every column of b."""
-    forward = lower != flipped
+    forward = upper == flipped
     n = out.shape[-2]
 
     def body(lead: tuple[Expr, ...]) -> list[Stmt]:

@@ -112,7 +112,9 @@ class Matrix:
 
     def fill(self, value: Callable[[Expr, Expr], Expr]) -> Stmt:
         """Set every element."""
-        return over(0, self.rows, lambda i: [over(0, self.columns, lambda j: [self.set(i, j, value(i, j))])])
+        return over(
+            0, self.rows, lambda i: [over(0, self.columns, lambda j: [self.set(i, j, value(i, j))])]
+        )
 
 
 def each_matrix(buffer: Buffer, body: Callable[[tuple[Axis, ...]], Sequence[Stmt]]) -> Stmt:
@@ -122,7 +124,11 @@ def each_matrix(buffer: Buffer, body: Callable[[tuple[Axis, ...]], Sequence[Stmt
 
 
 def sum_over(
-    low: Position, high: Position, total: Cell, term: Callable[[Expr], Expr], start: Expr | float = 0
+    low: Position,
+    high: Position,
+    total: Cell,
+    term: Callable[[Expr], Expr],
+    start: Expr | float = 0,
 ) -> list[Stmt]:
     """total = start + the sum of term(i) for i in range(low, high)."""
     return [total.set(start), over(low, high, lambda i: [total.add(term(i))])]

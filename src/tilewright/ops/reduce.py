@@ -21,7 +21,7 @@ from tilewright.ops import elementwise as el
 from tilewright.ops.base import without
 from tilewright.ops.cumulative import Cumulative, shifted_along
 from tilewright.ops.samples import AWKWARD_AXES, Example, of_kinds, samples
-from tilewright.ops.shape import Broadcast, Reduction, ReduceSum, Reshape, Transpose, woven
+from tilewright.ops.shape import Broadcast, ReduceSum, Reduction, Reshape, Transpose, woven
 
 
 @dataclass(frozen=True)

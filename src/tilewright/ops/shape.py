@@ -29,10 +29,9 @@ from tilewright.expr import (
     literal,
     product,
     select,
-    static,
 )
 from tilewright.graph import Op, Piece, Place, Type, View
-from tilewright.ops.base import shifted, without
+from tilewright.ops.base import shifted, sizes, without
 from tilewright.ops.elementwise import imag, make_complex, number, real
 from tilewright.ops.samples import AWKWARD_AXES, Example, awkward, numbers, of_kinds, samples
 
@@ -54,7 +53,7 @@ class Fill(Op):
         return self.of
 
     def numpy(self) -> Any:
-        return np.full(tuple(static(n) for n in self.of.shape), self.value, self.of.dtype)
+        return np.full(sizes(self.of.shape), self.value, self.of.dtype)
 
     def inline(self) -> str:
         return show_number(self.value)
@@ -80,7 +79,13 @@ class Fill(Op):
 def show_number(value: Any) -> str:
     """Shortest text that gives the number back; integers in floats print without `.0`."""
     v = value.item() if hasattr(value, "item") else value
-    if isinstance(v, float) and math.isfinite(v) and v == int(v) and abs(v) < 1e6 and math.copysign(1, v * v) > 0:
+    if (
+        isinstance(v, float)
+        and math.isfinite(v)
+        and v == int(v)
+        and abs(v) < 1e6
+        and math.copysign(1, v * v) > 0
+    ):
         return "-0.0" if v == 0 and math.copysign(1, v) < 0 else str(int(v))
     if value.dtype in (dtypes.float32, dtypes.float16):
         return str(value)
@@ -140,9 +145,11 @@ class Iota(Op):
         return self.of
 
     def numpy(self) -> Any:
-        shape = tuple(static(n) for n in self.of.shape)
+        shape = sizes(self.of.shape)
         line = np.arange(shape[self.axis]).astype(self.of.dtype)
-        return np.broadcast_to(line.reshape((-1,) + (1,) * (len(shape) - self.axis - 1)), shape).copy()
+        return np.broadcast_to(
+            line.reshape((-1,) + (1,) * (len(shape) - self.axis - 1)), shape
+        ).copy()
 
     def jvp(self, tangents: Sequence[Any], out: Any, *args: Any) -> Any:
         return None
@@ -167,7 +174,9 @@ class Cast(Op):
         return x.with_dtype(self.to)
 
     def numpy(self, x: Any) -> Any:
-        drops = dtypes.is_complex(x.dtype) and not dtypes.is_complex(self.to) and self.to.kind != "b"
+        drops = (
+            dtypes.is_complex(x.dtype) and not dtypes.is_complex(self.to) and self.to.kind != "b"
+        )
         with np.errstate(all="ignore"):
             return (x.real if drops else x).astype(self.to)
 
@@ -237,8 +246,10 @@ class Broadcast(Op):
         return [str(self.shape)] if trailing else [str(self.shape), str(self.axes)]
 
     def numpy(self, x: Any) -> Any:
-        full = [x.shape[self.axes.index(d)] if d in self.axes else 1 for d in range(len(self.shape))]
-        return np.broadcast_to(x.reshape(full), self.shape).copy()
+        full = [1] * len(self.shape)
+        for d, n in zip(self.axes, x.shape, strict=True):
+            full[d] = n
+        return np.broadcast_to(x.reshape(full), sizes(self.shape)).copy()
 
     def transpose(self, ct: Any, linear: frozenset[int], x: Any) -> Sequence[Any]:
         return (ReduceSum(self.new_axes)(ct),)
@@ -253,7 +264,8 @@ class Broadcast(Op):
     def examples(cls) -> list[Example]:
         found = [Example((samples(d, (5,)),), cls((3, 5), (1,))) for d in of_kinds("biufc")]
         for shape, to, axes in (
-            ((), (2, 3), ()), ((3,), (3, 0), (0,)), ((0,), (0, 2), (0,)), ((1, 7), (1, 4, 7), (0, 2)),
+            ((), (2, 3), ()), ((3,), (3, 0), (0,)), ((0,), (0, 2), (0,)),
+            ((1, 7), (1, 4, 7), (0, 2)),
             ((), (), ()), ((13,), (13,), (0,)), ((2, 3), (5, 2, 1, 3, 1), (1, 3)),
         ):  # fmt: skip
             found.append(Example((numbers(dtypes.float64, shape),), cls(to, axes), True))
@@ -277,7 +289,8 @@ class Reduction(Op):
         return x.without(self.axes)
 
     def numpy(self, x: Any) -> Any:
-        combine, identity = REDUCTIONS[self.kind]
+        identity = REDUCTIONS[self.kind][1]
+        combine: Any = REDUCTIONS[self.kind][0]
         wide = dtypes.compute_type(x.dtype)
         start = np.asarray(identity(x.dtype)).astype(wide)
         with np.errstate(all="ignore"):
@@ -436,7 +449,8 @@ class Transpose(Op):
     def examples(cls) -> list[Example]:
         found = [Example((samples(d, (2, 3)),), cls((1, 0))) for d in of_kinds("biufc")]
         for shape, order in (
-            ((), ()), ((13,), (0,)), ((0, 2), (1, 0)), ((1, 1, 3), (2, 0, 1)), ((2, 3, 5), (2, 0, 1)),
+            ((), ()), ((13,), (0,)), ((0, 2), (1, 0)), ((1, 1, 3), (2, 0, 1)),
+            ((2, 3, 5), (2, 0, 1)),
         ):  # fmt: skip
             found.append(Example((numbers(dtypes.float64, shape),), cls(order), True))
         return [*found, Example((numbers(dtypes.float64, (4, 6))[::2, ::-1],), cls((1, 0)), True)]
@@ -467,7 +481,9 @@ class Slice(Op):
         return x.with_shape([0 if a == b else (b - a + (s - 1)) // s for a, b, s in ranges])
 
     def attributes(self) -> list[str]:
-        return [str(self.starts), str(self.stops)] + ([str(self.steps)] if set(self.steps) > {1} else [])
+        return [str(self.starts), str(self.stops)] + (
+            [str(self.steps)] if set(self.steps) > {1} else []
+        )
 
     def numpy(self, x: Any) -> Any:
         return x[tuple(map(slice, self.starts, self.stops, self.steps))]
@@ -475,7 +491,9 @@ class Slice(Op):
     def transpose(self, ct: Any, linear: frozenset[int], x: Any) -> Sequence[Any]:
         low = self.starts
         inner = tuple(s - 1 for s in self.steps)
-        spans = [max(0, (n - 1) * s + 1) if n else 0 for n, s in zip(ct.shape, self.steps, strict=True)]
+        spans = [
+            max(0, (n - 1) * s + 1) if n else 0 for n, s in zip(ct.shape, self.steps, strict=True)
+        ]
         high = tuple(n - a - w for n, a, w in zip(x.shape, low, spans, strict=True))
         return (Pad(low, high, inner)(ct, ct.full_like(0, ())),)
 
@@ -483,7 +501,9 @@ class Slice(Op):
         return Slice((0, *self.starts), (size, *self.stops), (1, *self.steps))(x)
 
     def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
-        return args[0][tuple(i * s + a for i, a, s in zip(idx, self.starts, self.steps, strict=True))]
+        return args[0][
+            tuple(i * s + a for i, a, s in zip(idx, self.starts, self.steps, strict=True))
+        ]
 
     @classmethod
     def examples(cls) -> list[Example]:
@@ -492,7 +512,8 @@ class Slice(Op):
         ]
         for shape, starts, stops, steps in (
             ((), (), (), ()), ((0,), (0,), (0,), (1,)), ((1,), (0,), (1,), (5,)),
-            ((13,), (2,), (13,), (4,)), ((13,), (2,), (12,), (4,)), ((5, 3), (2, 1), (2, 3), (2, 1)),
+            ((13,), (2,), (13,), (4,)), ((13,), (2,), (12,), (4,)),
+            ((5, 3), (2, 1), (2, 3), (2, 1)),
             ((7, 5), (6, 0), (7, 5), (3, 2)),
         ):  # fmt: skip
             op = cls(starts, stops, steps)
@@ -524,11 +545,12 @@ class Pad(Op):
 
     def numpy(self, x: Any, value: Any) -> Any:
         spans = [_span(n, i) for n, i in zip(x.shape, self.inner, strict=True)]
-        spread = np.full(spans, value, x.dtype)
+        spread = np.full(sizes(spans), value, x.dtype)
         spread[tuple(slice(None, None, i + 1) for i in self.inner)] = x
-        edges = [(max(a, 0), max(b, 0)) for a, b in zip(self.low, self.high, strict=True)]
+        low, high = sizes(self.low), sizes(self.high)
+        edges = [(max(a, 0), max(b, 0)) for a, b in zip(low, high, strict=True)]
         padded = np.pad(spread, edges, constant_values=value) if edges else spread
-        crop = zip(self.low, self.high, padded.shape, strict=True)
+        crop = zip(low, high, padded.shape, strict=True)
         return padded[tuple(slice(max(-a, 0), n - max(-b, 0)) for a, b, n in crop)]
 
     def transpose(self, ct: Any, linear: frozenset[int], x: Any, value: Any) -> Sequence[Any]:
@@ -561,9 +583,9 @@ class Pad(Op):
         at: list[Expr] = []
         for i, a, b, n, s in zip(idx, self.low, self.high, x.shape, self.inner, strict=True):
             j, tests = i - a, []
-            if not _crops(a):
+            if not crops(a):
                 tests.append(apply("le", as_index(0), j))
-            if not _crops(b):
+            if not crops(b):
                 tests.append(apply("lt", j, as_index(_span(n, s))))
             if s:
                 tests.append(apply("eq", j % (s + 1), as_index(0)))
@@ -580,11 +602,10 @@ class Pad(Op):
         def case(x: Any, low: Any, high: Any, inner: Any, smooth: bool) -> Example:
             return Example((x, np.asarray(3, x.dtype)), cls(low, high, inner), smooth)
 
-        found = [
-            case(samples(d, (2, 3)), (1, 0), (0, 2), (0, 1), False) for d in of_kinds("biufc")
-        ]
+        found = [case(samples(d, (2, 3)), (1, 0), (0, 2), (0, 1), False) for d in of_kinds("biufc")]
         for shape, low, high, inner in (
-            ((), (), (), ()), ((0,), (2,), (1,), (0,)), ((0,), (0,), (3,), (2,)), ((1,), (1,), (1,), (3,)),
+            ((), (), (), ()), ((0,), (2,), (1,), (0,)), ((0,), (0,), (3,), (2,)),
+            ((1,), (1,), (1,), (3,)),
             ((5,), (-2,), (1,), (0,)), ((5,), (-4,), (-1,), (0,)), ((5,), (2,), (-3,), (2,)),
             ((3,), (-5,), (4,), (0,)), ((3, 13), (1, -1), (0, -2), (1, 0)),
         ):  # fmt: skip
@@ -593,7 +614,7 @@ class Pad(Op):
         return [*found, case(x, (1, 0), (1, 1), (0, 1), True)]
 
 
-def _crops(padding: Extent) -> bool:
+def crops(padding: Extent) -> bool:
     """Whether an edge gets no padding, so that no position lies beyond it."""
     return isinstance(padding, int) and padding <= 0
 
@@ -646,7 +667,9 @@ class Concatenate(Op):
 
     def pieces(self, args: Sequence[View]) -> list[Piece]:
         offsets = self.offsets([a.shape for a in args])
-        return [(a.shape, self._shifted(at), a.__getitem__) for a, at in zip(args, offsets, strict=True)]
+        return [
+            (a.shape, self._shifted(at), a.__getitem__) for a, at in zip(args, offsets, strict=True)
+        ]
 
     def _shifted(self, at: Extent) -> Place:
         d = self.axis
@@ -657,9 +680,15 @@ class Concatenate(Op):
         result: Expr | None = None
         for x, at in reversed(list(zip(args, self.offsets([a.shape for a in args]), strict=True))):
             here = (*idx[: self.axis], position - at, *idx[self.axis + 1 :])
-            inside = apply("le", as_index(at), position) & apply("lt", position, as_index(x.shape[self.axis] + at))
+            inside = apply("le", as_index(at), position) & apply(
+                "lt", position, as_index(x.shape[self.axis] + at)
+            )
             value = x.guarded(here, inside)
-            result = value if result is None else select(apply("lt", position, as_index(x.shape[self.axis] + at)), value, result)
+            result = (
+                value
+                if result is None
+                else select(apply("lt", position, as_index(x.shape[self.axis] + at)), value, result)
+            )
         assert result is not None, "concatenate has operands"
         return result
 
@@ -670,7 +699,8 @@ class Concatenate(Op):
         ]
         f64 = dtypes.float64
         for d, shapes in (
-            (0, ((3,),)), (0, ((0, 2), (3, 2), (0, 2))), (1, ((2, 1), (2, 5), (2, 7))), (0, ((0,), (0,))),
+            (0, ((3,),)), (0, ((0, 2), (3, 2), (0, 2))), (1, ((2, 1), (2, 5), (2, 7))),
+            (0, ((0,), (0,))),
             (1, ((0, 2), (0, 3))), (0, ((1,),) * 5),
         ):  # fmt: skip
             args = tuple(numbers(f64, shape, k) for k, shape in enumerate(shapes))
@@ -706,6 +736,12 @@ class Flip(Op):
     @classmethod
     def examples(cls) -> list[Example]:
         found = [Example((samples(d, (2, 5)),), cls((1,))) for d in of_kinds("biufc")]
-        for shape, axes in (((), ()), ((0, 2), (0,)), ((1,), (0,)), ((13,), (0,)), ((2, 3, 5), (0, 2))):
+        for shape, axes in (
+            ((), ()),
+            ((0, 2), (0,)),
+            ((1,), (0,)),
+            ((13,), (0,)),
+            ((2, 3, 5), (0, 2)),
+        ):
             found.append(Example((numbers(dtypes.float64, shape),), cls(axes), True))
         return [*found, Example((numbers(dtypes.float64, (4, 6))[::2, ::-1].T,), cls((0,)), True)]

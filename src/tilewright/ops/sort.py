@@ -92,7 +92,9 @@ class Sort(Op):
         copies += [
             store(out, at(end), x[at(source)]) for out, x in zip(outs[1:], args[1:], strict=True)
         ]
-        return nested(tuple(others.values()), block(*row.memory, fill, row.sort(), loop(end, *copies)))
+        return nested(
+            tuple(others.values()), block(*row.memory, fill, row.sort(), loop(end, *copies))
+        )
 
     @classmethod
     def examples(cls) -> list[Example]:
@@ -102,9 +104,9 @@ class Sort(Op):
             at = np.broadcast_to(np.arange(41), x.shape)
             found += [Example((x,), cls(1)), Example((x, at), cls(1, True))]
         f64 = dtypes.float64
-        for shape, d in AWKWARD_AXES:
+        for shape, along in AWKWARD_AXES:
             x, y = numbers(f64, shape), numbers(f64, shape, 1)
-            found += [Example((x,), cls(d), True), Example((x, y), cls(d, True), True)]
+            found += [Example((x,), cls(along), True), Example((x, y), cls(along, True), True)]
         x, y = numbers(f64, (10, 6)), numbers(f64, (10, 3), 1)
         found.append(Example((x.T[::2, ::-1], y.T), cls(1), True))
         ties = np.array([2, 1, 2, 0, 1, 0], np.int32)
@@ -175,7 +177,11 @@ class Row:
 
     def _insertion(self) -> Stmt:
         i = axis("i", self.n)
-        low, key, origin = var("low", dtypes.int64), var("key", self.keys.dtype), var("from", dtypes.int64)
+        low, key, origin = (
+            var("low", dtypes.int64),
+            var("key", self.keys.dtype),
+            var("from", dtypes.int64),
+        )
         j = Cell("j")
         prior = index("+", j.value, as_index(-1))
         inside = apply("lt", low, j.value)
@@ -197,7 +203,12 @@ class Row:
         """One pass over the row that merges runs of length RUN << level pairwise."""
         n = as_index(self.n)
         width, source = var("width", dtypes.int64), var("source", dtypes.int64)
-        left, right, left_end, right_end = Cell("left"), Cell("right"), Cell("left_end"), Cell("end")
+        left, right, left_end, right_end = (
+            Cell("left"),
+            Cell("right"),
+            Cell("left_end"),
+            Cell("end"),
+        )
         cells = (left, right, left_end, right_end)
         k = axis("k", self.n)
         middle = index("min", index("+", k, width), n)
