@@ -98,8 +98,8 @@ def solve(a: ArrayLike, b: ArrayLike) -> Array:
     lu = broadcast_to(lu, (*lead, *lu.shape[-2:]))
     y = broadcast_to(y, (*lead, *y.shape[-2:]))
     rows = broadcast_to(permutation[..., None], y.shape)
-    y = TriangularSolve(lower=True, unit=True)(lu, take_along(y, rows, y.ndim - 2))
-    y = TriangularSolve(lower=False)(lu, y)
+    y = TriangularSolve(unit=True)(lu, take_along(y, rows, y.ndim - 2))
+    y = TriangularSolve(upper=True)(lu, y)
     return y[..., 0] if asarray(b).ndim == 1 else y  # type: ignore[no-any-return]
 
 
