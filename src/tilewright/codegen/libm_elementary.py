@@ -232,23 +232,33 @@ def scaled(x: Expr, code: Expr) -> Expr:
     return x * power_of_two(half, x.type) * power_of_two(code - half, x.type)
 
 
-def exp_reduced(x: Expr, tail: Expr | None = None) -> Pair:
+def _reduced(x: Expr) -> Pair:
+    """(r, code) with x = n ln 2 + r, |r| <= ln(2)/2, n the low bits of `code`."""
+    f = FORMATS[x.type]
+    n, code = nearest(x, f.log2e[0])
+    return fma(n, -f.ln2[1], fma(n, -f.ln2[0], x)), code
+
+
+def exp_reduced(x: Expr, tail: Expr) -> Pair:
     """(e, code) with exp(x + tail) = (1 + e) 2^n, n the low bits of `code`, e in [-0.3, 0.42].
 
     `x` is within the range of exp; |tail| is small against 1.
     """
-    f = FORMATS[x.type]
-    n, code = nearest(x, f.log2e[0])
-    r = fma(n, -f.ln2[1], fma(n, -f.ln2[0], x))
-    if tail is not None:
-        r = r + tail
+    r, code = _reduced(x)
+    r = r + tail
     return fma(r * r, polynomial(r, _EXP[x.type]), r), code
 
 
-def exp_parts(x: Expr, tail: Expr | None = None) -> Pair:
-    """(p, code) with exp(x + tail) = p 2^n."""
-    e, code = exp_reduced(x, tail)
-    return e + 1.0, code
+def exp_parts(x: Expr) -> Pair:
+    """(p, code) with exp(x) = p 2^n, n the low bits of `code`; `x` is within the range of exp."""
+    r, code = _reduced(x)
+    return polynomial(r, (1.0, 1.0, *_EXP[x.type])), code
+
+
+def exp2_parts(x: Expr) -> Pair:
+    """(p, code) with 2^x = p 2^n, n the low bits of `code`; `x` is within the range of exp2."""
+    n, code = nearest(x, 1.0)
+    return polynomial(x - n, (1.0, *_EXP2[x.type])), code
 
 
 def exp(x: Expr) -> Expr:
@@ -275,10 +285,7 @@ def half_exp(x: Expr) -> Expr:
 def exp2(x: Expr) -> Expr:
     """2^x = 2^n 2^r, r = x - n exact; below 1 ULP."""
     f = FORMATS[x.type]
-    x = clamped(x, -f.bias - f.mantissa - 2.0, f.bias + 1.0)
-    n, code = nearest(x, 1.0)
-    r = x - n
-    return scaled(fma(r, polynomial(r, _EXP2[x.type]), 1.0), code)
+    return scaled(*exp2_parts(clamped(x, -f.bias - f.mantissa - 2.0, f.bias + 1.0)))
 
 
 def expm1(x: Expr) -> Expr:
@@ -288,8 +295,7 @@ def expm1(x: Expr) -> Expr:
     """
     f = FORMATS[x.type]
     y = clamped(x, -2.0 * (f.mantissa + 2) * f.ln2[0], f.overflow)
-    n, code = nearest(y, f.log2e[0])
-    r = fma(n, -f.ln2[1], fma(n, -f.ln2[0], y))
+    r, code = _reduced(y)
     e = fma(r * r, polynomial(r, _EXPM1[x.type]), r)
     scale = power_of_two(code, x.type, -1)
     result = fma(scale, e, scale - 0.5) * 2.0
@@ -509,8 +515,8 @@ def power(x: Expr, y: Expr) -> Expr:
     p_low = fma(y, low, fma(y, high, -p))
     finite = absolute(y * high) < f.overflow * 1.5
     p_low = select(finite, p_low, 0.0)
-    e, code = exp_parts(clamped(p, f.underflow - 1, f.overflow), p_low)
-    return _power_limits(x, y, scaled(e, code))
+    e, code = exp_reduced(clamped(p, f.underflow - 1, f.overflow), p_low)
+    return _power_limits(x, y, scaled(e + 1.0, code))
 
 
 def _simple_power(x: Expr, n: float) -> Expr | None:

@@ -14,6 +14,7 @@ from tilewright.codegen.libm_elementary import (
     Coefficients,
     absolute,
     copysign,
+    exp2_parts,
     exp_reduced,
     fast_sum,
     log,
@@ -28,11 +29,10 @@ from tilewright.expr import Expr, apply, cast, eq, fma, libm, literal, select
 
 _hex = float.fromhex
 
-# erf(x) / x - 1 in x^2 on |x| <= 1; relative error of erf: 2^-29.4, 2^-56.1.
+# erf(x) / x - 1 in x^2 on |x| <= 0.9 and 1; relative error of erf: 2^-26.1, 2^-56.1.
 _ERF: Final[Coefficients] = {
     float32: (
-        0.12837917, -0.37612626, 0.11283582, -0.026853595, 0.005187852, -0.00080057187,
-        7.838526e-05,
+        0.12837915, -0.37612516, 0.11282085, -0.026777273, 0.0050098943, -0.00060809095,
     ),
     float64: (
         0.12837916709551256, -0.37612638903183415, 0.11283791670941026, -0.02686617064270437,
@@ -41,10 +41,10 @@ _ERF: Final[Coefficients] = {
         1.3693566772884602e-08, -7.749075501222522e-10,
     ),
 }  # fmt: skip
-# -log(erfc(a)) on 0.9 <= a <= 3.95; relative error of erf: 2^-33.9.
-_LOG_ERFC: Final = (
-    -0.0001694551, 1.1294897, 0.63339823, 0.10822332, -0.025082523, 0.0041569695,
-    -0.00043153611, 2.0840245e-05,
+# log2(erfc(a)) on 0.9 <= a <= 3.95; relative error of erf: 2^-29.1.
+_LOG2_ERFC: Final = (
+    -0.00023799812, -1.6270771, -0.9189446, -0.15022114, 0.032202873, -0.004424968,
+    0.00028623507,
 )  # fmt: skip
 # (erfc(a) e^(a^2) (1 + 2 a) - c) / q in q = (a - K) / (a + K) for 0.47 <= a up to where erfc
 # vanishes, with c its value at a = K as a pair; relative error of erfc: 2^-28.3, 2^-61.9.
@@ -160,16 +160,15 @@ def _erfc_large(a: Expr) -> Expr:
 
 
 def erf(x: Expr) -> Expr:
-    """x + x P(x^2) below 1. Above, float64: 1 - erfc; float32: 1 - e^(-Q(|x|)), about 1 ULP."""
+    """x + x P(x^2) near 0. Beyond, float64: 1 - erfc; float32: 1 - 2^Q(|x|), about 1 ULP."""
     a = absolute(x)
     if x.type == float32:
         end = literal(3.95, x.type)
-        e, code = exp_reduced(-polynomial(select(end < a, end, a), _LOG_ERFC))
-        scale = power_of_two(code, x.type)
-        large = 1.0 - fma(e, scale, scale)
+        p, code = exp2_parts(polynomial(select(end < a, end, a), _LOG2_ERFC))
+        near, large = a < 0.9, fma(-p, power_of_two(code, x.type), 1.0)
     else:
-        large = 1.0 - _erfc_large(a)
-    return select(a < 1.0, _erf_small(x), copysign(large, x))
+        near, large = a < 1.0, 1.0 - _erfc_large(a)
+    return select(near, _erf_small(x), copysign(large, x))
 
 
 def erfc(x: Expr) -> Expr:
