@@ -76,6 +76,7 @@ class TracedNumber(TilewrightError, TypeError):
     """
 
     def __init__(self, value: Any, to: str) -> None:
+        self.value = repr(value)
         super().__init__(
             f"{value!r} cannot become {to}: its value is not known while tracing",
             "Stay in NumPy: np.sin instead of math.sin, x.astype(dtype) instead of float(x),"
@@ -212,13 +213,10 @@ class ContractViolation(TilewrightError, TypeError):
     Way out: pass what the annotation says, or correct the annotation.
     """
 
-    def __init__(
-        self, label: str, value: str, annotation: str, reason: str, source: Source | None
-    ) -> None:
+    def __init__(self, label: str, value: str, annotation: str, reason: str) -> None:
         super().__init__(
             f"`{label}` is {value}, which does not fit {annotation}: {reason}",
             "Pass what the annotation says, or correct the annotation.",
-            source,
         )
 
 
@@ -449,16 +447,18 @@ class ViewWrite(TilewrightError, ValueError):
 class UntracedWrite(TilewrightError, TypeError):
     """A traced value written into an ordinary NumPy array.
 
-    Fails: `buffer += x` or `np.add(x, 1, out=buffer)` with `buffer = np.zeros(3)`.
+    Fails: `buffer[0] = x`, `buffer += x` or `np.add(x, 1, out=buffer)` with
+    `buffer = np.zeros(3)`.
     Way out: `buffer = buffer + x`, or make the buffer with `tw.numpy.zeros(3)`.
     """
 
-    def __init__(self, value: str) -> None:
+    def __init__(self, value: str, source: Source | None = None) -> None:
         super().__init__(
             f"{value} cannot be written into an ordinary NumPy array, which exists only while"
             " tracing",
-            "Write a = a + x instead of a += x, or make the array with tw.numpy.zeros(shape) or"
-            " np.zeros_like(x).",
+            "Make the array with tw.numpy.zeros(shape) or np.zeros_like(x), which can hold traced"
+            " values, instead of\nnp.zeros(shape).",
+            source,
         )
 
 

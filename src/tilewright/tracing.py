@@ -25,7 +25,7 @@ from tilewright.array import broadcast_to as broadcast_to
 from tilewright.array import into as into
 from tilewright.array import operand as operand
 from tilewright.array import settled as settled
-from tilewright.errors import UnhashableStatic
+from tilewright.errors import TracedNumber, UnhashableStatic, UntracedWrite
 from tilewright.graph import Graph, Input, Node, Type, new_input, substitute
 from tilewright.promotion import PYTHON
 from tilewright.selection import Selection as Selection
@@ -48,6 +48,11 @@ def scope(name: str) -> Iterator[Scope]:
         yield inner
         for captured in inner.captured.values():
             captured.changed()
+    except ValueError as error:
+        cause = error.__cause__
+        if isinstance(cause, TracedNumber):  # NumPy's "setting an array element with a sequence"
+            raise UntracedWrite(cause.value, cause.source) from None
+        raise
     finally:
         current.scope = inner.outer
         inner.open = False
