@@ -303,7 +303,7 @@ def _int_div(a: Any, b: Any) -> Any:
     safe = np.where(b == 0, np.ones_like(b), b)
     q = np.floor_divide(a, safe)
     r = np.asarray(a) - q * safe
-    q = np.where((r != 0) & ((r < 0) != (safe < 0)) & ((a < 0) != (safe < 0)), q + 1, q)
+    q = np.where((r != 0) & ((np.asarray(a) < 0) != (safe < 0)), q + 1, q)
     return np.where(b == 0, np.zeros_like(q), q).astype(np.asarray(a).dtype)
 
 

@@ -22,6 +22,7 @@ from tilewright.target import Target
 
 OPT_LEVEL = 2
 _lock = threading.RLock()
+_linked: list[Any] = []
 
 
 @functools.cache
@@ -35,7 +36,7 @@ def _initialized() -> bool:
 def _machine(target: Target) -> Any:
     _initialized()
     return llvm.Target.from_triple(target.triple).create_target_machine(
-        cpu=target.cpu, features=target.features, opt=OPT_LEVEL, reloc="pic", codemodel="jitdefault"
+        cpu=target.cpu, features=target.features, opt=OPT_LEVEL, reloc="pic", codemodel="small"
     )
 
 
@@ -46,7 +47,7 @@ def _engine(target: Target) -> Any:
     machine = llvm.Target.from_triple(target.triple).create_target_machine(
         cpu=target.cpu, features=target.features, opt=OPT_LEVEL, jit=True
     )
-    return llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    return llvm.create_lljit_compiler(machine)
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,10 @@ def symbol(text: str) -> str:
 def load(code: bytes, name: str, target: Target) -> Loaded:
     """Link an object and find its function `name`."""
     with _lock:
-        engine = _engine(target)
-        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-        engine.finalize_object()
-        address = engine.get_function_address(name)
+        library = llvm.JITLibraryBuilder().add_object_img(code).add_current_process()
+        linked = library.export_symbol(name).link(_engine(target), f"{name}.{len(_linked)}")
+        _linked.append(linked)  # dropping it would unload the code
+        address = linked[name]
     if not address:
         raise InternalError(f"the linked object has no function {name}")
     return Loaded(name, address, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address))

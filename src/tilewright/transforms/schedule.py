@@ -162,7 +162,8 @@ def plans(kernel: Kernel, schedule: Schedule) -> tuple[Kernel, dict[Axis, Plan]]
                 if extent is not None:
                     if extent % factor:
                         raise ScheduleError(str(step), name, extent, "the factor must divide an inner part")
-                    parts[f"{name}.o"] = (root, extent // factor)
+                if is_static(whole) and static(whole) % factor == 0:
+                    parts[f"{name}.o"] = (root, static(whole) // factor)
                 parts[f"{name}.i"] = (root, factor)
             case Unroll(name) | Vectorize(name):
                 root, extent = parts.get(name, (name, None))
