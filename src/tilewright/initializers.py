@@ -69,7 +69,9 @@ def truncated_normal(stddev: float = 1e-2, dtype: Any = np.float64, lower: float
     return init
 
 
-def _fans(shape: Sequence[int], in_axis: Any, out_axis: Any, batch_axis: Any) -> tuple[float, float]:
+def _fans(
+    shape: Sequence[int], in_axis: Any, out_axis: Any, batch_axis: Any
+) -> tuple[float, float]:
     """How many inputs and outputs one element of the result of a layer is connected with."""
 
     def size(axes: Any) -> int:
@@ -97,7 +99,9 @@ def variance_scaling(scale: float, mode: str, distribution: str, in_axis: Any = 
         if distribution == "normal":
             return random.normal(key, tuple(shape), dtype) * deviation
         if distribution == "uniform":
-            return random.uniform(key, tuple(shape), dtype, -1) * (deviation * real.type(math.sqrt(3)))
+            return random.uniform(key, tuple(shape), dtype, -1) * (
+                deviation * real.type(math.sqrt(3))
+            )
         if distribution == "truncated_normal":
             # The standard deviation of a normal distribution cut off at -2 and 2.
             deviation = real.type(deviation / 0.87962566103423978)
@@ -107,7 +111,9 @@ def variance_scaling(scale: float, mode: str, distribution: str, in_axis: Any = 
     return init
 
 
-def _scaled(name: str, scale: float, mode: str, distribution: str, doc: str) -> Callable[..., Initializer]:
+def _scaled(
+    name: str, scale: float, mode: str, distribution: str, doc: str
+) -> Callable[..., Initializer]:
     def initializer(in_axis: Any = -2, out_axis: Any = -1, batch_axis: Any = (),
                     dtype: Any = np.float64) -> Initializer:  # fmt: skip
         return variance_scaling(scale, mode, distribution, in_axis, out_axis, batch_axis, dtype)
@@ -117,7 +123,9 @@ def _scaled(name: str, scale: float, mode: str, distribution: str, doc: str) -> 
 
 
 glorot_uniform = _scaled("glorot_uniform", 1.0, "fan_avg", "uniform", "Glorot and Bengio 2010.")
-glorot_normal = _scaled("glorot_normal", 1.0, "fan_avg", "truncated_normal", "Glorot and Bengio 2010.")
+glorot_normal = _scaled(
+    "glorot_normal", 1.0, "fan_avg", "truncated_normal", "Glorot and Bengio 2010."
+)
 lecun_uniform = _scaled("lecun_uniform", 1.0, "fan_in", "uniform", "LeCun et al. 1998.")
 lecun_normal = _scaled("lecun_normal", 1.0, "fan_in", "truncated_normal", "LeCun et al. 1998.")
 he_uniform = _scaled("he_uniform", 2.0, "fan_in", "uniform", "He et al. 2015.")

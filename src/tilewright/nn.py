@@ -33,7 +33,6 @@ ArrayLike = Any
 _where = pointwise.where
 
 
-
 # -- activations -------------------------------------------------------------------------------
 
 
@@ -60,20 +59,20 @@ def relu6(x: ArrayLike) -> Array:
 @staged
 def sigmoid(x: ArrayLike) -> Array:
     """1 / (1 + exp(-x))."""
-    return el.logistic(inexact(x))  # type: ignore[no-any-return]
+    return el.logistic(inexact(x))
 
 
 @staged
 def tanh(x: ArrayLike) -> Array:
     """The hyperbolic tangent."""
-    return el.tanh(inexact(x))  # type: ignore[no-any-return]
+    return el.tanh(inexact(x))
 
 
 @staged
 def softplus(x: ArrayLike) -> Array:
     """log(1 + exp(x))."""
     x = inexact(x)
-    return el.logaddexp(x, x.zeros_like())  # type: ignore[no-any-return]
+    return el.logaddexp(x, x.zeros_like())
 
 
 @staged
@@ -86,7 +85,7 @@ def log_sigmoid(x: ArrayLike) -> Array:
 def silu(x: ArrayLike) -> Array:
     """x * sigmoid(x) (Elfwing et al. 2017)."""
     x = inexact(x)
-    return x * el.logistic(x)  # type: ignore[no-any-return]
+    return x * el.logistic(x)
 
 
 swish = silu
@@ -96,7 +95,7 @@ swish = silu
 def mish(x: ArrayLike) -> Array:
     """x * tanh(softplus(x)) (Misra 2019)."""
     x = inexact(x)
-    return x * np.tanh(softplus(x))  # type: ignore[no-any-return]
+    return x * np.tanh(softplus(x))
 
 
 @staged
@@ -105,9 +104,9 @@ def gelu(x: ArrayLike, approximate: bool = True) -> Array:
     approximation with tanh."""
     x = inexact(x)
     if not approximate:
-        return x * el.erfc(x * -math.sqrt(0.5)) * 0.5  # type: ignore[no-any-return]
+        return x * el.erfc(x * -math.sqrt(0.5)) * 0.5
     inner = math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))
-    return x * (0.5 * (1.0 + np.tanh(inner)))  # type: ignore[no-any-return]
+    return x * (0.5 * (1.0 + np.tanh(inner)))
 
 
 def _below(x: Array, negative: Any) -> Array:
@@ -132,7 +131,7 @@ def celu(x: ArrayLike, alpha: ArrayLike = 1.0) -> Array:
 @staged
 def selu(x: ArrayLike) -> Array:
     """The self-normalising scaled elu (Klambauer et al. 2017)."""
-    return 1.0507009873554804934193349852946 * elu(x, 1.6732632423543772848170429916717)  # type: ignore[no-any-return]
+    return 1.0507009873554804934193349852946 * elu(x, 1.6732632423543772848170429916717)
 
 
 @staged
@@ -169,14 +168,14 @@ hard_swish = hard_silu
 def soft_sign(x: ArrayLike) -> Array:
     """x / (|x| + 1)."""
     x = inexact(x)
-    return x / (abs(x) + 1)  # type: ignore[no-any-return]
+    return x / (abs(x) + 1)
 
 
 @staged
 def squareplus(x: ArrayLike, b: ArrayLike = 4) -> Array:
     """(x + sqrt(x^2 + b)) / 2."""
     x = inexact(x)
-    return (x + np.sqrt(x * x + b)) * 0.5  # type: ignore[no-any-return]
+    return (x + np.sqrt(x * x + b)) * 0.5
 
 
 @staged
@@ -189,7 +188,7 @@ def sparse_plus(x: ArrayLike) -> Array:
 @staged
 def sparse_sigmoid(x: ArrayLike) -> Array:
     """The derivative of `sparse_plus`."""
-    return np.clip((inexact(x) + 1) * 0.5, 0, 1)  # type: ignore[no-any-return, call-overload]
+    return np.clip((inexact(x) + 1) * 0.5, 0, 1)
 
 
 @staged
@@ -200,7 +199,7 @@ def glu(x: ArrayLike, axis: int = -1) -> Array:
     n = x.shape[d]
     if n % 2:
         raise ShapeMismatch(f"glu needs an even extent along axis {axis}", x.shape)
-    return slice_along(x, d, 0, n // 2) * el.logistic(slice_along(x, d, n // 2, n))  # type: ignore[no-any-return]
+    return slice_along(x, d, 0, n // 2) * el.logistic(slice_along(x, d, n // 2, n))
 
 
 # -- normalisation -----------------------------------------------------------------------------
@@ -242,7 +241,7 @@ def logmeanexp(x: ArrayLike, axis: Axes = None, where: Any = None, keepdims: boo
     total = logsumexp(x, axis=axis, keepdims=keepdims, where=where)
     axes = axes_of(axis, x.ndim)
     count = reductions.count_of(x, axes, where, x.dtype)
-    return total - np.log(np.asarray(count, x.dtype) if isinstance(count, int) else count)  # type: ignore[no-any-return]
+    return total - np.log(np.asarray(count, x.dtype) if isinstance(count, int) else count)
 
 
 @staged
@@ -253,7 +252,7 @@ def softmax(x: ArrayLike, axis: Axes = -1, where: Any = None, initial: Any = Non
     top = reductions.max(x, axes, keepdims=True, initial=-math.inf, where=where)
     terms = np.exp(x - StopGradient()(top))
     terms = reductions.chosen(terms, where, 0)
-    return terms / reductions.sum(terms, axes, keepdims=True)  # type: ignore[no-any-return]
+    return terms / reductions.sum(terms, axes, keepdims=True)
 
 
 @staged
@@ -286,7 +285,7 @@ def standardize(x: ArrayLike, axis: Axes = -1, mean: Any = None, variance: Any =
         mean = reductions.mean(x, axis, keepdims=True, where=where)
     if variance is None:
         variance = reductions.mean(np.square(x - mean), axis, keepdims=True, where=where)
-    return (x - mean) * el.rsqrt(asarray(variance) + epsilon)  # type: ignore[no-any-return]
+    return (x - mean) * el.rsqrt(asarray(variance) + epsilon)
 
 
 @staged
@@ -317,26 +316,30 @@ def dot_product_attention(query: ArrayLike, key: ArrayLike, value: ArrayLike, bi
     """
     q, k, v = (inexact(a) for a in (query, key, value))
     if q.ndim == 3:
-        grown = [None if a is None else asarray(a)[None] for a in (q, k, v)]  # type: ignore[index]
+        grown = [None if a is None else asarray(a)[None] for a in (q, k, v)]
         return dot_product_attention(*grown, bias, mask, scale=scale, is_causal=is_causal,
             query_seq_lengths=query_seq_lengths, key_value_seq_lengths=key_value_seq_lengths,
-            local_window_size=local_window_size)[0]  # type: ignore[index, no-any-return]  # fmt: skip
+            local_window_size=local_window_size)[0]  # fmt: skip
     heads, groups = q.shape[2], k.shape[2]
     if q.ndim != 4 or k.shape != v.shape or heads % groups:
         raise ShapeMismatch("dot_product_attention", q.shape, k.shape, v.shape)
     batch, t, s, width = q.shape[0], q.shape[1], k.shape[1], q.shape[3]
-    scale = 1 / math.sqrt(width) if scale is None else scale  # type: ignore[arg-type]
-    q = np.reshape(q, (batch, t, groups, heads // groups, width))  # type: ignore[arg-type, assignment]
+    scale = 1 / math.sqrt(width) if scale is None else scale
+    q = np.reshape(q, (batch, t, groups, heads // groups, width))
     logits = einsum("btghd,bsgd->bghts", q, k) * scale
     logits = np.reshape(logits, (batch, heads, t, s))
     if bias is not None:
         logits = logits + bias
-    seen = _visible(t, s, mask, is_causal, query_seq_lengths, key_value_seq_lengths, local_window_size)
+    seen = _visible(
+        t, s, mask, is_causal, query_seq_lengths, key_value_seq_lengths, local_window_size
+    )
     if seen is not None:
-        logits = _where(seen, logits, logits.full_like(0.7 * float(ml_dtypes.finfo(logits.dtype).min)))
+        logits = _where(
+            seen, logits, logits.full_like(0.7 * float(ml_dtypes.finfo(logits.dtype).min))
+        )
     weights = np.reshape(softmax(logits), (batch, groups, heads // groups, t, s))
     out = einsum("bghts,bsgd->btghd", weights, v)
-    return np.reshape(out, (batch, t, heads, width))  # type: ignore[no-any-return]
+    return np.reshape(out, (batch, t, heads, width))
 
 
 def _visible(t: Any, s: Any, mask: Any, causal: bool, q_lengths: Any, kv_lengths: Any,
@@ -347,9 +350,9 @@ def _visible(t: Any, s: Any, mask: Any, causal: bool, q_lengths: Any, kv_lengths
     if causal:
         found.append(column <= row)
     if q_lengths is not None:
-        found.append(row < asarray(q_lengths)[:, None, None, None])  # type: ignore[index]
+        found.append(row < asarray(q_lengths)[:, None, None, None])
     if kv_lengths is not None:
-        found.append(column < asarray(kv_lengths)[:, None, None, None])  # type: ignore[index]
+        found.append(column < asarray(kv_lengths)[:, None, None, None])
     if window is not None:
         left, right = (window, window) if isinstance(window, int) else window
         found += [row <= column + left, column <= row + right]

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from tilewright import dtypes
 from tilewright.errors import ShapeMismatch, UnsupportedFunction
 from tilewright.expr import Extent, product, static
 from tilewright.numpy import creation, shaping
@@ -107,7 +106,7 @@ def rev(operand: ArrayLike, dimensions: Sequence[int]) -> Array:
 @staged
 def concatenate(operands: Sequence[ArrayLike], dimension: int) -> Array:
     """Arrays one after the other along `dimension`."""
-    return Concatenate(dimension)(*promoted(*operands))  # type: ignore[no-any-return]
+    return Concatenate(dimension)(*promoted(*operands))
 
 
 @staged
@@ -116,7 +115,7 @@ def pad(operand: ArrayLike, padding_value: ArrayLike,
     """(low, high, interior) copies of a value per axis; negative ones crop."""
     x = asarray(operand)
     low, high, inner = zip(*padding_config, strict=True) if padding_config else ((), (), ())
-    return Pad(low, high, inner)(x, astype(asarray(padding_value), x.dtype))  # type: ignore[no-any-return]
+    return Pad(low, high, inner)(x, astype(asarray(padding_value), x.dtype))
 
 
 @staged
@@ -125,7 +124,7 @@ def slice(operand: ArrayLike, start_indices: Sequence[int], limit_indices: Seque
     """`operand[start:limit:stride]` on every axis."""
     x = asarray(operand)
     steps = (1,) * x.ndim if strides is None else tuple(strides)
-    return Slice(tuple(start_indices), tuple(limit_indices), steps)(x)  # type: ignore[no-any-return]
+    return Slice(tuple(start_indices), tuple(limit_indices), steps)(x)
 
 
 @staged
@@ -134,7 +133,7 @@ def slice_in_dim(operand: ArrayLike, start_index: int | None, limit_index: int |
     """`operand[start:limit:stride]` on one axis, negative numbers counting from the end."""
     x = asarray(operand)
     d = axis_of(axis, x.ndim)
-    return x[(*(builtins.slice(None),) * d, builtins.slice(start_index, limit_index, stride))]  # type: ignore[no-any-return, index]
+    return x[(*(builtins.slice(None),) * d, builtins.slice(start_index, limit_index, stride))]
 
 
 @staged
@@ -152,7 +151,9 @@ def index_in_dim(operand: ArrayLike, index: int, axis: int = 0, keepdims: bool =
 
 def _starts(starts: Any, shape: Sequence[Extent]) -> list[Array]:
     """One int64 scalar per axis, negative ones counted from the end."""
-    scalars = starts if isinstance(starts, (tuple, list)) else [starts[i] for i in range(len(shape))]
+    scalars = (
+        starts if isinstance(starts, (tuple, list)) else [starts[i] for i in range(len(shape))]
+    )
     return [wrapped(asarray(s), n) for s, n in zip(scalars, shape, strict=True)]
 
 
@@ -160,7 +161,7 @@ def _starts(starts: Any, shape: Sequence[Extent]) -> list[Array]:
 def dynamic_slice(operand: ArrayLike, start_indices: Any, slice_sizes: Sequence[Extent]) -> Array:
     """The window of static extents at traced starts, which are clamped so that it fits."""
     x = asarray(operand)
-    return DynamicSlice(tuple(slice_sizes))(x, *_starts(start_indices, x.shape))  # type: ignore[no-any-return]
+    return DynamicSlice(tuple(slice_sizes))(x, *_starts(start_indices, x.shape))
 
 
 @staged
@@ -168,7 +169,7 @@ def dynamic_update_slice(operand: ArrayLike, update: ArrayLike, start_indices: A
     """`operand` with the window at traced starts replaced by `update`."""
     x = asarray(operand)
     new = astype(asarray(update), x.dtype)
-    return DynamicUpdateSlice()(x, new, *_starts(start_indices, x.shape))  # type: ignore[no-any-return]
+    return DynamicUpdateSlice()(x, new, *_starts(start_indices, x.shape))
 
 
 def _in_axis(x: Array, start: ArrayLike, axis: int) -> list[Any]:
@@ -182,7 +183,7 @@ def dynamic_slice_in_dim(operand: ArrayLike, start_index: ArrayLike, slice_size:
     x = asarray(operand)
     d = axis_of(axis, x.ndim)
     sizes = (*x.shape[:d], slice_size, *x.shape[d + 1 :])
-    return dynamic_slice(x, _in_axis(x, start_index, d), sizes)  # type: ignore[no-any-return]
+    return dynamic_slice(x, _in_axis(x, start_index, d), sizes)
 
 
 @staged
@@ -198,7 +199,7 @@ def dynamic_update_slice_in_dim(operand: ArrayLike, update: ArrayLike, start_ind
                                 axis: int) -> Array:  # fmt: skip
     """`dynamic_update_slice` along one axis."""
     x = asarray(operand)
-    return dynamic_update_slice(x, update, _in_axis(x, start_index, axis_of(axis, x.ndim)))  # type: ignore[no-any-return]
+    return dynamic_update_slice(x, update, _in_axis(x, start_index, axis_of(axis, x.ndim)))
 
 
 @staged
@@ -208,7 +209,7 @@ def dynamic_update_index_in_dim(operand: ArrayLike, update: ArrayLike, index: Ar
     x, new = asarray(operand), asarray(update)
     d = axis_of(axis, x.ndim)
     new = new if new.ndim == x.ndim else shaping.expand_dims(new, d)
-    return dynamic_update_slice_in_dim(x, new, index, d)  # type: ignore[no-any-return]
+    return dynamic_update_slice_in_dim(x, new, index, d)
 
 
 @staged
@@ -217,4 +218,4 @@ def index_take(src: ArrayLike, idxs: Sequence[ArrayLike], axes: Sequence[int]) -
     x = asarray(src)
     if len(axes) != 1:
         raise UnsupportedFunction("lax.index_take along several axes", "x[i, j]")
-    return np.moveaxis(take(x, idxs[0], axes[0]), axes[0], 0)  # type: ignore[no-any-return, arg-type]
+    return np.moveaxis(take(x, idxs[0], axes[0]), axes[0], 0)

@@ -33,7 +33,11 @@ class ConvDimensionNumbers(NamedTuple):
 
 def _typed(lhs: ArrayLike, rhs: ArrayLike, preferred: Any) -> tuple[Array, Array]:
     a, b = promoted(lhs, rhs)
-    return (a, b) if preferred is None else (astype(a, np.dtype(preferred)), astype(b, np.dtype(preferred)))
+    return (
+        (a, b)
+        if preferred is None
+        else (astype(a, np.dtype(preferred)), astype(b, np.dtype(preferred)))
+    )
 
 
 # -- dot ---------------------------------------------------------------------------------------
@@ -41,7 +45,7 @@ def _typed(lhs: ArrayLike, rhs: ArrayLike, preferred: Any) -> tuple[Array, Array
 
 @staged
 def dot_general(lhs: ArrayLike, rhs: ArrayLike, dimension_numbers: Any, precision: Any = None,
-                preferred_element_type: Any = None, *, out_sharding: Any = None) -> Array:  # fmt: skip
+                preferred_element_type: Any = None) -> Array:  # fmt: skip
     """Sum of products over ((lhs, rhs) contracted axes), along ((lhs, rhs) batch axes). The result
     has the batch axes, then lhs's others, then rhs's."""
     (over, batch) = dimension_numbers
@@ -49,8 +53,10 @@ def dot_general(lhs: ArrayLike, rhs: ArrayLike, dimension_numbers: Any, precisio
     a, b = _typed(lhs, rhs, preferred_element_type)
     pairs = [*zip(left, right, strict=True), *zip(left_batch, right_batch, strict=True)]
     if any(a.shape[i] != b.shape[j] for i, j in pairs):
-        raise ShapeMismatch(f"dot_general: paired extents differ in {dimension_numbers}", a.shape, b.shape)
-    return Dot(left, right, left_batch, right_batch)(a, b)  # type: ignore[no-any-return]
+        raise ShapeMismatch(
+            f"dot_general: paired extents differ in {dimension_numbers}", a.shape, b.shape
+        )
+    return Dot(left, right, left_batch, right_batch)(a, b)
 
 
 @staged
@@ -62,7 +68,7 @@ def dot(lhs: ArrayLike, rhs: ArrayLike, *, dimension_numbers: Any = None, precis
         if not (1 <= a.ndim <= 2 and 1 <= b.ndim <= 2):
             raise ShapeMismatch("lax.dot needs vectors or matrices", a.shape, b.shape)
         dimension_numbers = (((a.ndim - 1,), (0,)), ((), ()))
-    return dot_general(lhs, rhs, dimension_numbers, precision, preferred_element_type)  # type: ignore[no-any-return]
+    return dot_general(lhs, rhs, dimension_numbers, precision, preferred_element_type)
 
 
 @staged
@@ -70,14 +76,18 @@ def batch_matmul(lhs: ArrayLike, rhs: ArrayLike, precision: Any = None) -> Array
     """Products of the matrices in the last two axes; the axes before them are equal."""
     a, b = promoted(lhs, rhs)
     lead = tuple(range(a.ndim - 2))
-    return Dot((a.ndim - 1,), (b.ndim - 2,), lead, lead)(a, b)  # type: ignore[no-any-return]
+    return Dot((a.ndim - 1,), (b.ndim - 2,), lead, lead)(a, b)
 
 
 # -- convolution -------------------------------------------------------------------------------
 
 
-def padtype_to_pads(in_shape: Sequence[int], window_shape: Sequence[int],
-                    window_strides: Sequence[int], padding: str) -> list[tuple[int, int]]:  # fmt: skip
+def padtype_to_pads(
+    in_shape: Sequence[int],
+    window_shape: Sequence[int],
+    window_strides: Sequence[int],
+    padding: str,
+) -> list[tuple[int, int]]:
     """(low, high) per axis for SAME (out = ceil(in / stride)), SAME_LOWER and VALID."""
     kind = padding.upper()
     if kind == "VALID":
@@ -103,14 +113,18 @@ def conv_dimension_numbers(lhs_shape: Sequence[Any], rhs_shape: Sequence[Any],
     The spatial axes of all three follow the order of the window's."""
     n = len(lhs_shape)
     if n != len(rhs_shape):
-        raise ShapeMismatch("convolution needs operands with equally many axes", lhs_shape, rhs_shape)
+        raise ShapeMismatch(
+            "convolution needs operands with equally many axes", lhs_shape, rhs_shape
+        )
     if dimension_numbers is None:
         return ConvDimensionNumbers(*(tuple(range(n)),) * 3)
     if not isinstance(dimension_numbers[0], str):
         return ConvDimensionNumbers(*(tuple(spec) for spec in dimension_numbers))
     lhs, rhs, out = dimension_numbers
     if any(len(spec) != n for spec in dimension_numbers):
-        raise ShapeMismatch(f"dimension numbers {dimension_numbers} do not fit", lhs_shape, rhs_shape)
+        raise ShapeMismatch(
+            f"dimension numbers {dimension_numbers} do not fit", lhs_shape, rhs_shape
+        )
     spatial = [c for c in rhs if c not in "OI"]
 
     def positions(spec: str, first: str) -> tuple[int, ...]:
@@ -124,11 +138,14 @@ def conv_general_dilated(lhs: ArrayLike, rhs: ArrayLike, window_strides: Sequenc
                          padding: Padding, lhs_dilation: Sequence[int] | None = None,
                          rhs_dilation: Sequence[int] | None = None, dimension_numbers: Any = None,
                          feature_group_count: int = 1, batch_group_count: int = 1,
-                         precision: Any = None, preferred_element_type: Any = None) -> Array:  # fmt: skip
+                         precision: Any = None,
+                         preferred_element_type: Any = None) -> Array:  # fmt: skip
     """Correlation of images with windows over any number of spatial axes; see `ops.contract.Conv`
     for the parameters and `conv_dimension_numbers` for the layouts."""
     if batch_group_count != 1:
-        raise UnsupportedFunction("conv_general_dilated with batch_group_count", "feature_group_count")
+        raise UnsupportedFunction(
+            "conv_general_dilated with batch_group_count", "feature_group_count"
+        )
     a, b = _typed(lhs, rhs, preferred_element_type)
     spec = conv_dimension_numbers(a.shape, b.shape, dimension_numbers)
     x, w = Transpose(spec.lhs_spec)(a), Transpose(spec.rhs_spec)(b)
@@ -145,14 +162,14 @@ def conv_general_dilated(lhs: ArrayLike, rhs: ArrayLike, window_strides: Sequenc
         )  # fmt: skip
     pads = tuple((int(low), int(high)) for low, high in padding)
     op = Conv(tuple(window_strides), pads, grow, apart, feature_group_count)
-    return Transpose(inverse(spec.out_spec))(op(x, w))  # type: ignore[no-any-return]
+    return Transpose(inverse(spec.out_spec))(op(x, w))
 
 
 @staged
 def conv(lhs: ArrayLike, rhs: ArrayLike, window_strides: Sequence[int], padding: str,
          precision: Any = None, preferred_element_type: Any = None) -> Array:  # fmt: skip
     """`conv_general_dilated` in the layout NCHW, OIHW, without dilation."""
-    return conv_general_dilated(lhs, rhs, window_strides, padding,  # type: ignore[no-any-return]
+    return conv_general_dilated(lhs, rhs, window_strides, padding,
                                 preferred_element_type=preferred_element_type)  # fmt: skip
 
 
@@ -162,7 +179,7 @@ def conv_with_general_padding(lhs: ArrayLike, rhs: ArrayLike, window_strides: Se
                               rhs_dilation: Sequence[int] | None, precision: Any = None,
                               preferred_element_type: Any = None) -> Array:  # fmt: skip
     """`conv_general_dilated` in the layout NCHW, OIHW."""
-    return conv_general_dilated(lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation,  # type: ignore[no-any-return]
+    return conv_general_dilated(lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation,
                                 preferred_element_type=preferred_element_type)  # fmt: skip
 
 
@@ -202,5 +219,5 @@ def conv_transpose(lhs: ArrayLike, rhs: ArrayLike, strides: Sequence[int], paddi
     if transpose_kernel:
         b = swapaxes(flip(b, spec.rhs_spec[2:]), spec.rhs_spec[0], spec.rhs_spec[1])
     ones = (1,) * (a.ndim - 2)
-    return conv_general_dilated(a, b, ones, padding, strides, apart, spec,  # type: ignore[no-any-return]
+    return conv_general_dilated(a, b, ones, padding, strides, apart, spec,
                                 preferred_element_type=preferred_element_type)  # fmt: skip

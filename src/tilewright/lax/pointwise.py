@@ -37,21 +37,21 @@ def bitcast_convert_type(operand: ArrayLike, new_dtype: DTypeLike) -> Array:
     x, to = asarray(operand), np.dtype(new_dtype)
     wide, narrow = x.dtype.itemsize, to.itemsize
     if wide == narrow:
-        return Bitcast(to)(x)  # type: ignore[no-any-return]
+        return Bitcast(to)(x)
     if wide > narrow:
         parts = wide // narrow
         shape = (*x.shape, parts)
         spread = along(_bits(x), range(x.ndim), shape)
         shift = position(shape, x.ndim, spread.dtype) * filled(8 * narrow, shape, spread.dtype)
         part = astype(el.right_shift(spread, shift), np.dtype(f"uint{8 * narrow}"))
-        return Bitcast(to)(part) if part.dtype != to else part  # type: ignore[no-any-return]
+        return Bitcast(to)(part) if part.dtype != to else part
     parts = narrow // wide
     if x.ndim == 0 or x.shape[-1] != parts:
         raise ShapeMismatch(f"bitcast to {to}: the last axis must have extent {parts}", x.shape)
     whole = astype(_bits(x), np.dtype(f"uint{8 * narrow}"))
     shift = position(whole.shape, x.ndim - 1, whole.dtype) * whole.full_like(8 * wide)
     joined = ReduceSum((x.ndim - 1,))(el.left_shift(whole, shift))
-    return Bitcast(to)(joined) if joined.dtype != to else joined  # type: ignore[no-any-return]
+    return Bitcast(to)(joined) if joined.dtype != to else joined
 
 
 def _bits(x: Array) -> Array:
@@ -74,43 +74,43 @@ def optimization_barrier(operand: Any) -> Any:
 @staged
 def rsqrt(x: ArrayLike, *, accuracy: Any = None) -> Array:
     """1 / sqrt(x)."""
-    return el.rsqrt(asarray(x))  # type: ignore[no-any-return]
+    return el.rsqrt(asarray(x))
 
 
 @staged
 def logistic(x: ArrayLike, accuracy: Any = None) -> Array:
     """1 / (1 + exp(-x))."""
-    return el.logistic(asarray(x))  # type: ignore[no-any-return]
+    return el.logistic(asarray(x))
 
 
 @staged
 def erf(x: ArrayLike) -> Array:
     """The error function."""
-    return el.erf(asarray(x))  # type: ignore[no-any-return]
+    return el.erf(asarray(x))
 
 
 @staged
 def erfc(x: ArrayLike) -> Array:
     """1 - erf(x), without cancellation."""
-    return el.erfc(asarray(x))  # type: ignore[no-any-return]
+    return el.erfc(asarray(x))
 
 
 @staged
 def erf_inv(x: ArrayLike) -> Array:
     """The inverse of the error function."""
-    return el.erfinv(asarray(x))  # type: ignore[no-any-return]
+    return el.erfinv(asarray(x))
 
 
 @staged
 def lgamma(x: ArrayLike) -> Array:
     """log |Gamma(x)|."""
-    return el.lgamma(asarray(x))  # type: ignore[no-any-return]
+    return el.lgamma(asarray(x))
 
 
 @staged
 def digamma(x: ArrayLike) -> Array:
     """The derivative of lgamma."""
-    return el.digamma(asarray(x))  # type: ignore[no-any-return]
+    return el.digamma(asarray(x))
 
 
 @staged
@@ -118,7 +118,7 @@ def div(x: ArrayLike, y: ArrayLike) -> Array:
     """x / y; of integers the quotient rounded towards zero."""
     a, b = together(x, y)
     if dtypes.is_inexact(a.dtype):
-        return el.divide(a, b)  # type: ignore[no-any-return]
+        return el.divide(a, b)
     down = el.floor_divide(a, b)
     uneven = np.logical_and(el.remainder(a, b) != 0, (a < 0) != (b < 0))
     return pointwise.where(uneven, down + 1, down)
@@ -133,7 +133,7 @@ def integer_pow(x: ArrayLike, y: int) -> Array:
         result = result * power if n & 1 else result
         n >>= 1
         power = power * power if n else power
-    return result if y >= 0 else 1 / result  # type: ignore[no-any-return]
+    return result if y >= 0 else 1 / result
 
 
 @staged
@@ -141,7 +141,7 @@ def round(x: ArrayLike, rounding_method: int = 0) -> Array:
     """To the nearest integer; ties away from zero (0) or to even (1)."""
     a = asarray(x)
     if rounding_method == 1:
-        return el.rint(a)  # type: ignore[no-any-return]
+        return el.rint(a)
     whole = el.trunc(a)
     up = np.abs(a - whole) >= 0.5
     return pointwise.where(up, whole + np.copysign(1, a), whole)
@@ -178,7 +178,7 @@ def clz(x: ArrayLike) -> Array:
 @staged
 def clamp(min: ArrayLike, x: ArrayLike, max: ArrayLike) -> Array:
     """`x` held between two bounds."""
-    return np.minimum(np.maximum(x, asarray(min)), max)  # type: ignore[no-any-return, call-overload]
+    return np.minimum(np.maximum(x, asarray(min)), max)
 
 
 @staged

@@ -48,11 +48,23 @@ class Monoid:
 
 
 def _lowest(dtype: Any) -> Any:
-    return -math.inf if dtypes.is_float(dtype) else False if dtypes.is_bool(dtype) else np.iinfo(dtype).min
+    return (
+        -math.inf
+        if dtypes.is_float(dtype)
+        else False
+        if dtypes.is_bool(dtype)
+        else np.iinfo(dtype).min
+    )
 
 
 def _highest(dtype: Any) -> Any:
-    return math.inf if dtypes.is_float(dtype) else True if dtypes.is_bool(dtype) else np.iinfo(dtype).max
+    return (
+        math.inf
+        if dtypes.is_float(dtype)
+        else True
+        if dtypes.is_bool(dtype)
+        else np.iinfo(dtype).max
+    )
 
 
 _MONOIDS = (
@@ -69,11 +81,13 @@ _MONOIDS = (
 
 def monoid(computation: Callable[[Any, Any], Any], dtype: Any, what: str) -> Monoid:
     """The monoid a user's function of two numbers is."""
-    graph = tracing.trace(lambda a, b: computation(a, b), [Type(dtype, ())] * 2)
+    graph = tracing.trace(computation, [Type(dtype, ())] * 2, "computation")
     (out,) = graph.outputs
     if set(out.args) == set(graph.inputs):
         for m in _MONOIDS:
-            if out.op == m.combine and (m.reduction not in (ReduceAll, ReduceAny) or dtypes.is_bool(dtype)):
+            if out.op == m.combine and (
+                m.reduction not in (ReduceAll, ReduceAny) or dtypes.is_bool(dtype)
+            ):
                 return m
     raise UnsupportedFunction(
         f"{what} with a computation other than add, mul, max, min, and, or", "lax.associative_scan"
@@ -95,14 +109,14 @@ def _with_initial(x: Array, initial: ArrayLike, m: Monoid) -> Array:
     """Combined with the initial value, unless that is known to be neutral."""
     if not isinstance(initial, Array) and np.all(np.asarray(initial) == m.neutral(x.dtype)):
         return x
-    return m.combine(x, broadcast_to(astype(asarray(initial), x.dtype), x.shape))  # type: ignore[no-any-return]
+    return m.combine(x, broadcast_to(astype(asarray(initial), x.dtype), x.shape))
 
 
 def _reducer(name: str, op: Any, doc: str) -> Callable[[ArrayLike, Sequence[int]], Array]:
     def build(operand: ArrayLike, axes: Sequence[int]) -> Array:
         x = asarray(operand)
         over = tuple(sorted(axis_of(d, x.ndim) for d in axes))
-        return op(over)(x) if over else x  # type: ignore[no-any-return]
+        return op(over)(x) if over else x
 
     build.__name__, build.__doc__ = name, doc
     return staged(build)
@@ -135,7 +149,9 @@ def reduce_window(operand: ArrayLike, init_value: ArrayLike, computation: Callab
     x = asarray(operand)
     m = monoid(computation, x.dtype, "lax.reduce_window")
     ones = (1,) * x.ndim
-    strides, grow, apart = (tuple(v or ones) for v in (window_strides, base_dilation, window_dilation))
+    strides, grow, apart = (
+        tuple(v or ones) for v in (window_strides, base_dilation, window_dilation)
+    )
     if isinstance(padding, str):
         sizes = [(static(n) - 1) * g + 1 if n else 0 for n, g in zip(x.shape, grow, strict=True)]
         spans = [(k - 1) * d + 1 for k, d in zip(window_dimensions, apart, strict=True)]
@@ -181,7 +197,7 @@ def _windowed(x: Array, d: int, k: int, stride: int, apart: int, m: Monoid) -> A
 def _scanner(kind: str, doc: str) -> Callable[..., Array]:
     def build(operand: ArrayLike, axis: int = 0, reverse: bool = False) -> Array:
         x = asarray(operand)
-        return Cumulative(kind, axis_of(axis, x.ndim), reverse)(x)  # type: ignore[no-any-return]
+        return Cumulative(kind, axis_of(axis, x.ndim), reverse)(x)
 
     build.__name__, build.__doc__ = f"cum{kind}", doc
     return staged(build)
@@ -227,7 +243,7 @@ def sort(operand: Any, dimension: int = -1, is_stable: bool = True, num_keys: in
 def sort_key_val(keys: ArrayLike, values: ArrayLike, dimension: int = -1,
                  is_stable: bool = True) -> tuple[Array, Array]:  # fmt: skip
     """`values` moved as sorting `keys` moves these."""
-    return sort((keys, values), dimension)  # type: ignore[no-any-return]
+    return sort((keys, values), dimension)
 
 
 @staged

@@ -70,7 +70,7 @@ def isin(element: ArrayLike, test_elements: ArrayLike, assume_unique: bool = Fal
     tests = ravel(tests)
     pairs = Reshape((*x.shape, 1))(x) == tests
     found = any_(broadcast_to(pairs, (*x.shape, *tests.shape)), axis=-1)
-    return el.logical_not(found) if invert else found  # type: ignore[no-any-return]
+    return el.logical_not(found) if invert else found
 
 
 # -- about types -------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def array(object: ArrayLike, dtype: DTypeLike = None, copy: Any = True, order: s
     x = _nested(object)
     x = x if dtype is None else astype(x, np.dtype(dtype))
     lead = max(0, ndmin - x.ndim)
-    return Reshape((1,) * lead + x.shape)(x) if lead else x  # type: ignore[no-any-return]
+    return Reshape((1,) * lead + x.shape)(x) if lead else x
 
 
 def _nested(value: Any) -> Array:
@@ -53,7 +53,7 @@ def _nested(value: Any) -> Array:
     if not isinstance(value, (list, tuple)) or not traced(value):
         return tracing.asarray(value)
     rows = promoted(*(v if type(v) in (bool, int, float, complex) else _nested(v) for v in value))
-    return Concatenate(0)(*(Reshape((1, *r.shape))(r) for r in rows))  # type: ignore[no-any-return]
+    return Concatenate(0)(*(Reshape((1, *r.shape))(r) for r in rows))
 
 
 @creates(np.asarray, np.asanyarray, np.ascontiguousarray)
@@ -193,7 +193,7 @@ def linspace(start: ArrayLike, stop: ArrayLike, num: int = 50, endpoint: bool = 
     line = astype(line, of)
     if axis not in (0, -len(full)):
         d = axis_of(axis, len(full))
-        line = np.moveaxis(line, 0, d)  # type: ignore[call-overload]
+        line = np.moveaxis(line, 0, d)
     return (line, step) if retstep else line
 
 
@@ -203,7 +203,7 @@ def logspace(start: ArrayLike, stop: ArrayLike, num: int = 50, endpoint: bool = 
     """`base` to the powers of a linspace."""
     powers = linspace(start, stop, num, endpoint, axis=axis)
     out = np.power(base, powers)
-    return out if dtype is None else astype(out, np.dtype(dtype))  # type: ignore[arg-type]
+    return out if dtype is None else astype(out, np.dtype(dtype))
 
 
 @implements(np.geomspace)
@@ -213,7 +213,9 @@ def geomspace(start: ArrayLike, stop: ArrayLike, num: int = 50, endpoint: bool =
     a, b = promoted(start, stop)
     sign = np.sign(a)
     line = linspace(np.log(np.abs(a)), np.log(np.abs(b)), num, endpoint, axis=axis)
-    out = np.exp(line) * np.expand_dims(np.broadcast_to(sign, np.broadcast_shapes(a.shape, b.shape)), axis)
+    out = np.exp(line) * np.expand_dims(
+        np.broadcast_to(sign, np.broadcast_shapes(a.shape, b.shape)), axis
+    )
     return out if dtype is None else astype(out, np.dtype(dtype))
 
 
@@ -224,7 +226,7 @@ def _band(n: Extent, m: Extent, k: int, compare: Any) -> Array:
     """Where column index `compare`s to row index + k, in an n by m matrix."""
     shape = (n, m)
     rows = position(shape, 0)
-    return compare(position(shape, 1), rows + k if k else rows)  # type: ignore[no-any-return]
+    return compare(position(shape, 1), rows + k if k else rows)
 
 
 @creates(np.eye)
@@ -251,7 +253,7 @@ def _masked(m: ArrayLike, k: int, compare: Any) -> Array:
     x = tracing.asarray(m)
     x = x if x.ndim > 1 else broadcast_to(x, (x.shape[0], x.shape[0]))
     mask = broadcast_to(_band(x.shape[-2], x.shape[-1], k, compare), x.shape)
-    return el.select(mask, x, x.zeros_like())  # type: ignore[no-any-return]
+    return el.select(mask, x, x.zeros_like())
 
 
 @implements(np.tril)
@@ -284,7 +286,7 @@ def diagflat(v: ArrayLike, k: int = 0) -> Array:
     before, after = max(k, 0), max(-k, 0)
     n = x.shape[0] + abs(k)
     columns = broadcast_to(Pad((before,), (after,), (0,))(x, x.full_like(0, ())), (n, n))
-    return el.select(_band(n, n, k, el.eq), columns, columns.zeros_like())  # type: ignore[no-any-return]
+    return el.select(_band(n, n, k, el.eq), columns, columns.zeros_like())
 
 
 @implements(np.diagonal, np.linalg.diagonal)
@@ -298,7 +300,7 @@ def diagonal(a: ArrayLike, offset: int = 0, axis1: int = 0, axis2: int = 1) -> A
     axis1, axis2 = axis_of(axis1, x.ndim), axis_of(axis2, x.ndim)
     if axis1 == axis2:
         raise ValueError("axis1 and axis2 cannot be the same")
-    x = np.moveaxis(x, (axis1, axis2), (-2, -1))  # type: ignore[arg-type]
+    x = np.moveaxis(x, (axis1, axis2), (-2, -1))
     n, m = x.shape[-2:]
     row, column = max(0, -offset), max(0, offset)
     length = max(0, min(n - row, m - column))
@@ -310,14 +312,14 @@ def diagonal(a: ArrayLike, offset: int = 0, axis1: int = 0, axis2: int = 1) -> A
     x = Slice(starts, stops, (1,) * x.ndim)(x)
     flat = Reshape((*x.shape[:lead], length * length))(x)
     one = (1,) * lead
-    return Slice((0,) * (lead + 1), flat.shape, (*one, length + 1))(flat)  # type: ignore[no-any-return]
+    return Slice((0,) * (lead + 1), flat.shape, (*one, length + 1))(flat)
 
 
 @implements(np.trace, np.linalg.trace)
 def trace(a: ArrayLike, offset: int = 0, axis1: int = 0, axis2: int = 1,
           dtype: DTypeLike = None, out: None = None) -> Array:  # fmt: skip
     """The sum of a diagonal."""
-    return np.sum(diagonal(a, offset, axis1, axis2), axis=-1, dtype=dtype)  # type: ignore[no-any-return]
+    return np.sum(diagonal(a, offset, axis1, axis2), axis=-1, dtype=dtype)
 
 
 @implements(np.vander)
@@ -333,7 +335,7 @@ def vander(x: ArrayLike, N: int | None = None, increasing: bool = False) -> Arra
     ordered = powers[:n] if increasing else powers[:n][::-1]
     if not ordered:
         return filled(0, (x.shape[0], 0), of)
-    return Concatenate(1)(*(astype(p, of) for p in ordered))  # type: ignore[no-any-return]
+    return Concatenate(1)(*(astype(p, of) for p in ordered))
 
 
 # -- grids -------------------------------------------------------------------------------------
@@ -353,7 +355,8 @@ def meshgrid(*xi: ArrayLike, copy: bool = True, sparse: bool = False,
     if sparse:
         ones = [1] * len(lines)
         return tuple(
-            Reshape((*ones[:d], *x.shape, *ones[d + 1 :]))(x) for x, d in zip(lines, axes, strict=True)
+            Reshape((*ones[:d], *x.shape, *ones[d + 1 :]))(x)
+            for x, d in zip(lines, axes, strict=True)
         )
     return tuple(along(x, (d,), shape) for x, d in zip(lines, axes, strict=True))
 

@@ -46,15 +46,19 @@ def einsum(*operands: Any, out: None = None, dtype: Any = None, order: str = "K"
         terms.append(_contracted(*pair, needed))
     x, labels = _summed(terms[0], set(output))
     if set(labels) != set(output):
-        raise ShapeMismatch("einsum's output has a label no operand has", *(v.shape for v in values))
+        raise ShapeMismatch(
+            "einsum's output has a label no operand has", *(v.shape for v in values)
+        )
     order_ = tuple(labels.index(label) for label in output)
-    return Transpose(order_)(x) if order_ != tuple(range(len(order_))) else x  # type: ignore[no-any-return]
+    return Transpose(order_)(x) if order_ != tuple(range(len(order_))) else x
 
 
 # -- subscripts --------------------------------------------------------------------------------
 
 
-def parse(operands: Sequence[Any]) -> tuple[list[Array], list[tuple[Label, ...]], tuple[Label, ...]]:
+def parse(
+    operands: Sequence[Any],
+) -> tuple[list[Array], list[tuple[Label, ...]], tuple[Label, ...]]:
     """Operands, their labels and the output's labels, from any of NumPy's ways to write them."""
     if isinstance(operands[0], str):
         left, arrow, right = operands[0].replace(" ", "").partition("->")
@@ -71,7 +75,9 @@ def parse(operands: Sequence[Any]) -> tuple[list[Array], list[tuple[Label, ...]]
     widths = [x.ndim - (len(t) - (Ellipsis in t)) for t, x in zip(terms, arrays, strict=True)]
     for t, x, width in zip(terms, arrays, widths, strict=True):
         if width < 0 or (width and Ellipsis not in t):
-            raise ShapeMismatch(f"einsum subscript {_spelled(t)!r} does not fit its operand", x.shape)
+            raise ShapeMismatch(
+                f"einsum subscript {_spelled(t)!r} does not fit its operand", x.shape
+            )
     inputs = [_expanded(t, width) for t, width in zip(terms, widths, strict=True)]
     widest = max([w for t, w in zip(terms, widths, strict=True) if Ellipsis in t], default=0)
     if output is None:
@@ -86,7 +92,9 @@ def _tokens(term: str) -> list[Any]:
     head, dots, tail = term.partition("...")
     for c in head + tail:
         if not c.isalpha():
-            raise ValueError(f"invalid subscript {c!r} in einsum string, subscripts must be letters")
+            raise ValueError(
+                f"invalid subscript {c!r} in einsum string, subscripts must be letters"
+            )
     return [*head, Ellipsis, *tail] if dots else [*head]
 
 
@@ -111,7 +119,9 @@ def _extents(values: Sequence[Array], inputs: Sequence[tuple[Label, ...]]) -> di
             if known == 1:
                 extents[label] = n
             elif n not in (1, known):
-                raise ShapeMismatch(f"einsum label {label!r} is {known} and {n}", *(v.shape for v in values))
+                raise ShapeMismatch(
+                    f"einsum label {label!r} is {known} and {n}", *(v.shape for v in values)
+                )
     return extents
 
 
@@ -158,13 +168,17 @@ def _contracted(a: Labelled, b: Labelled, needed: set[Label]) -> Labelled:
     return Dot(*at)(x, y), labels
 
 
-def _spread(x: Array, of: Sequence[Label], labels: Sequence[Label], shape: Sequence[Extent]) -> Array:
+def _spread(
+    x: Array, of: Sequence[Label], labels: Sequence[Label], shape: Sequence[Extent]
+) -> Array:
     order = tuple(sorted(range(len(of)), key=lambda d: labels.index(of[d])))
     x = Transpose(order)(x) if order != tuple(range(len(order))) else x
     return along(x, [labels.index(of[d]) for d in order], shape)
 
 
-def _cheapest(terms: Sequence[Labelled], output: Sequence[Label], extents: dict[Label, Extent]) -> tuple[int, int]:
+def _cheapest(
+    terms: Sequence[Labelled], output: Sequence[Label], extents: dict[Label, Extent]
+) -> tuple[int, int]:
     """The pair whose product is smallest compared with its factors; then the one with the least
     work. (The greedy rule of opt_einsum, Smith and Gray 2018.)"""
 

@@ -90,7 +90,7 @@ def solve(a: ArrayLike, b: ArrayLike) -> Array:
     matrices of columns; leading axes broadcast."""
     x, y = promoted(inexact(a), inexact(b))
     x = matrix("solve", x)
-    y = matrix("solve", y[:, None] if y.ndim == 1 else y, square=False)  # type: ignore[index]
+    y = matrix("solve", y[:, None] if y.ndim == 1 else y, square=False)
     if y.shape[-2] != x.shape[-1]:
         raise ShapeMismatch("linalg.solve: the extents of a and b differ", x.shape, y.shape)
     lu, _, permutation = LU()(x)
@@ -100,7 +100,7 @@ def solve(a: ArrayLike, b: ArrayLike) -> Array:
     rows = broadcast_to(permutation[..., None], y.shape)
     y = TriangularSolve(unit=True)(lu, take_along(y, rows, y.ndim - 2))
     y = TriangularSolve(upper=True)(lu, y)
-    return y[..., 0] if asarray(b).ndim == 1 else y  # type: ignore[no-any-return]
+    return y[..., 0] if asarray(b).ndim == 1 else y
 
 
 @implements(np.linalg.inv)
@@ -140,7 +140,7 @@ def cholesky(a: ArrayLike, /, *, upper: bool = False) -> Array:
     x = matrix("cholesky", a)
     if upper:
         return matrix_transpose(Cholesky()(matrix_transpose(x)))
-    return Cholesky()(x)  # type: ignore[no-any-return]
+    return Cholesky()(x)
 
 
 # -- decompositions ----------------------------------------------------------------------------
@@ -188,7 +188,7 @@ def svd(a: ArrayLike, full_matrices: bool = True, compute_uv: bool = True,
 @implements(np.linalg.svdvals)
 def svdvals(x: ArrayLike, /) -> Array:
     """The singular values, falling."""
-    return SVD()(matrix("svdvals", x, square=False))[1]  # type: ignore[no-any-return]
+    return SVD()(matrix("svdvals", x, square=False))[1]
 
 
 @implements(np.linalg.pinv)
@@ -202,7 +202,7 @@ def pinv(a: ArrayLike, rcond: Any = None, hermitian: bool = False, *, rtol: Any 
         cut = rcond if rcond is not None else rtol
     keep = s > cut * max(s, -1, keepdims=True)
     inverse = where(keep, 1 / where(keep, s, s.full_like(1)), s.zeros_like())
-    return matmul(matrix_transpose(vh) * inverse[..., None, :], matrix_transpose(u))  # type: ignore[index]
+    return matmul(matrix_transpose(vh) * inverse[..., None, :], matrix_transpose(u))
 
 
 @implements(np.linalg.lstsq)
@@ -211,16 +211,16 @@ def lstsq(a: ArrayLike, b: ArrayLike, rcond: Any = None) -> tuple[Array, Array, 
     residuals are given for every shape and rank, as sums of squares per column."""
     x, y = promoted(inexact(a), inexact(b))
     x = matrix("lstsq", x, square=False)
-    columns = y[:, None] if y.ndim == 1 else y  # type: ignore[index]
+    columns = y[:, None] if y.ndim == 1 else y
     u, s, vh = SVD()(x)
     m, n = (static(k) for k in x.shape[-2:])
     cut = (np.finfo(x.dtype).eps * _larger(m, n) if rcond is None else rcond) * max(s)
     keep = s > cut
     inverse = where(keep, 1 / where(keep, s, s.full_like(1)), s.zeros_like())
-    found = matmul(matrix_transpose(vh), inverse[:, None] * matmul(matrix_transpose(u), columns))  # type: ignore[index]
+    found = matmul(matrix_transpose(vh), inverse[:, None] * matmul(matrix_transpose(u), columns))
     residuals = sum(np.square(columns - matmul(x, found)), 0)
     rank = sum(astype(keep, dtypes.int64))
-    return (found[:, 0] if y.ndim == 1 else found), residuals, rank, s  # type: ignore[index]
+    return (found[:, 0] if y.ndim == 1 else found), residuals, rank, s
 
 
 def _larger(a: int, b: int) -> int:
@@ -229,7 +229,9 @@ def _larger(a: int, b: int) -> int:
 
 
 @implements(np.linalg.matrix_rank)
-def matrix_rank(A: ArrayLike, tol: Any = None, hermitian: bool = False, *, rtol: Any = None) -> Array:
+def matrix_rank(
+    A: ArrayLike, tol: Any = None, hermitian: bool = False, *, rtol: Any = None
+) -> Array:
     """How many singular values are above `tol` (default: rounding error of the largest)."""
     x = asarray(A)
     if x.ndim < 2:
@@ -240,7 +242,7 @@ def matrix_rank(A: ArrayLike, tol: Any = None, hermitian: bool = False, *, rtol:
         eps = np.finfo(s.dtype).eps * _larger(*(static(n) for n in x.shape[-2:]))
         tol = largest * (eps if rtol is None else rtol)
     elif isinstance(tol, Array) and tol.ndim:
-        tol = tol[..., None]  # type: ignore[index]
+        tol = tol[..., None]
     return sum(astype(s > tol, dtypes.int64), -1)
 
 
@@ -270,9 +272,9 @@ def multi_dot(arrays: Sequence[ArrayLike], *, out: None = None) -> Array:
     values = [asarray(a) for a in arrays]
     first, last = values[0].ndim == 1, values[-1].ndim == 1
     if first:
-        values[0] = values[0][None, :]  # type: ignore[index]
+        values[0] = values[0][None, :]
     if last:
-        values[-1] = values[-1][:, None]  # type: ignore[index]
+        values[-1] = values[-1][:, None]
     n = len(values)
     extents = [static(v.shape[0]) for v in values] + [static(values[-1].shape[1])]
     cost = {(i, i): 0 for i in range(n)}
@@ -304,7 +306,7 @@ def _cheapest(costs: dict[int, int]) -> int:
 
 
 def _magnitude(x: Array) -> Array:
-    return el.absolute(x)  # type: ignore[no-any-return]
+    return el.absolute(x)
 
 
 def _root(squares: Array) -> Array:
@@ -329,7 +331,7 @@ def _vector(x: Array, ord: Any, axes: Any, keepdims: Any) -> Array:
         return sum(astype(x != 0, a.dtype), axes, keepdims=keepdims)
     if ord == 1:
         return sum(a, axes, keepdims=keepdims)
-    return np.power(sum(np.power(a, ord), axes, keepdims=keepdims), 1.0 / ord)  # type: ignore[no-any-return]
+    return np.power(sum(np.power(a, ord), axes, keepdims=keepdims), 1.0 / ord)
 
 
 def _matrix_norm(x: Array, ord: Any, axes: tuple[int, int], keepdims: Any) -> Array:
@@ -346,10 +348,10 @@ def _matrix_norm(x: Array, ord: Any, axes: tuple[int, int], keepdims: Any) -> Ar
         out = reduce(s, -1)
         if not keepdims:
             return out
-        return np.expand_dims(out, tuple(sorted(axes)))  # type: ignore[return-value, call-overload]
+        return np.expand_dims(out, tuple(sorted(axes)))
     else:
         raise ValueError(f"Invalid norm order {ord!r} for matrices.")
-    return out if keepdims else np.squeeze(out, axis=axes)  # type: ignore[no-any-return, call-overload]
+    return out if keepdims else np.squeeze(out, axis=axes)
 
 
 @implements(np.linalg.norm)
@@ -368,11 +370,13 @@ def norm(x: ArrayLike, ord: Any = None, axis: Any = None, keepdims: bool = False
         return _vector(x, ord, axes, keepdims)
     if len(axes) != 2:
         raise ValueError("Improper number of dimensions to norm.")
-    return _matrix_norm(x, ord, axes, keepdims)  # type: ignore[arg-type]
+    return _matrix_norm(x, ord, axes, keepdims)
 
 
 @implements(np.linalg.vector_norm)
-def vector_norm(x: ArrayLike, /, *, axis: Any = None, keepdims: bool = False, ord: Any = 2) -> Array:
+def vector_norm(
+    x: ArrayLike, /, *, axis: Any = None, keepdims: bool = False, ord: Any = 2
+) -> Array:
     """The norm over all of `axis` together, as of one vector."""
     x = inexact(x)
     return _vector(x, ord, axes_of(axis, x.ndim), keepdims)
@@ -391,5 +395,5 @@ def cond(x: ArrayLike, p: Any = None) -> Array:
     x = matrix("cond", x, square=p not in (None, 2, -2))
     if p in (None, 2, -2):
         s = svdvals(x)
-        return s[..., -1] / s[..., 0] if p == -2 else s[..., 0] / s[..., -1]  # type: ignore[index, no-any-return]
+        return s[..., -1] / s[..., 0] if p == -2 else s[..., 0] / s[..., -1]
     return norm(x, p, (-2, -1)) * norm(inv(x), p, (-2, -1))

@@ -33,7 +33,7 @@ def where(condition: ArrayLike, x: Any = None, y: Any = None, /) -> Array:
     mask, (a, b) = asarray(condition), together(x, y)
     mask = mask if mask.dtype == dtypes.bool_ else el.ne(mask, mask.zeros_like())
     shape = np.broadcast_shapes(mask.shape, a.shape)
-    return el.select(*(broadcast_to(v, shape) for v in (mask, a, b)))  # type: ignore[no-any-return]
+    return el.select(*(broadcast_to(v, shape) for v in (mask, a, b)))
 
 
 @implements(np.clip)
@@ -42,8 +42,8 @@ def clip(a: ArrayLike, a_min: Any = None, a_max: Any = None, out: None = None, *
     """The elements held between two bounds, either of which may be None."""
     low, high = (a_min if min is None else min), (a_max if max is None else max)
     x = asarray(a)
-    x = x if low is None else np.maximum(x, low)  # type: ignore[call-overload]
-    return x if high is None else np.minimum(x, high)  # type: ignore[call-overload, no-any-return]
+    x = x if low is None else np.maximum(x, low)
+    return x if high is None else np.minimum(x, high)
 
 
 @implements(np.round, np.around)
@@ -51,25 +51,25 @@ def round(a: ArrayLike, decimals: int = 0, out: None = None) -> Array:
     """To the nearest multiple of 10**-decimals, ties to even (in the scaled value, as NumPy's)."""
     x = asarray(a)
     if dtypes.is_complex(x.dtype):
-        return el.make_complex(round(el.real(x), decimals), round(el.imag(x), decimals))  # type: ignore[no-any-return]
+        return el.make_complex(round(el.real(x), decimals), round(el.imag(x), decimals))
     if dtypes.is_bool(x.dtype):
         x = astype(x, dtypes.float16)
     if not dtypes.is_inexact(x.dtype):
         if decimals >= 0:
             return x
-        scale = x.full_like(10 ** -decimals)
-        return astype(np.rint(x / scale), x.dtype) * scale  # type: ignore[no-any-return]
+        scale = x.full_like(10**-decimals)
+        return astype(np.rint(x / scale), x.dtype) * scale
     if decimals == 0:
-        return el.rint(x)  # type: ignore[no-any-return]
+        return el.rint(x)
     scale = x.full_like(10.0 ** abs(decimals))
-    return el.rint(x * scale) / scale if decimals > 0 else el.rint(x / scale) * scale  # type: ignore[no-any-return]
+    return el.rint(x * scale) / scale if decimals > 0 else el.rint(x / scale) * scale
 
 
 @implements(np.fix)
 def fix(x: ArrayLike, out: None = None) -> Array:
     """Rounded towards zero."""
     x = asarray(x)
-    return el.trunc(x) if dtypes.is_inexact(x.dtype) else x  # type: ignore[no-any-return]
+    return el.trunc(x) if dtypes.is_inexact(x.dtype) else x
 
 
 @implements(np.nan_to_num)
@@ -79,7 +79,7 @@ def nan_to_num(x: ArrayLike, copy: bool = True, nan: Any = 0.0, posinf: Any = No
     x = asarray(x)
     if dtypes.is_complex(x.dtype):
         parts = (nan_to_num(p, copy, nan, posinf, neginf) for p in (el.real(x), el.imag(x)))
-        return el.make_complex(*parts)  # type: ignore[no-any-return]
+        return el.make_complex(*parts)
     if not dtypes.is_float(x.dtype):
         return x
     ends = ml_dtypes.finfo(x.dtype)
@@ -97,14 +97,14 @@ def nan_to_num(x: ArrayLike, copy: bool = True, nan: Any = 0.0, posinf: Any = No
 def real(val: ArrayLike) -> Array:
     """The real part."""
     x = asarray(val)
-    return el.real(x) if dtypes.is_complex(x.dtype) else x  # type: ignore[no-any-return]
+    return el.real(x) if dtypes.is_complex(x.dtype) else x
 
 
 @implements(np.imag)
 def imag(val: ArrayLike) -> Array:
     """The imaginary part, zero for real arrays."""
     x = asarray(val)
-    return el.imag(x) if dtypes.is_complex(x.dtype) else x.zeros_like()  # type: ignore[no-any-return]
+    return el.imag(x) if dtypes.is_complex(x.dtype) else x.zeros_like()
 
 
 @implements(np.angle)
@@ -112,7 +112,7 @@ def angle(z: ArrayLike, deg: bool = False) -> Array:
     """The argument of a complex number, in radians or degrees."""
     x = inexact(z)
     out = el.arctan2(imag(x), real(x))
-    return out * (180 / math.pi) if deg else out  # type: ignore[no-any-return]
+    return out * (180 / math.pi) if deg else out
 
 
 @implements(np.iscomplex)
@@ -178,7 +178,9 @@ def i0(x: ArrayLike) -> Array:
 
 
 @implements(np.unwrap)
-def unwrap(p: ArrayLike, discont: Any = None, axis: int = -1, *, period: float = 2 * math.pi) -> Array:
+def unwrap(
+    p: ArrayLike, discont: Any = None, axis: int = -1, *, period: float = 2 * math.pi
+) -> Array:
     """Phases with jumps of more than half a `period` between neighbours taken out."""
     p = inexact(p)
     from tilewright.numpy.reductions import cumsum, diff
@@ -218,13 +220,13 @@ def float_power(x1: ArrayLike, x2: ArrayLike, /) -> Array:
     """The power, in float64 or complex128."""
     a, b = together(x1, x2)
     dtype = dtypes.complex128 if dtypes.is_complex(a.dtype) else dtypes.float64
-    return el.power(astype(a, dtype), astype(b, dtype))  # type: ignore[no-any-return]
+    return el.power(astype(a, dtype), astype(b, dtype))
 
 
 @implements(np.fabs)
 def fabs(x: ArrayLike, /) -> Array:
     """The absolute value as a floating number."""
-    return el.absolute(inexact(x))  # type: ignore[no-any-return]
+    return el.absolute(inexact(x))
 
 
 @implements(np.ldexp)
@@ -234,7 +236,7 @@ def ldexp(x1: ArrayLike, x2: ArrayLike, /) -> Array:
     x = inexact(x1)
     half = np.floor_divide(x2, 2)
     first, second = (np.exp2(astype(asarray(v), x.dtype)) for v in (half, x2 - half))
-    return x * first * second  # type: ignore[no-any-return]
+    return x * first * second
 
 
 def _euclid(x1: ArrayLike, x2: ArrayLike) -> tuple[Array, Array, Array]:

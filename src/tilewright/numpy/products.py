@@ -25,7 +25,7 @@ ArrayLike = Any
 
 
 def _conjugate(x: Array) -> Array:
-    return el.conjugate(x) if dtypes.is_complex(x.dtype) else x  # type: ignore[no-any-return]
+    return el.conjugate(x) if dtypes.is_complex(x.dtype) else x
 
 
 # -- matrices ----------------------------------------------------------------------------------
@@ -44,10 +44,10 @@ def matmul(x1: ArrayLike, x2: ArrayLike, /, out: None = None, *, dtype: Any = No
     if a.shape[-1] != b.shape[-2 if columns else 0]:
         raise ShapeMismatch("matmul's inner extents differ", a.shape, b.shape)
     if b.ndim <= 2:  # one matrix for the whole stack: no batch axes at all
-        return Dot((a.ndim - 1,), (0,))(a, b)  # type: ignore[no-any-return]
+        return Dot((a.ndim - 1,), (0,))(a, b)
     if a.ndim <= 2:
         out_ = Dot((a.ndim - 1,), (b.ndim - 2,))(a, b)
-        return moveaxis(out_, 0, -2) if rows else out_  # type: ignore[no-any-return]
+        return moveaxis(out_, 0, -2) if rows else out_
     return stacked(a, b, (a.ndim - 1,), (b.ndim - 2,), 2)
 
 
@@ -59,7 +59,7 @@ def stacked(a: Array, b: Array, over_a: Sequence[int], over_b: Sequence[int], co
     b = broadcast_to(b, (*lead, *b.shape[b.ndim - core :]))
     batch = tuple(range(len(lead)))
     over = tuple(d + shift_a for d in over_a), tuple(d + shift_b for d in over_b)
-    return Dot(*over, batch, batch)(a, b)  # type: ignore[no-any-return]
+    return Dot(*over, batch, batch)(a, b)
 
 
 @implements(np.dot)
@@ -67,11 +67,11 @@ def dot(a: ArrayLike, b: ArrayLike, out: None = None) -> Array:
     """Sum of products over the last axis of `a` and the last but one (or only one) of `b`."""
     x, y = promoted(a, b)
     if x.ndim == 0 or y.ndim == 0:
-        return np.multiply(x, y)  # type: ignore[call-overload, no-any-return]
+        return np.multiply(x, y)
     over = max(y.ndim - 2, 0)
     if x.shape[-1] != y.shape[over]:
         raise ShapeMismatch("dot's summed extents differ", x.shape, y.shape)
-    return Dot((x.ndim - 1,), (over,))(x, y)  # type: ignore[no-any-return]
+    return Dot((x.ndim - 1,), (over,))(x, y)
 
 
 @implements(np.inner)
@@ -79,10 +79,10 @@ def inner(a: ArrayLike, b: ArrayLike, /) -> Array:
     """Sum of products over the last axes of both."""
     x, y = promoted(a, b)
     if x.ndim == 0 or y.ndim == 0:
-        return np.multiply(x, y)  # type: ignore[call-overload, no-any-return]
+        return np.multiply(x, y)
     if x.shape[-1] != y.shape[-1]:
         raise ShapeMismatch("inner's summed extents differ", x.shape, y.shape)
-    return Dot((x.ndim - 1,), (y.ndim - 1,))(x, y)  # type: ignore[no-any-return]
+    return Dot((x.ndim - 1,), (y.ndim - 1,))(x, y)
 
 
 @implements(np.vdot)
@@ -104,13 +104,13 @@ def vecdot(x1: ArrayLike, x2: ArrayLike, /, *, axis: int = -1) -> Array:
 @implements(np.matvec)
 def matvec(x1: ArrayLike, x2: ArrayLike, /) -> Array:
     """Matrices times vectors, leading axes broadcast."""
-    return matmul(x1, asarray(x2)[..., None])[..., 0]  # type: ignore[no-any-return, index]
+    return matmul(x1, asarray(x2)[..., None])[..., 0]
 
 
 @implements(np.vecmat)
 def vecmat(x1: ArrayLike, x2: ArrayLike, /) -> Array:
     """Conjugated vectors times matrices, leading axes broadcast."""
-    return matmul(_conjugate(asarray(x1))[..., None, :], x2)[..., 0, :]  # type: ignore[no-any-return, index]
+    return matmul(_conjugate(asarray(x1))[..., None, :], x2)[..., 0, :]
 
 
 @implements(np.tensordot, np.linalg.tensordot)
@@ -120,19 +120,19 @@ def tensordot(a: ArrayLike, b: ArrayLike, axes: Any = 2) -> Array:
     if np.ndim(axes) == 0 and not isinstance(axes, (tuple, list)):
         over_x, over_y = range(x.ndim - axes, x.ndim), range(axes)
     else:
-        over_x, over_y = (np.atleast_1d(v).tolist() for v in axes)  # type: ignore[assignment]
+        over_x, over_y = (np.atleast_1d(v).tolist() for v in axes)
     left = tuple(axis_of(d, x.ndim) for d in over_x)
     right = tuple(axis_of(d, y.ndim) for d in over_y)
     if [x.shape[d] for d in left] != [y.shape[d] for d in right]:
         raise ShapeMismatch("tensordot's summed extents differ", x.shape, y.shape)
-    return Dot(left, right)(x, y)  # type: ignore[no-any-return]
+    return Dot(left, right)(x, y)
 
 
 @implements(np.outer)
 def outer(a: ArrayLike, b: ArrayLike, out: None = None) -> Array:
     """All products of an element of `a` and one of `b`, both flattened."""
     x, y = (ravel(v) for v in promoted(a, b))
-    return Reshape((*x.shape, 1))(x) * y  # type: ignore[no-any-return]
+    return Reshape((*x.shape, 1))(x) * y
 
 
 @implements(np.linalg.outer)
@@ -151,8 +151,8 @@ def kron(a: ArrayLike, b: ArrayLike) -> Array:
     xs, ys = ((1,) * (ndim - v.ndim) + v.shape for v in (x, y))
     x = Reshape(tuple(e for n in xs for e in (n, 1)))(x)
     y = Reshape(tuple(e for n in ys for e in (1, n)))(y)
-    product = np.multiply(x, y)  # type: ignore[call-overload]
-    return Reshape(tuple(n * m for n, m in zip(xs, ys, strict=True)))(product)  # type: ignore[no-any-return]
+    product = np.multiply(x, y)
+    return Reshape(tuple(n * m for n, m in zip(xs, ys, strict=True)))(product)
 
 
 @implements(np.cross)
@@ -166,9 +166,9 @@ def cross(a: ArrayLike, b: ArrayLike, axisa: int = -1, axisb: int = -1, axisc: i
     if x.shape[-1] != 3 or y.shape[-1] != 3:
         raise ShapeMismatch("cross needs vectors with 3 components", x.shape, y.shape)
     # Component i is a[i+1] b[i+2] - a[i+2] b[i+1], the components counted in a circle.
-    x_next, x_last = (np.roll(x, -k, -1) for k in (1, 2))  # type: ignore[call-overload]
-    y_next, y_last = (np.roll(y, -k, -1) for k in (1, 2))  # type: ignore[call-overload]
-    return moveaxis(x_next * y_last - x_last * y_next, -1, axisc)  # type: ignore[no-any-return]
+    x_next, x_last = (np.roll(x, -k, -1) for k in (1, 2))
+    y_next, y_last = (np.roll(y, -k, -1) for k in (1, 2))
+    return moveaxis(x_next * y_last - x_last * y_next, -1, axisc)
 
 
 @implements(np.linalg.cross)
@@ -185,16 +185,16 @@ def _correlated(a: Array, v: Array, mode: str) -> Array:
     n = v.shape[0]
     left: Extent = {"valid": 0, "same": n // 2, "full": n - 1}[mode]
     right: Extent = {"valid": 0, "same": n - n // 2 - 1, "full": n - 1}[mode]
-    op = Conv((1,), ((left, right),), (1,), (1,), 1)  # type: ignore[arg-type]
+    op = Conv((1,), ((left, right),), (1,), (1,), 1)
     return _line(op(_image(a), _image(v)))
 
 
 def _image(x: Array) -> Array:
-    return Reshape((1, 1, *x.shape))(x)  # type: ignore[no-any-return]
+    return Reshape((1, 1, *x.shape))(x)
 
 
 def _line(x: Array) -> Array:
-    return Reshape((x.shape[2],))(x)  # type: ignore[no-any-return]
+    return Reshape((x.shape[2],))(x)
 
 
 def _sequences(a: ArrayLike, v: ArrayLike) -> list[Array]:
@@ -208,7 +208,7 @@ def _sequences(a: ArrayLike, v: ArrayLike) -> list[Array]:
 def convolve(a: ArrayLike, v: ArrayLike, mode: str = "full") -> Array:
     """The discrete convolution of two vectors; `mode` is full, same or valid."""
     x, y = _sequences(a, v)
-    if y.shape[0] > x.shape[0]:  # type: ignore[operator]
+    if y.shape[0] > x.shape[0]:
         x, y = y, x
     return _correlated(x, Flip((0,))(y), mode)
 
@@ -218,8 +218,8 @@ def correlate(a: ArrayLike, v: ArrayLike, mode: str = "valid") -> Array:
     """Sums of products of `a` and the conjugated, shifted `v`; `mode` is full, same or valid."""
     x, y = _sequences(a, v)
     y = _conjugate(y)
-    if y.shape[0] > x.shape[0]:  # type: ignore[operator]
-        return Flip((0,))(_correlated(y, x, mode))  # type: ignore[no-any-return]
+    if y.shape[0] > x.shape[0]:
+        return Flip((0,))(_correlated(y, x, mode))
     return _correlated(x, y, mode)
 
 
@@ -231,8 +231,8 @@ def polyval(p: ArrayLike, x: ArrayLike) -> Array:
     """The polynomial with coefficients `p`, highest power first, at `x` (Horner's rule)."""
     coefficients, at = asarray(p), asarray(x)
     value = at.zeros_like()
-    for i in range(coefficients.shape[0]):  # type: ignore[arg-type]
-        value = value * at + coefficients[i]  # type: ignore[index]
+    for i in range(coefficients.shape[0]):
+        value = value * at + coefficients[i]
     return value
 
 
@@ -242,7 +242,7 @@ def polyder(p: ArrayLike, m: int = 1) -> Array:
     c = asarray(p)
     for _ in range(m):
         n = c.shape[0] - 1
-        c = slice_along(c, 0, 0, n) * np.arange(n, 0, -1)  # type: ignore[arg-type]
+        c = slice_along(c, 0, 0, n) * np.arange(n, 0, -1)
     return c
 
 
@@ -250,8 +250,8 @@ def polyder(p: ArrayLike, m: int = 1) -> Array:
 def polyadd(a1: ArrayLike, a2: ArrayLike) -> Array:
     """The coefficients of the sum."""
     x, y = promoted(a1, a2)
-    n = max(x.shape[0], y.shape[0])  # type: ignore[type-var]
-    return np.pad(x, (n - x.shape[0], 0)) + np.pad(y, (n - y.shape[0], 0))  # type: ignore[arg-type, operator, return-value]
+    n = max(x.shape[0], y.shape[0])
+    return np.pad(x, (n - x.shape[0], 0)) + np.pad(y, (n - y.shape[0], 0))
 
 
 @implements(np.polymul)

@@ -48,8 +48,6 @@ def implements(*functions: Any) -> Callable[[F], F]:
     arrays. It keeps the NumPy signature; `out` is seen to here."""
 
     def decorate(build: F) -> F:
-        name = functions[0].__name__
-
         @functools.wraps(build)
         def call(*args: Any, **kwargs: Any) -> Any:
             if not traced(args, kwargs):
@@ -58,8 +56,8 @@ def implements(*functions: Any) -> Callable[[F], F]:
             result = settled(functions[0].__name__, build(*args, **kwargs), args)
             return result if out is None else into(out, result, functions[0].__name__)
 
-        call.implements = functions  # type: ignore[attr-defined]
-        return call  # type: ignore[return-value]
+        call.implements = functions
+        return call
 
     return decorate
 
@@ -75,8 +73,8 @@ def creates(*functions: Any) -> Callable[[F], F]:
                 return settled(functions[0].__name__, build(*args, **kwargs), args)
             return functions[0](*args, **kwargs)
 
-        call.implements = functions  # type: ignore[attr-defined]
-        return call  # type: ignore[return-value]
+        call.implements = functions
+        return call
 
     return decorate
 
@@ -89,7 +87,7 @@ def staged(build: F) -> F:
     def call(*args: Any, **kwargs: Any) -> Any:
         return concretely(build, *args, **kwargs)
 
-    return call  # type: ignore[return-value]
+    return call
 
 
 # -- axes --------------------------------------------------------------------------------------
@@ -172,7 +170,7 @@ def along(x: Array, axes: Sequence[int], shape: Sequence[Extent]) -> Array:
     """`x` spread to `shape`, its axis d becoming axis `axes[d]`."""
     if tuple(axes) == tuple(range(len(shape))):
         return x
-    return Broadcast(tuple(shape), tuple(axes))(x)  # type: ignore[no-any-return]
+    return Broadcast(tuple(shape), tuple(axes))(x)
 
 
 def sized(function: Any, **defaults: Any) -> Callable[[F], F]:
@@ -196,7 +194,7 @@ def sized(function: Any, **defaults: Any) -> Callable[[F], F]:
                 )
             return function(*args, **kwargs)
 
-        call.implements = (function,)  # type: ignore[attr-defined]
-        return call  # type: ignore[return-value]
+        call.implements = (function,)
+        return call
 
     return decorate

@@ -52,7 +52,7 @@ def keeping(x: Array, axes: tuple[int, ...], shape: tuple[Extent, ...], keepdims
     """The reduction `x` of an array of `shape`, its axes kept with extent 1 if asked for."""
     if not _given(keepdims) or not keepdims or not axes:
         return x
-    return Reshape(tuple(1 if d in axes else n for d, n in enumerate(shape)))(x)  # type: ignore[no-any-return]
+    return Reshape(tuple(1 if d in axes else n for d, n in enumerate(shape)))(x)
 
 
 def chosen(x: Array, where: Any, otherwise: Any) -> Array:
@@ -62,7 +62,7 @@ def chosen(x: Array, where: Any, otherwise: Any) -> Array:
     mask = asarray(where)
     shape = np.broadcast_shapes(x.shape, mask.shape)
     x = broadcast_to(x, shape)
-    return el.select(broadcast_to(mask, shape), x, x.full_like(otherwise))  # type: ignore[no-any-return]
+    return el.select(broadcast_to(mask, shape), x, x.full_like(otherwise))
 
 
 def wide_type(dtype: DType) -> DType:
@@ -125,7 +125,9 @@ def _extreme(kind: str, a: ArrayLike, axis: Axes, keepdims: Any, initial: Any, w
         )
     if _given(initial):
         start = asarray(initial)
-        dtype = np.result_type(x.dtype, initial if type(initial) in (int, float, bool) else start.dtype)
+        dtype = np.result_type(
+            x.dtype, initial if type(initial) in (int, float, bool) else start.dtype
+        )
         x, start = astype(x, dtype), astype(start, dtype)
         x = _where(x, where, start)
     elif any(x.shape[d] == 0 for d in axes):
@@ -141,7 +143,7 @@ def _where(x: Array, where: Any, otherwise: Array) -> Array:
         return x
     mask = asarray(where)
     shape = np.broadcast_shapes(x.shape, mask.shape)
-    return el.select(*(broadcast_to(v, shape) for v in (mask, x, otherwise)))  # type: ignore[no-any-return]
+    return el.select(*(broadcast_to(v, shape) for v in (mask, x, otherwise)))
 
 
 @implements(np.max, np.amax)
@@ -223,7 +225,9 @@ def count_of(x: Array, axes: tuple[int, ...], where: Any, dtype: DType) -> Any:
 
 def _quotient(total: Array, count: Any) -> Array:
     """total / count, NaN (and no Python error) for a count of zero."""
-    return total / (astype(asarray(count), dtypes.real_of(total.dtype)) if traced(count) else float(count))
+    return total / (
+        astype(asarray(count), dtypes.real_of(total.dtype)) if traced(count) else float(count)
+    )
 
 
 @implements(np.mean)
@@ -278,7 +282,7 @@ def std(a: ArrayLike, axis: Axes = None, dtype: DTypeLike = None, out: None = No
         ddof: float = 0, keepdims: Any = False, *, where: Any = None, mean: Any = None,
         correction: Any = None) -> Array:  # fmt: skip
     """The square root of `var`."""
-    return np.sqrt(  # type: ignore[no-any-return]
+    return np.sqrt(
         var(a, axis, dtype, None, ddof, keepdims, where=where, mean=mean, correction=correction)
     )
 
@@ -290,17 +294,21 @@ def _running(kind: str, a: ArrayLike, axis: int | None, dtype: DTypeLike) -> Arr
     x = asarray(a)
     x = ravel(x) if axis is None else x
     x = astype(x, np.dtype(dtype) if _given(dtype) else wide_type(x.dtype))
-    return Cumulative(kind, axis_of(axis or 0, x.ndim), False)(x)  # type: ignore[no-any-return]
+    return Cumulative(kind, axis_of(axis or 0, x.ndim), False)(x)
 
 
 @implements(np.cumsum)
-def cumsum(a: ArrayLike, axis: int | None = None, dtype: DTypeLike = None, out: None = None) -> Array:
+def cumsum(
+    a: ArrayLike, axis: int | None = None, dtype: DTypeLike = None, out: None = None
+) -> Array:
     """Sums of the elements up to each; flattened if `axis` is None."""
     return _running("sum", a, axis, dtype)
 
 
 @implements(np.cumprod)
-def cumprod(a: ArrayLike, axis: int | None = None, dtype: DTypeLike = None, out: None = None) -> Array:
+def cumprod(
+    a: ArrayLike, axis: int | None = None, dtype: DTypeLike = None, out: None = None
+) -> Array:
     """Products of the elements up to each; flattened if `axis` is None."""
     return _running("prod", a, axis, dtype)
 
@@ -308,14 +316,16 @@ def cumprod(a: ArrayLike, axis: int | None = None, dtype: DTypeLike = None, out:
 def _inclusive(kind: str, x: ArrayLike, axis: int | None, dtype: DTypeLike, initial: bool) -> Array:
     x = asarray(x)
     if axis is None and x.ndim != 1:
-        raise ValueError("For arrays which have more than one dimension ``axis`` argument is required.")
+        raise ValueError(
+            "For arrays which have more than one dimension ``axis`` argument is required."
+        )
     axis = axis_of(axis or 0, x.ndim)
     out = _running(kind, x, axis, dtype)
     if not initial:
         return out
     low = tuple(int(d == axis) for d in range(x.ndim))
     first = out.full_like(0 if kind == "sum" else 1, ())
-    return Pad(low, (0,) * x.ndim, (0,) * x.ndim)(out, first)  # type: ignore[no-any-return]
+    return Pad(low, (0,) * x.ndim, (0,) * x.ndim)(out, first)
 
 
 @implements(np.cumulative_sum)
@@ -336,7 +346,9 @@ def cumulative_prod(x: ArrayLike, /, *, axis: int | None = None, dtype: DTypeLik
 
 
 @implements(np.diff)
-def diff(a: ArrayLike, n: int = 1, axis: int = -1, prepend: Any = None, append: Any = None) -> Array:
+def diff(
+    a: ArrayLike, n: int = 1, axis: int = -1, prepend: Any = None, append: Any = None
+) -> Array:
     """The n-th difference of neighbours along `axis`; of bools, whether they differ."""
     x = asarray(a)
     if x.ndim == 0:
@@ -347,17 +359,17 @@ def diff(a: ArrayLike, n: int = 1, axis: int = -1, prepend: Any = None, append: 
     if _given(prepend) or _given(append):
         shape = [1 if e == d else m for e, m in enumerate(x.shape)]
         ends = [
-            broadcast_to(asarray(v), shape) if np.ndim(v) == 0 else asarray(v)  # type: ignore[arg-type]
+            broadcast_to(asarray(v), shape) if np.ndim(v) == 0 else asarray(v)
             for v in (prepend, append) if _given(v)
         ]  # fmt: skip
         parts = [*ends[:1], x, *ends[1:]] if _given(prepend) else [x, *ends]
-        x = np.concatenate(parts, axis=d)  # type: ignore[arg-type, assignment]
+        x = np.concatenate(parts, axis=d)
     subtract = np.not_equal if x.dtype == dtypes.bool_ else np.subtract
     for _ in range(n):
         m = x.shape[d]
         if m == 0:
             return x
-        x = subtract(slice_along(x, d, 1, m), slice_along(x, d, 0, m - 1))  # type: ignore[call-overload]
+        x = subtract(slice_along(x, d, 1, m), slice_along(x, d, 0, m - 1))
     return x
 
 
@@ -367,7 +379,7 @@ def ediff1d(ary: ArrayLike, to_end: Any = None, to_begin: Any = None) -> Array:
     middle = diff(ravel(ary))
     parts = [v if v is middle else astype(ravel(asarray(v)), middle.dtype)
              for v in (to_begin, middle, to_end) if v is not None]  # fmt: skip
-    return np.concatenate(parts) if len(parts) > 1 else middle  # type: ignore[arg-type, return-value]
+    return np.concatenate(parts) if len(parts) > 1 else middle
 
 
 @implements(np.trapezoid)
@@ -395,7 +407,11 @@ def gradient(f: ArrayLike, *varargs: Any, axis: Any = None, edge_order: int = 1)
     Spacings: one number for all axes, or for each axis a number or a vector of coordinates.
     """
     x = asarray(f)
-    axes = range(x.ndim) if axis is None else [axis_of(d, x.ndim) for d in np.atleast_1d(axis).tolist()]
+    axes = (
+        range(x.ndim)
+        if axis is None
+        else [axis_of(d, x.ndim) for d in np.atleast_1d(axis).tolist()]
+    )
     if edge_order != 1:
         raise UnsupportedFunction("gradient with edge_order=2", "edge_order=1")
     spacings = list(varargs) or [1.0]
@@ -409,13 +425,13 @@ def gradient(f: ArrayLike, *varargs: Any, axis: Any = None, edge_order: int = 1)
 
 def _central(x: Array, d: int, spacing: Any) -> Array:
     n = x.shape[d]
-    if n < 2:  # type: ignore[operator]
+    if n < 2:
         raise ValueError("Shape of array too small to calculate a numerical gradient")
     rise = diff(x, axis=d)
     if np.ndim(spacing) == 0:
         inner = (slice_along(x, d, 2, n) - slice_along(x, d, 0, n - 2)) / (2.0 * spacing)
         first, last = (slice_along(rise, d, i, i + 1) / spacing for i in (0, n - 2))
-        return np.concatenate([first, inner, last], axis=d)  # type: ignore[arg-type, return-value]
+        return np.concatenate([first, inner, last], axis=d)
     shape = [1] * x.ndim
     shape[d] = n - 1
     steps = Reshape(tuple(shape))(diff(asarray(spacing)))
@@ -424,7 +440,7 @@ def _central(x: Array, d: int, spacing: Any) -> Array:
     left, right = slice_along(slope, d, 0, n - 2), slice_along(slope, d, 1, n - 1)
     inner = (after * left + before * right) / (before + after)
     first, last = slice_along(slope, d, 0, 1), slice_along(slope, d, n - 2, n - 1)
-    return np.concatenate([first, inner, last], axis=d)  # type: ignore[arg-type, return-value]
+    return np.concatenate([first, inner, last], axis=d)
 
 
 @implements(np.average)
@@ -436,7 +452,9 @@ def average(a: ArrayLike, axis: Axes = None, weights: Any = None, returned: bool
     if weights is None:
         out = mean(x, axis, keepdims=keepdims)
         count = product([x.shape[d] for d in axes])
-        return (out, broadcast_to(astype(asarray(count), out.dtype), out.shape)) if returned else out
+        return (
+            (out, broadcast_to(astype(asarray(count), out.dtype), out.shape)) if returned else out
+        )
     w = asarray(weights)
     dtype = np.result_type(x.dtype, w.dtype)
     dtype = dtype if dtypes.is_inexact(dtype) else np.result_type(dtype, dtypes.float64)
@@ -445,7 +463,9 @@ def average(a: ArrayLike, axis: Axes = None, weights: Any = None, returned: bool
         if axis is None:
             raise TypeError("Axis must be specified when shapes of a and weights differ.")
         if w.shape != tuple(x.shape[d] for d in axes):
-            raise ValueError("Shape of weights must be consistent with shape of a along specified axis.")
+            raise ValueError(
+                "Shape of weights must be consistent with shape of a along specified axis."
+            )
         w = along(w, axes, x.shape)
     scale = sum(w, axes, keepdims=keepdims)
     out = sum(x * w, axes, keepdims=keepdims) / scale
@@ -467,7 +487,7 @@ def _numbers(a: ArrayLike, instead: Any) -> tuple[Array, Array | None]:
 def _and(mask: Array | None, where: Any) -> Any:
     if mask is None or not _given(where):
         return where if mask is None else mask
-    return np.logical_and(mask, where)  # type: ignore[call-overload]
+    return np.logical_and(mask, where)
 
 
 @implements(np.nansum)
@@ -485,13 +505,17 @@ def nanprod(a: ArrayLike, axis: Axes = None, dtype: DTypeLike = None, out: None 
 
 
 @implements(np.nancumsum)
-def nancumsum(a: ArrayLike, axis: int | None = None, dtype: DTypeLike = None, out: None = None) -> Array:
+def nancumsum(
+    a: ArrayLike, axis: int | None = None, dtype: DTypeLike = None, out: None = None
+) -> Array:
     """`cumsum` with NaN counting as zero."""
     return cumsum(_numbers(a, 0)[0], axis, dtype)
 
 
 @implements(np.nancumprod)
-def nancumprod(a: ArrayLike, axis: int | None = None, dtype: DTypeLike = None, out: None = None) -> Array:
+def nancumprod(
+    a: ArrayLike, axis: int | None = None, dtype: DTypeLike = None, out: None = None
+) -> Array:
     """`cumprod` with NaN counting as one."""
     return cumprod(_numbers(a, 1)[0], axis, dtype)
 
@@ -519,7 +543,7 @@ def nanstd(a: ArrayLike, axis: Axes = None, dtype: DTypeLike = None, out: None =
            ddof: float = 0, keepdims: Any = False, *, where: Any = None, mean: Any = None,
            correction: Any = None) -> Array:  # fmt: skip
     """The square root of `nanvar`."""
-    return np.sqrt(nanvar(a, axis, dtype, None, ddof, keepdims,  # type: ignore[no-any-return]
+    return np.sqrt(nanvar(a, axis, dtype, None, ddof, keepdims,
                           where=where, mean=mean, correction=correction))  # fmt: skip
 
 
@@ -527,7 +551,7 @@ def _nan_extreme(reduce: Any, worst: float, a: ArrayLike, axis: Axes, **rest: An
     x, mask = _numbers(a, worst)
     out = reduce(x, axis, **rest)
     if mask is None:
-        return out  # type: ignore[no-any-return]
+        return out
     found = any_(mask, axis, keepdims=rest.get("keepdims", False))
     empty = out.full_like(math.nan)
     return out if _given(rest.get("initial")) else el.select(found, out, empty)
@@ -559,5 +583,3 @@ def nanargmin(a: ArrayLike, axis: int | None = None, out: None = None, *,
               keepdims: Any = False) -> Array:  # fmt: skip
     """Position of the smallest number. Of NaN alone it is 0: a program cannot raise."""
     return argmin(_numbers(a, math.inf)[0], axis, keepdims=keepdims)
-
-

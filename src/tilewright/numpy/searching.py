@@ -62,7 +62,7 @@ def take(a: ArrayLike, indices: ArrayLike, axis: int | None = None, out: None = 
     x = ravel(x) if axis is None else x
     d = axis_of(axis or 0, x.ndim)
     at = indices if isinstance(indices, Array) else np.asarray(indices, np.int64)
-    return x[at_axis(x.ndim, d, _in_mode(at, static(x.shape[d]), mode))]  # type: ignore[no-any-return]
+    return x[at_axis(x.ndim, d, _in_mode(at, static(x.shape[d]), mode))]
 
 
 def _paired(arr: Array, indices: ArrayLike, axis: int | None) -> tuple[Array, Array, int]:
@@ -72,7 +72,9 @@ def _paired(arr: Array, indices: ArrayLike, axis: int | None) -> tuple[Array, Ar
         x = ravel(x)
     d = axis_of(axis or 0, x.ndim)
     if at.ndim != x.ndim:
-        raise ShapeMismatch("`indices` and `arr` must have the same number of axes", at.shape, x.shape)
+        raise ShapeMismatch(
+            "`indices` and `arr` must have the same number of axes", at.shape, x.shape
+        )
     rest = np.broadcast_shapes(*((*v.shape[:d], 1, *v.shape[d + 1 :]) for v in (x, at)))
     x = broadcast_to(x, (*rest[:d], x.shape[d], *rest[d + 1 :]))
     at = broadcast_to(at, (*rest[:d], at.shape[d], *rest[d + 1 :]))
@@ -90,7 +92,7 @@ def wrapped(at: Array, n: Any) -> Array:
 @implements(np.take_along_axis)
 def take_along_axis(arr: ArrayLike, indices: ArrayLike, axis: int | None = -1) -> Array:
     """Along `axis` the elements at `indices`, the other axes running together."""
-    return take_along(*_paired(asarray(arr), indices, axis))  # type: ignore[no-any-return]
+    return take_along(*_paired(asarray(arr), indices, axis))
 
 
 @implements(np.put_along_axis)
@@ -138,7 +140,7 @@ def sort(a: ArrayLike, axis: int | None = -1, kind: Any = None, order: None = No
          stable: bool | None = None, descending: bool = False) -> Array:  # fmt: skip
     """Sorted along `axis`, NaN last."""
     x, d = _line(a, axis)
-    return Sort(d, descending)(x)[0]  # type: ignore[no-any-return]
+    return Sort(d, descending)(x)[0]
 
 
 @implements(np.argsort)
@@ -146,7 +148,7 @@ def argsort(a: ArrayLike, axis: int | None = -1, kind: Any = None, order: None =
             stable: bool | None = None, descending: bool = False) -> Array:  # fmt: skip
     """Positions (int64) that sort along `axis`. Always stable."""
     x, d = _line(a, axis)
-    return Sort(d, descending)(x, position(x.shape, d))[1]  # type: ignore[no-any-return]
+    return Sort(d, descending)(x, position(x.shape, d))[1]
 
 
 @implements(np.lexsort)
@@ -161,13 +163,17 @@ def lexsort(keys: Any, axis: int = -1) -> Array:
 
 
 @implements(np.partition)
-def partition(a: ArrayLike, kth: Any, axis: int | None = -1, kind: Any = None, order: None = None) -> Array:
+def partition(
+    a: ArrayLike, kth: Any, axis: int | None = -1, kind: Any = None, order: None = None
+) -> Array:
     """Sorted, which has every element where a partition would put the k-th."""
     return sort(a, axis)
 
 
 @implements(np.argpartition)
-def argpartition(a: ArrayLike, kth: Any, axis: int | None = -1, kind: Any = None, order: None = None) -> Array:
+def argpartition(
+    a: ArrayLike, kth: Any, axis: int | None = -1, kind: Any = None, order: None = None
+) -> Array:
     """Positions of `partition`."""
     return argsort(a, axis)
 
@@ -178,7 +184,9 @@ def _before(a: Array, b: Array, or_equal: bool) -> Array:
     if not dtypes.is_float(a.dtype):
         return first
     late = el.isnan(b)
-    return np.logical_or(first, late if or_equal else np.logical_and(late, el.logical_not(el.isnan(a))))
+    return np.logical_or(
+        first, late if or_equal else np.logical_and(late, el.logical_not(el.isnan(a)))
+    )
 
 
 @implements(np.searchsorted)
@@ -196,7 +204,7 @@ def searchsorted(a: ArrayLike, v: ArrayLike, side: str = "left", sorter: Any = N
     for k in reversed(range(n.bit_length())):
         step = found + (1 << k)
         inside = step <= n
-        probe = x[np.minimum(step, n) - 1]  # type: ignore[index]
+        probe = x[np.minimum(step, n) - 1]
         found = where(np.logical_and(inside, _before(probe, at, side == "right")), step, found)
     return found
 
@@ -210,11 +218,13 @@ def digitize(x: ArrayLike, bins: ArrayLike, right: bool = False) -> Array:
         line = np.asarray(bins)
         if line.size and line[0] > line[-1]:
             falling = "right" if right else "left"
-            return len(line) - searchsorted(line[::-1], values, falling)  # type: ignore[no-any-return]
+            return len(line) - searchsorted(line[::-1], values, falling)
         return searchsorted(edges, values, side)
     rising = searchsorted(edges, values, side)
-    falling_ = edges.shape[0] - searchsorted(Flip((0,))(edges), values, "right" if right else "left")
-    return where(edges[0] > edges[-1], falling_, rising)  # type: ignore[index]
+    falling_ = edges.shape[0] - searchsorted(
+        Flip((0,))(edges), values, "right" if right else "left"
+    )
+    return where(edges[0] > edges[-1], falling_, rising)
 
 
 # -- positions of what holds -------------------------------------------------------------------
@@ -250,7 +260,7 @@ def flatnonzero(a: ArrayLike, *, size: Any = None, fill_value: Any = 0) -> Array
 @sized(np.argwhere, size="n")
 def argwhere(a: ArrayLike, *, size: Any = None, fill_value: Any = 0) -> Array:
     """As `nonzero`, the positions as rows."""
-    return np.stack(nonzero(a, size=size, fill_value=fill_value), axis=1)  # type: ignore[arg-type, return-value]
+    return np.stack(nonzero(a, size=size, fill_value=fill_value), axis=1)
 
 
 @sized(np.unique, size="n")
@@ -259,10 +269,12 @@ def unique(ar: ArrayLike, *, size: Any = None, fill_value: Any = None) -> Array:
     `fill_value`) filling up."""
     x = sort(ravel(asarray(ar)))
     n = x.shape[0]
-    new = np.concatenate([filled(True, (1,), dtypes.bool_),  # type: ignore[list-item]
+    new = np.concatenate([filled(True, (1,), dtypes.bool_),
                           slice_along(x, 0, 1, n) != slice_along(x, 0, 0, n - 1)])  # fmt: skip
     at, exists = _held(asarray(new), size)
-    return where(exists, x[at], x[0] if fill_value is None else astype(asarray(fill_value), x.dtype))  # type: ignore[index]
+    return where(
+        exists, x[at], x[0] if fill_value is None else astype(asarray(fill_value), x.dtype)
+    )
 
 
 @sized(np.bincount, length="n")
@@ -275,11 +287,13 @@ def bincount(x: ArrayLike, weights: Any = None, minlength: int = 0, *, length: A
     else:
         values = astype(asarray(weights), dtypes.float64)
     zeros = filled(0, (length,), values.dtype)
-    return Scatter("add", (0,))(zeros, astype(at, dtypes.int64), values)  # type: ignore[no-any-return]
+    return Scatter("add", (0,))(zeros, astype(at, dtypes.int64), values)
 
 
 @implements(np.compress)
-def compress(condition: ArrayLike, a: ArrayLike, axis: int | None = None, out: None = None) -> Array:
+def compress(
+    condition: ArrayLike, a: ArrayLike, axis: int | None = None, out: None = None
+) -> Array:
     """The slices where the (static) condition holds."""
     if traced(condition):
         raise DynamicShape("np.compress with a traced condition")
@@ -301,7 +315,7 @@ def unravel_index(indices: ArrayLike, shape: Any, order: str = "C") -> tuple[Arr
     for n in reversed(extents) if order == "C" else extents:
         parts.append(np.remainder(at, n))
         at = np.floor_divide(at, n)
-    return tuple(parts[::-1] if order == "C" else parts)  # type: ignore[arg-type]
+    return tuple(parts[::-1] if order == "C" else parts)
 
 
 @implements(np.ravel_multi_index)
@@ -313,7 +327,7 @@ def ravel_multi_index(multi_index: Any, dims: Any, mode: Any = "raise", order: s
     flat: Any = 0
     for at, n, m in pairs if order == "C" else pairs[::-1]:
         flat = flat * n + _in_mode(at, n, m)
-    return flat  # type: ignore[no-any-return]
+    return flat
 
 
 # -- selection ---------------------------------------------------------------------------------
@@ -331,7 +345,9 @@ def choose(a: ArrayLike, choices: Any, out: None = None, mode: str = "raise") ->
 
 
 @implements(np.select)
-def select(condlist: Sequence[ArrayLike], choicelist: Sequence[ArrayLike], default: ArrayLike = 0) -> Array:
+def select(
+    condlist: Sequence[ArrayLike], choicelist: Sequence[ArrayLike], default: ArrayLike = 0
+) -> Array:
     """At each place the choice of the first condition that holds there, else the default."""
     if len(condlist) != len(choicelist):
         raise ValueError("list of cases must be same length as list of conditions")
@@ -346,11 +362,15 @@ def piecewise(x: ArrayLike, condlist: Any, funclist: Sequence[Any], *args: Any, 
     """At each place the function of the last condition that holds there; one function more than
     conditions is the default. Every function is computed everywhere."""
     x = asarray(x)
-    conditions = [asarray(c) for c in (condlist if isinstance(condlist, (list, tuple)) else [condlist])]
+    conditions = [
+        asarray(c) for c in (condlist if isinstance(condlist, (list, tuple)) else [condlist])
+    ]
     pieces = [f(x, *args, **kw) if callable(f) else f for f in funclist]
     default = pieces.pop() if len(pieces) == len(conditions) + 1 else 0
     if len(pieces) != len(conditions):
-        raise ValueError(f"with {len(conditions)} condition(s), either that many or one more functions")
+        raise ValueError(
+            f"with {len(conditions)} condition(s), either that many or one more functions"
+        )
     result = broadcast_to(astype(asarray(default), x.dtype), x.shape)
     for condition, piece in zip(conditions, pieces, strict=True):
         result = where(condition, astype(asarray(piece), x.dtype), result)
@@ -368,22 +388,22 @@ def interp(x: ArrayLike, xp: ArrayLike, fp: ArrayLike, left: Any = None, right: 
         p = abs(period)
         x, xs = np.mod(x, p), np.mod(xs, p)
         order = argsort(xs)
-        xs, fs = xs[order], fs[order]  # type: ignore[index]
-        xs = np.concatenate([xs[-1:] - p, xs, xs[:1] + p])  # type: ignore[index, list-item, assignment]
-        fs = np.concatenate([fs[-1:], fs, fs[:1]])  # type: ignore[index, list-item, assignment]
+        xs, fs = xs[order], fs[order]
+        xs = np.concatenate([xs[-1:] - p, xs, xs[:1] + p])
+        fs = np.concatenate([fs[-1:], fs, fs[:1]])
         left = right = None
     n = static(xs.shape[0])
     if n == 1:
         inside = broadcast_to(fs, x.shape)
     else:
-        i = np.clip(searchsorted(xs, x, "right") - 1, 0, n - 2)  # type: ignore[call-overload]
-        x0, x1, f0, f1 = xs[i], xs[i + 1], fs[i], fs[i + 1]  # type: ignore[index]
+        i = np.clip(searchsorted(xs, x, "right") - 1, 0, n - 2)
+        x0, x1, f0, f1 = xs[i], xs[i + 1], fs[i], fs[i + 1]
         width = x1 - x0
         slope = (f1 - f0) / where(width == 0, 1.0, width)
         inside = where(x >= x1, f1, slope * (x - x0) + f0)
-    first = fs[0] if left is None else left  # type: ignore[index]
-    last = fs[-1] if right is None else right  # type: ignore[index]
-    out = where(x < xs[0], first, where(x > xs[-1], last, inside))  # type: ignore[index]
+    first = fs[0] if left is None else left
+    last = fs[-1] if right is None else right
+    out = where(x < xs[0], first, where(x > xs[-1], last, inside))
     return where(np.isnan(x), math.nan, out)
 
 
@@ -393,7 +413,7 @@ def interp(x: ArrayLike, xp: ArrayLike, fp: ArrayLike, left: Any = None, right: 
 @sized(np.union1d, size="n")
 def union1d(ar1: ArrayLike, ar2: ArrayLike, *, size: Any = None, fill_value: Any = None) -> Array:
     """The distinct elements of both, in order."""
-    both = np.concatenate([ravel(asarray(ar1)), ravel(asarray(ar2))])  # type: ignore[list-item]
+    both = np.concatenate([ravel(asarray(ar1)), ravel(asarray(ar2))])
     return unique(both, size=size, fill_value=fill_value)
 
 
@@ -403,7 +423,7 @@ def setdiff1d(ar1: ArrayLike, ar2: ArrayLike, assume_unique: bool = False, *, si
     """The distinct elements of the first that are not in the second, in order."""
     x = sort(ravel(asarray(ar1)))
     n = x.shape[0]
-    new = np.concatenate([filled(True, (1,), dtypes.bool_),  # type: ignore[list-item]
+    new = np.concatenate([filled(True, (1,), dtypes.bool_),
                           slice_along(x, 0, 1, n) != slice_along(x, 0, 0, n - 1)])  # fmt: skip
     at, exists = _held(np.logical_and(new, isin(x, ar2, invert=True)), size)
-    return where(exists, x[at], astype(asarray(fill_value), x.dtype))  # type: ignore[index]
+    return where(exists, x[at], astype(asarray(fill_value), x.dtype))

@@ -47,16 +47,19 @@ def reshape(a: ArrayLike, /, shape: Any, order: str = "C", *, copy: bool | None 
 
 
 def _reversed(x: Array) -> Array:
-    return Transpose(tuple(range(x.ndim))[::-1])(x)  # type: ignore[no-any-return]
+    return Transpose(tuple(range(x.ndim))[::-1])(x)
 
 
 def _to_shape(x: Array, shape: Sequence[Extent]) -> Array:
-    return x if x.shape == tuple(shape) else Reshape(tuple(shape))(x)  # type: ignore[no-any-return]
+    return x if x.shape == tuple(shape) else Reshape(tuple(shape))(x)
 
 
 def _completed(shape: Sequence[Extent], x: Array) -> tuple[Extent, ...]:
     """`shape` with its -1 worked out, checked against the number of elements."""
-    size, unknown = x.type.size, [d for d, n in enumerate(shape) if isinstance(n, int | np.integer) and n < 0]
+    size, unknown = (
+        x.type.size,
+        [d for d, n in enumerate(shape) if isinstance(n, int | np.integer) and n < 0],
+    )
     mistake = ShapeMismatch(f"cannot reshape {size} elements", x.shape, tuple(shape))
     if len(unknown) > 1:
         raise ValueError("can only specify one unknown dimension")
@@ -78,7 +81,7 @@ def _extent(n: Any) -> Extent:
 @implements(np.ravel)
 def ravel(a: ArrayLike, order: str = "C") -> Array:
     """The elements in a row."""
-    return reshape(asarray(a), -1 if asarray(a).type.size != 0 else 0, order)  # type: ignore[no-any-return]
+    return reshape(asarray(a), -1 if asarray(a).type.size != 0 else 0, order)
 
 
 @implements(np.transpose, np.permute_dims)
@@ -90,7 +93,7 @@ def transpose(a: ArrayLike, axes: Sequence[int] | None = None) -> Array:
     order = tuple(axis_of(d, x.ndim) for d in axes)
     if sorted(order) != list(range(x.ndim)):
         raise ValueError("axes don't match array")
-    return Transpose(order)(x)  # type: ignore[no-any-return]
+    return Transpose(order)(x)
 
 
 @implements(np.matrix_transpose, np.linalg.matrix_transpose)
@@ -106,7 +109,7 @@ def swapaxes(a: ArrayLike, axis1: int, axis2: int) -> Array:
     order = list(range(x.ndim))
     i, j = axis_of(axis1, x.ndim), axis_of(axis2, x.ndim)
     order[i], order[j] = order[j], order[i]
-    return Transpose(tuple(order))(x)  # type: ignore[no-any-return]
+    return Transpose(tuple(order))(x)
 
 
 @implements(np.moveaxis)
@@ -116,11 +119,13 @@ def moveaxis(a: ArrayLike, source: Axes, destination: Axes) -> Array:
     src = [axis_of(d, x.ndim) for d in shape_of(source)]
     dst = [axis_of(d, x.ndim) for d in shape_of(destination)]
     if len(src) != len(dst):
-        raise ValueError("`source` and `destination` arguments must have the same number of elements")
+        raise ValueError(
+            "`source` and `destination` arguments must have the same number of elements"
+        )
     order = [d for d in range(x.ndim) if d not in src]
     for to, of in sorted(zip(dst, src, strict=True)):
         order.insert(to, of)
-    return Transpose(tuple(order))(x)  # type: ignore[no-any-return]
+    return Transpose(tuple(order))(x)
 
 
 @implements(np.rollaxis)
@@ -139,14 +144,16 @@ def expand_dims(a: ArrayLike, axis: int | Sequence[int]) -> Array:
     ndim = x.ndim + len(shape_of(axis))
     new = axes_of(axis, ndim)
     rest = iter(x.shape)
-    return Reshape(tuple(1 if d in new else next(rest) for d in range(ndim)))(x)  # type: ignore[no-any-return]
+    return Reshape(tuple(1 if d in new else next(rest) for d in range(ndim)))(x)
 
 
 @implements(np.squeeze)
 def squeeze(a: ArrayLike, axis: Axes = None) -> Array:
     """Axes of extent 1 dropped: all of them, or those named."""
     x = asarray(a)
-    drop = axes_of(axis, x.ndim) if axis is not None else [d for d, n in enumerate(x.shape) if n == 1]
+    drop = (
+        axes_of(axis, x.ndim) if axis is not None else [d for d, n in enumerate(x.shape) if n == 1]
+    )
     if any(x.shape[d] != 1 for d in drop):
         raise ShapeMismatch(f"cannot squeeze out axis {axis}, whose extent is not 1", x.shape)
     return _to_shape(x, [n for d, n in enumerate(x.shape) if d not in drop])
@@ -180,7 +187,7 @@ def flip(m: ArrayLike, axis: Axes = None) -> Array:
     """Reversed along the given axes, all by default."""
     x = asarray(m)
     axes = axes_of(axis, x.ndim)
-    return Flip(axes)(x) if axes else x  # type: ignore[no-any-return]
+    return Flip(axes)(x) if axes else x
 
 
 @implements(np.flipud)
@@ -300,39 +307,43 @@ def stack(arrays: Sequence[ArrayLike], axis: int = 0, out: None = None, *,
     if any(p.shape != parts[0].shape for p in parts):
         raise ShapeMismatch("stack needs arrays of one shape", *(p.shape for p in parts))
     d = axis_of(axis, parts[0].ndim + 1)
-    return concatenate([expand_dims(p, d) for p in parts], axis=d, dtype=dtype)  # type: ignore[no-any-return]
+    return concatenate([expand_dims(p, d) for p in parts], axis=d, dtype=dtype)
 
 
 @implements(np.vstack)
-def vstack(tup: Sequence[ArrayLike], *, dtype: DTypeLike = None, casting: str = "same_kind") -> Array:
+def vstack(
+    tup: Sequence[ArrayLike], *, dtype: DTypeLike = None, casting: str = "same_kind"
+) -> Array:
     """One below the other; vectors are rows."""
-    return concatenate([atleast_2d(a) for a in tup], axis=0, dtype=dtype)  # type: ignore[no-any-return]
+    return concatenate([atleast_2d(a) for a in tup], axis=0, dtype=dtype)
 
 
 @implements(np.hstack)
-def hstack(tup: Sequence[ArrayLike], *, dtype: DTypeLike = None, casting: str = "same_kind") -> Array:
+def hstack(
+    tup: Sequence[ArrayLike], *, dtype: DTypeLike = None, casting: str = "same_kind"
+) -> Array:
     """Side by side: along the second axis, vectors along their only one."""
     parts = [atleast_1d(a) for a in tup]
-    return concatenate(parts, axis=0 if parts[0].ndim == 1 else 1, dtype=dtype)  # type: ignore[no-any-return]
+    return concatenate(parts, axis=0 if parts[0].ndim == 1 else 1, dtype=dtype)
 
 
 @implements(np.dstack)
 def dstack(tup: Sequence[ArrayLike]) -> Array:
     """Along the third axis."""
-    return concatenate([atleast_3d(a) for a in tup], axis=2)  # type: ignore[no-any-return]
+    return concatenate([atleast_3d(a) for a in tup], axis=2)
 
 
 @implements(np.column_stack)
 def column_stack(tup: Sequence[ArrayLike]) -> Array:
     """Vectors as the columns of a matrix."""
     columns = [x if x.ndim > 1 else _to_shape(x, (x.type.size, 1)) for x in map(asarray, tup)]
-    return concatenate(columns, axis=1)  # type: ignore[no-any-return]
+    return concatenate(columns, axis=1)
 
 
 @implements(np.append)
 def append(arr: ArrayLike, values: ArrayLike, axis: int | None = None) -> Array:
     """`values` behind `arr`; both flattened if `axis` is None."""
-    return concatenate((arr, values), axis=axis)  # type: ignore[no-any-return]
+    return concatenate((arr, values), axis=axis)
 
 
 @implements(np.block)
@@ -349,7 +360,7 @@ def block(arrays: Any) -> Array:
 
     def build(value: Any, level: int) -> Array:
         if isinstance(value, list):
-            return concatenate([build(v, level + 1) for v in value], axis=level - depth)  # type: ignore[no-any-return]
+            return concatenate([build(v, level + 1) for v in value], axis=level - depth)
         x = asarray(value)
         return _to_shape(x, (1,) * (ndim - x.ndim) + x.shape)
 
@@ -419,8 +430,8 @@ def slice_along(x: Array, axis: int, start: Extent, stop: Extent, step: int = 1)
     if start == 0 and stop == x.shape[axis] and step == 1:
         return x
     starts, stops, steps = [0] * x.ndim, list(x.shape), [1] * x.ndim
-    starts[axis], stops[axis], steps[axis] = start, stop, step  # type: ignore[call-overload]
-    return Slice(tuple(starts), tuple(stops), tuple(steps))(x)  # type: ignore[no-any-return]
+    starts[axis], stops[axis], steps[axis] = start, stop, step
+    return Slice(tuple(starts), tuple(stops), tuple(steps))(x)
 
 
 def _runs(index: Any) -> list[tuple[int, int, int]]:
@@ -447,7 +458,7 @@ def take_static(x: Array, index: Any, axis: int, pieces: int = 16) -> Array:
     index = np.asarray(index)
     runs = _runs(index)
     if len(runs) > pieces:
-        return x[at_axis(x.ndim, axis, index)]  # type: ignore[index, no-any-return]
+        return x[at_axis(x.ndim, axis, index)]
     if not runs:
         return slice_along(x, axis, 0, 0)
     return joined([_run(x, axis, *run) for run in runs], axis)
@@ -459,7 +470,7 @@ def _run(x: Array, axis: int, first: int, step: int, count: int) -> Array:
         shape = [count if d == axis else n for d, n in enumerate(x.shape)]
         return tracing.broadcast_to(slice_along(x, axis, first, first + 1), shape)
     if step < 0:
-        return Flip((axis,))(slice_along(x, axis, last, first + 1, -step))  # type: ignore[no-any-return]
+        return Flip((axis,))(slice_along(x, axis, last, first + 1, -step))
     return slice_along(x, axis, first, last + 1, step)
 
 
@@ -486,9 +497,11 @@ def _rolled(x: Array, shift: Any, axis: int) -> Array:
         return x
     if traced(shift):
         where = (np.arange(static(n)) - shift) % n
-        return x[at_axis(x.ndim, axis, where)]  # type: ignore[index, no-any-return]
+        return x[at_axis(x.ndim, axis, where)]
     k = int(shift) % static(n)
-    return joined([slice_along(x, axis, n - k, n), slice_along(x, axis, 0, n - k)], axis) if k else x
+    return (
+        joined([slice_along(x, axis, n - k, n), slice_along(x, axis, 0, n - k)], axis) if k else x
+    )
 
 
 @implements(np.delete)
@@ -511,7 +524,11 @@ def insert(arr: ArrayLike, obj: Any, values: ArrayLike, axis: int | None = None)
     slots = at.size
     if at.size == 1:
         slots = static(new.shape[d - x.ndim]) if new.ndim >= x.ndim - d else 1
-        slots = static(new.shape[0]) if np.ndim(obj) == 0 and new.ndim == x.ndim > 0 and d == 0 else slots
+        slots = (
+            static(new.shape[0])
+            if np.ndim(obj) == 0 and new.ndim == x.ndim > 0 and d == 0
+            else slots
+        )
     numbers = np.arange(n, n + slots)
     order = np.insert(np.arange(n), obj, numbers if slots > 1 or np.ndim(obj) else numbers[0])
     shape = [slots if e == d else m for e, m in enumerate(x.shape)]
@@ -536,7 +553,10 @@ def pad(array: ArrayLike, pad_width: Any, mode: Any = "constant", **options: Any
     for d, (low, high) in enumerate(widths):
         if not (low or high):
             continue
-        if mode in ("edge", "reflect", "symmetric", "wrap") and options.get("reflect_type", "even") == "even":
+        if (
+            mode in ("edge", "reflect", "symmetric", "wrap")
+            and options.get("reflect_type", "even") == "even"
+        ):
             index = np.pad(np.arange(static(x.shape[d])), (low, high), mode)
             x = take_static(x, index, d)
         elif mode in _STATISTICS:
@@ -552,7 +572,7 @@ def _pairs(value: Any, ndim: int) -> list[tuple[Any, Any]]:
     """(before, after) per axis, from a number, a pair, or a pair per axis."""
     if isinstance(value, dict):
         table = [value.get(d, value.get(d - ndim, 0)) for d in range(ndim)]
-        return [(v, v) if np.ndim(v) == 0 else tuple(v) for v in table]  # type: ignore[misc]
+        return [(v, v) if np.ndim(v) == 0 else tuple(v) for v in table]
     if traced(value):
         return [(value, value)] * ndim if isinstance(value, Array) else [tuple(v) for v in value]
     pairs = np.broadcast_to(np.asarray(value), (ndim, 2)).tolist()
@@ -566,7 +586,7 @@ def _pad_constant(x: Array, widths: list[tuple[int, int]], values: Any) -> Array
     first = pairs[0][0] if pairs else 0
     if all(v is first or (not traced(v) and v == first) for pair in pairs for v in pair):
         low, high = zip(*widths, strict=True) if widths else ((), ())
-        return Pad(low, high, (0,) * x.ndim)(x, astype(asarray(first), x.dtype))  # type: ignore[no-any-return]
+        return Pad(low, high, (0,) * x.ndim)(x, astype(asarray(first), x.dtype))
     for d, (ends, fills) in enumerate(zip(widths, pairs, strict=True)):
         parts = []
         for width, value in zip(ends, fills, strict=True):
@@ -576,15 +596,19 @@ def _pad_constant(x: Array, widths: list[tuple[int, int]], values: Any) -> Array
     return x
 
 
-def _pad_statistic(x: Array, d: int, low: int, high: int, mode: str, lengths: tuple[Any, Any]) -> Array:
+def _pad_statistic(
+    x: Array, d: int, low: int, high: int, mode: str, lengths: tuple[Any, Any]
+) -> Array:
     n = static(x.shape[d])
     k, m = (min(v, n) if v else n for v in lengths)
     ends = []
     for width, piece in ((low, slice_along(x, d, 0, k)), (high, slice_along(x, d, n - m, n))):
-        value = _STATISTICS[mode](piece, axis=d, keepdims=True)  # type: ignore[call-overload]
+        value = _STATISTICS[mode](piece, axis=d, keepdims=True)
         if value.dtype != x.dtype:
             value = astype(np.rint(value) if x.dtype.kind in "iu" else value, x.dtype)
-        ends.append(tracing.broadcast_to(value, [width if e == d else s for e, s in enumerate(x.shape)]))
+        ends.append(
+            tracing.broadcast_to(value, [width if e == d else s for e, s in enumerate(x.shape)])
+        )
     return joined([ends[0], x, ends[1]], d)
 
 
@@ -594,7 +618,9 @@ def _pad_ramp(x: Array, d: int, low: int, high: int, values: tuple[Any, Any]) ->
     parts = [x]
     for width, edge, value in ((low, first, values[0]), (high, last, values[1])):
         if width:
-            ramp = np.linspace(value, squeeze(edge, d), width, endpoint=False, axis=d, dtype=x.dtype)  # type: ignore[call-overload]
+            ramp = np.linspace(
+                value, squeeze(edge, d), width, endpoint=False, axis=d, dtype=x.dtype
+            )
             parts = [ramp, *parts] if edge is first else [*parts, flip(ramp, d)]
     return joined(parts, d)
 

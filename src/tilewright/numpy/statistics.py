@@ -62,7 +62,9 @@ def _row(a: ArrayLike, axis: Axes) -> tuple[Array, tuple[int, ...], tuple[Extent
     return Reshape(shape)(y), axes, x.shape
 
 
-def _quantile(a: ArrayLike, q: Any, axis: Axes, method: str, keepdims: Any, skip_nan: bool) -> Array:
+def _quantile(
+    a: ArrayLike, q: Any, axis: Axes, method: str, keepdims: Any, skip_nan: bool
+) -> Array:
     if method not in _VIRTUAL:
         raise UnsupportedFunction(f"quantile with method={method!r}", " or ".join(_VIRTUAL))
     if dtypes.is_complex(asarray(a).dtype):
@@ -74,12 +76,12 @@ def _quantile(a: ArrayLike, q: Any, axis: Axes, method: str, keepdims: Any, skip
     x = sort(row)
     n = static(row.shape[-1])
     flat = Reshape((q.type.size,))(q) if q.ndim != 1 else q
-    found = [_at(x, n, flat[i], dtype, method, skip_nan) for i in range(static(flat.shape[0]))]  # type: ignore[index]
+    found = [_at(x, n, flat[i], dtype, method, skip_nan) for i in range(static(flat.shape[0]))]
     kept = [keeping(f, axes, shape, keepdims) for f in found]
     if q.ndim == 0:
         return kept[0]
-    out = np.stack(kept) if kept else filled(0, (0, *row.shape[:-1]), dtype)  # type: ignore[arg-type]
-    return Reshape((*q.shape, *out.shape[1:]))(out) if q.ndim != 1 else out  # type: ignore[no-any-return, return-value]
+    out = np.stack(kept) if kept else filled(0, (0, *row.shape[:-1]), dtype)
+    return Reshape((*q.shape, *out.shape[1:]))(out) if q.ndim != 1 else out
 
 
 def _at(x: Array, n: int, q: Any, dtype: Any, method: str, skip_nan: bool) -> Array:
@@ -88,7 +90,9 @@ def _at(x: Array, n: int, q: Any, dtype: Any, method: str, skip_nan: bool) -> Ar
     count: Any = n
     if skip_nan and missing is not None:
         count = astype(n - count_nonzero(missing, -1), dtypes.float64)
-    at = np.clip(_VIRTUAL[method](count, astype(asarray(q), dtypes.float64)), 0, np.maximum(count - 1, 0))  # type: ignore[call-overload]
+    at = np.clip(
+        _VIRTUAL[method](count, astype(asarray(q), dtypes.float64)), 0, np.maximum(count - 1, 0)
+    )
     below = np.floor(at)
     weight = astype(at - below, dtype)
     index = broadcast_to(astype(below, dtypes.int64), x.shape[:-1])
@@ -105,7 +109,7 @@ def _at(x: Array, n: int, q: Any, dtype: Any, method: str, skip_nan: bool) -> Ar
 
 def _pick(x: Array, index: Array, dtype: Any) -> Array:
     at = Reshape((*index.shape, 1))(index)
-    return astype(take_along_axis(x, at, -1)[..., 0], dtype)  # type: ignore[index]
+    return astype(take_along_axis(x, at, -1)[..., 0], dtype)
 
 
 @implements(np.quantile)
@@ -151,7 +155,7 @@ def _median(a: ArrayLike, axis: Axes, keepdims: Any) -> Array:
     if n == 0:
         return keeping(filled(math.nan, row.shape[:-1], dtype), axes, shape, keepdims)
     x = sort(row)
-    pair = x[..., (n - 1) // 2 : n // 2 + 1]  # type: ignore[index]
+    pair = x[..., (n - 1) // 2 : n // 2 + 1]
     middle = mean(pair, -1)
     if dtypes.is_float(x.dtype):
         middle = where(el.isnan(x)[..., -1], math.nan, middle)
@@ -181,11 +185,17 @@ def cov(m: ArrayLike, y: Any = None, rowvar: bool = True, bias: bool = False,
         dtype: Any = None) -> Array:  # fmt: skip
     """The covariance matrix of variables in rows (columns unless `rowvar`)."""
     parts = [asarray(v) for v in (m, y) if v is not None]
-    of = np.dtype(dtype) if dtype is not None else np.result_type(*(p.dtype for p in parts), np.float64)
+    of = (
+        np.dtype(dtype)
+        if dtype is not None
+        else np.result_type(*(p.dtype for p in parts), np.float64)
+    )
     rows = [astype(p, of) for p in parts]
     rows = [Reshape((1, r.type.size))(r) if r.ndim < 2 else r for r in rows]
-    rows = [r if rowvar or r.shape[0] == 1 and parts[i].ndim < 2 else r.T for i, r in enumerate(rows)]  # type: ignore[attr-defined]
-    x = np.concatenate(rows) if len(rows) > 1 else rows[0]  # type: ignore[arg-type]
+    rows = [
+        r if rowvar or (r.shape[0] == 1 and parts[i].ndim < 2) else r.T for i, r in enumerate(rows)
+    ]
+    x = np.concatenate(rows) if len(rows) > 1 else rows[0]
     ddof = (0 if bias else 1) if ddof is None else ddof
     weights: Any = None
     if fweights is not None:
@@ -204,8 +214,8 @@ def cov(m: ArrayLike, y: Any = None, rowvar: bool = True, bias: bool = False,
         lost = ddof if aweights is None else ddof * sum(weights * aweights) / total
         factor = total - lost
     right = np.conjugate(scaled) if dtypes.is_complex(of) else scaled
-    matrix = matmul(centred, right.T) / (factor if traced(factor) else np.maximum(factor, 0.0))  # type: ignore[attr-defined]
-    return np.squeeze(matrix)  # type: ignore[no-any-return, call-overload]
+    matrix = matmul(centred, right.T) / (factor if traced(factor) else np.maximum(factor, 0.0))
+    return np.squeeze(matrix)
 
 
 @implements(np.corrcoef)
@@ -214,21 +224,25 @@ def corrcoef(x: ArrayLike, y: Any = None, rowvar: bool = True, *, dtype: Any = N
     c = cov(x, y, rowvar, dtype=dtype)
     if c.ndim == 0:
         return c / c
-    spread = np.sqrt(np.real(np.diagonal(c)))  # type: ignore[arg-type]
+    spread = np.sqrt(np.real(np.diagonal(c)))
     c = c / spread[:, None] / spread[None, :]
     if dtypes.is_complex(c.dtype):
-        return el.make_complex(np.clip(el.real(c), -1, 1), np.clip(el.imag(c), -1, 1))  # type: ignore[no-any-return]
-    return np.clip(c, -1, 1)  # type: ignore[no-any-return, call-overload]
+        return el.make_complex(np.clip(el.real(c), -1, 1), np.clip(el.imag(c), -1, 1))
+    return np.clip(c, -1, 1)
 
 
 # -- histograms --------------------------------------------------------------------------------
 
 
 @implements(np.histogram_bin_edges)
-def histogram_bin_edges(a: ArrayLike, bins: Any = 10, range: Any = None, weights: Any = None) -> Array:
+def histogram_bin_edges(
+    a: ArrayLike, bins: Any = 10, range: Any = None, weights: Any = None
+) -> Array:
     """The edges of `bins` equal bins over `range`, by default that of the data."""
     if isinstance(bins, str):
-        raise DynamicShape(f"np.histogram with bins={bins!r}", "Give the number of bins or their edges.")
+        raise DynamicShape(
+            f"np.histogram with bins={bins!r}", "Give the number of bins or their edges."
+        )
     if np.ndim(bins) == 1:
         return asarray(bins)
     x = ravel(asarray(a))
@@ -254,18 +268,19 @@ def histogram(a: ArrayLike, bins: Any = 10, range: Any = None, density: Any = No
     edges = histogram_bin_edges(a, bins, range)
     n = static(edges.shape[0]) - 1
     bin_ = searchsorted(edges, x, "right") - 1
-    bin_ = where(x == edges[-1], n - 1, bin_)  # type: ignore[index]
+    bin_ = where(x == edges[-1], n - 1, bin_)
     values = filled(1, x.shape, dtypes.int64) if weights is None else ravel(asarray(weights))
     counts = Scatter("add", (0,))(filled(0, (n,), values.dtype), bin_, values)
     if density:
-        widths = edges[1:] - edges[:-1]  # type: ignore[index]
+        widths = edges[1:] - edges[:-1]
         counts = counts / widths / sum(counts)
     return counts, edges
 
 
 @implements(np.histogram2d)
 def histogram2d(x: ArrayLike, y: ArrayLike, bins: Any = 10, range: Any = None,
-                density: Any = None, weights: Any = None) -> tuple[Array, Array, Array]:  # fmt: skip
+                density: Any = None,
+                weights: Any = None) -> tuple[Array, Array, Array]:  # fmt: skip
     """Counts of points in a grid of bins, and the edges along both axes."""
     points = [ravel(asarray(v)) for v in (x, y)]
     if points[0].shape != points[1].shape:
@@ -276,10 +291,12 @@ def histogram2d(x: ArrayLike, y: ArrayLike, bins: Any = 10, range: Any = None,
     shape = tuple(static(e.shape[0]) - 1 for e in edges)
     at = []
     for p, e, n in zip(points, edges, shape, strict=True):
-        at.append(where(p == e[-1], n - 1, searchsorted(e, p, "right") - 1))  # type: ignore[index]
-    values = filled(1, points[0].shape, dtypes.float64) if weights is None else ravel(asarray(weights))
+        at.append(where(p == e[-1], n - 1, searchsorted(e, p, "right") - 1))
+    values = (
+        filled(1, points[0].shape, dtypes.float64) if weights is None else ravel(asarray(weights))
+    )
     counts = Scatter("add", (0, 1))(filled(0, shape, values.dtype), *at, values)
     if density:
-        first, second = (e[1:] - e[:-1] for e in edges)  # type: ignore[index]
+        first, second = (e[1:] - e[:-1] for e in edges)
         counts = counts / (first[:, None] * second[None, :]) / sum(counts)
     return counts, edges[0], edges[1]
