@@ -103,4 +103,4 @@ class Unbatched(Op):
 
 def test_ops_without_a_rule_say_so() -> None:
     with pytest.raises(MissingRule, match="unbatched has no batching rule"):
-        vmap(lambda x: Unbatched()(x))(A)
+        vmap(Unbatched())(A)

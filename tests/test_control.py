@@ -43,11 +43,11 @@ RNG = np.random.default_rng(5)
 X = RNG.standard_normal(4)
 
 
-# -- cond, switch ----------------------------------------------------------------------------------
+# -- cond, switch ----
 
 
 def test_cond_takes_one_branch() -> None:
-    f = lambda p, x: cond(p, lambda x: np.sin(x), lambda x: x * 2, x)
+    f = lambda p, x: cond(p, np.sin, lambda x: x * 2, x)
     np.testing.assert_allclose(f(True, X), np.sin(X))
     np.testing.assert_allclose(f(False, X), X * 2)
     np.testing.assert_allclose(cond(X[0] > 9, np.sin, np.cos, operand=X), np.cos(X))
@@ -90,7 +90,7 @@ def test_vmap_of_cond() -> None:
     np.testing.assert_allclose(vmap(grad(lambda x: np.sum(f(x, x[:1])[0])))(xs).shape, (6, 3))
 
 
-# -- scan ------------------------------------------------------------------------------------------
+# -- scan ----
 
 
 def lstm(params: Any, xs: Any, loop: Any) -> Any:
@@ -266,7 +266,7 @@ def test_linear_transpose_of_a_scan_with_a_counter() -> None:
     np.testing.assert_allclose(linear_transpose(f, X)(np.ones(4))[0], 6 * np.ones(4))
 
 
-# -- loops -------------------------------------------------------------------------------------------
+# -- loops ----
 
 
 def newton(a: Any) -> Any:
