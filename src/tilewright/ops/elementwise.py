@@ -256,9 +256,12 @@ def _abs_jvp(t: Any, y: Any, x: Any) -> Any:
 
 # -- arithmetic: linear in one or both operands ------------------------------------------------
 
-add: Elementwise = elementwise(np.add, arity=2, kinds="biufc", linear=(0, 1), transpose=_both)
+add: Elementwise = elementwise(
+    np.add, lambda t, y, a, b: t, lambda t, y, a, b: t,
+    arity=2, kinds="biufc", linear=(0, 1), transpose=_both,
+)  # fmt: skip
 subtract: Elementwise = elementwise(
-    np.subtract, arity=2, kinds="iufc", linear=(0, 1),
+    np.subtract, lambda t, y, a, b: t, lambda t, y, a, b: -t, arity=2, kinds="iufc", linear=(0, 1),
     transpose=lambda ct, lin, a, b: (ct if 0 in lin else None, -ct if 1 in lin else None),
 )  # fmt: skip
 negative: Elementwise = elementwise(
