@@ -559,18 +559,25 @@ def operate(ufunc: Any, *args: Any) -> Any:
         return NotImplemented
     if ufunc is np.matmul:
         return _namespace().matmul(*args)
-    if ufunc is np.power and _is_square_root(*args):
-        ufunc, args = np.sqrt, args[:1]
+    if ufunc is np.power:
+        ufunc, args = _as_numpys_power(*args)
     operands = [operand(x) for x in args]
-    node = pr.apply(ufunc, *operands)
     if any(isinstance(x, Node) for x in operands):
-        return Array(node)
+        return Array(pr.apply(ufunc, *operands))
+    if ufunc not in pr.PYTHON_LOGIC:
+        operands = [pr.as_python(x) for x in operands]
+    node = pr.apply(ufunc, *operands)
     return Array(node, python=type(node.type.dtype.type(0).item()))
 
 
-def _is_square_root(base: Any, exponent: Any) -> bool:
-    """Where NumPy's own `**` takes the square root."""
-    return type(exponent) is float and exponent == 0.5 and dtypes.is_inexact(asarray(base).dtype)
+def _as_numpys_power(base: Any, exponent: Any) -> tuple[Any, tuple[Any, ...]]:
+    """What NumPy's own `**` computes: squares and square roots by their own functions."""
+    if isinstance(base, Array) and base.python is None:
+        if type(exponent) is int and exponent == 2:
+            return np.square, (base,)
+        if type(exponent) is float and exponent == 0.5 and dtypes.is_inexact(base.dtype):
+            return np.sqrt, (base,)
+    return np.power, (base, exponent)
 
 
 def call_ufunc(ufunc: Any, method: str, inputs: Sequence[Any], options: dict[str, Any]) -> Any:
@@ -602,7 +609,7 @@ def _call(ufunc: Any, inputs: Sequence[Any], options: dict[str, Any]) -> Any:
     dtype = options.pop("dtype", None)
     if options.keys() - {"casting", "order", "subok"}:
         raise UnsupportedFunction(f"np.{ufunc.__name__} with {', '.join(options)}")
-    if ufunc not in el.TABLE:
+    if ufunc not in pr.ROWS:
         result = implementation(ufunc)(*inputs)
         return result if dtype is None else result.astype(dtype)
     dtype = None if dtype is None else np.dtype(dtype)

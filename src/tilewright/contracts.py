@@ -29,8 +29,8 @@ class StandIn:
     def __init__(self, array: Any, cls: type) -> None:
         self.shape, self.dtype, self._cls = tuple(array.shape), array.dtype, cls
 
-    @property
-    def __class__(self) -> type:  # type: ignore[misc]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         return self._cls
 
 
@@ -45,7 +45,7 @@ def checked(f: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any
         return f(*args, **kwargs)
     import jaxtyping  # loaded already, by whoever wrote the annotations
 
-    with jaxtyping.jaxtyped("context"):  # type: ignore[operator]
+    with jaxtyping.jaxtyped("context"):
         bound = signature(f).bind(*args, **kwargs)
         for name, value in bound.arguments.items():
             if name in hints:

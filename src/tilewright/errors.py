@@ -88,19 +88,20 @@ class TracedNumber(TilewrightError, TypeError):
 class TracedConversion(TilewrightError, TypeError):
     """A traced array was asked for its elements as an ordinary NumPy array.
 
-    Fails: `np.array([x[0], x[1]])`, `scipy.special.erf(x)`, `buffer[0] = x` with
-    `buffer = np.zeros(3)`.
-    Way out: `np.stack([x[0], x[1]])`; `tw.nn` and `tw.numpy` functions in place of SciPy's;
-    `buffer = np.zeros_like(x)` or `tw.numpy.zeros(3)`, which can hold traced values.
+    Fails: `np.asarray(x)`, `np.array([x[0], x[1]])`, `scipy.special.erf(x)`, `buffer[:] = x`
+    with `buffer = np.zeros(3)`.
+    Way out: x itself, `x.copy()`; `np.stack([x[0], x[1]])`; `tw.nn` and `tw.numpy` functions in
+    place of SciPy's; `buffer = np.zeros_like(x)` or `tw.numpy.zeros(3)`.
     """
 
     def __init__(self, value: Any) -> None:
         super().__init__(
             f"{value!r} cannot become an ordinary NumPy array: its elements are not known while"
             " tracing",
-            "To join traced values use np.stack or np.concatenate. To fill an array with them,"
-            " make it with\ntw.numpy.zeros(shape) or np.zeros_like(x) instead of np.zeros(shape)."
-            " Functions outside NumPy\n(SciPy, math) have equivalents in tw.numpy and tw.nn.",
+            "Use x itself for np.asarray(x), x.copy() for np.array(x), np.stack for np.array([x,"
+            " y]). To fill an array\nwith traced values make it with tw.numpy.zeros(shape) or"
+            " np.zeros_like(x). Functions outside NumPy (SciPy,\nmath) have equivalents in tw.numpy"
+            " and tw.nn.",
         )
 
 

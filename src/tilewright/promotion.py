@@ -47,6 +47,20 @@ def promotes_as(x: Operand) -> DType | type:
     return dtypes.bool_ if python is bool else python
 
 
+def as_python(x: Operand) -> Operand:
+    """A bool, real or traced, as the int it is in Python's arithmetic; all else as it is."""
+    if isinstance(x, Weak) and x.python is bool:
+        return Weak(cast(x.node, dtypes.int64), int)
+    return int(x) if isinstance(x, bool) else x
+
+
+COMPARISONS: Final = frozenset(
+    (np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal)
+)
+PYTHON_LOGIC: Final = COMPARISONS | {np.bitwise_and, np.bitwise_or, np.bitwise_xor}
+"""Operators by which Python bools stay bools."""
+
+
 def result_type(*operands: Operand) -> DType:
     """NumPy's result type of the operands."""
     kinds = [promotes_as(x) for x in operands]
@@ -124,6 +138,15 @@ def placed(x: Operand, dtype: DType, shape: tuple[Extent, ...]) -> Node:
 # -- ufuncs ------------------------------------------------------------------------------------
 
 
+ROWS: Final[dict[Any, el.Elementwise]] = {
+    **el.TABLE,
+    np.radians: el.deg2rad,
+    np.degrees: el.rad2deg,
+    np.fabs: el.absolute,
+}
+"""The op of every ufunc that is one op; some ufuncs are others by another name."""
+
+
 @lru_cache(maxsize=4096)
 def loop(
     ufunc: np.ufunc, kinds: tuple[DType | type, ...], dtype: DType | None
@@ -132,19 +155,21 @@ def loop(
 
     `dtype` forces the outputs, as the argument of that name does. Raises TypeError.
     """
+    if not any(isinstance(k, np.dtype) for k in kinds):
+        kinds = tuple(np.dtype(k) for k in kinds)
     free = (None,) * ufunc.nout
     forced = {} if dtype is None else {"signature": (None,) * ufunc.nin + (dtype,) * ufunc.nout}
     return ufunc.resolve_dtypes((*kinds, *free), **forced)  # type: ignore[arg-type]
 
 
 def apply(ufunc: np.ufunc, *operands: Operand, dtype: DType | None = None) -> Node:
-    """The node of a one-result elementwise ufunc in `elementwise.TABLE`, promoted and broadcast.
+    """The node of a ufunc of `ROWS`, promoted and broadcast.
 
     Raises DTypeMismatch where NumPy has no loop, ShapeMismatch where shapes do not broadcast.
     """
     shape = broadcast_shapes(ufunc.__name__, *map(shape_of, operands))
     kinds = tuple(map(promotes_as, operands))
-    if ufunc in _COMPARISONS and int in kinds:
+    if ufunc in COMPARISONS and int in kinds:
         decided = _out_of_range(ufunc, operands, shape)
         if decided is not None:
             return decided
@@ -153,7 +178,7 @@ def apply(ufunc: np.ufunc, *operands: Operand, dtype: DType | None = None) -> No
     except TypeError as error:
         raise DTypeMismatch(_no_loop(ufunc, kinds, error)) from None
     special = _SPECIAL.get(ufunc)
-    op = el.TABLE[ufunc]
+    op = ROWS[ufunc]
     if special is not None:
         node = special(op, operands, inputs, shape)
         if node is not None:
@@ -236,10 +261,6 @@ def _mixed_signs(
     return el.logical_and.node(el.logical_not.node(negative), unsigned)
 
 
-_COMPARISONS: Final = frozenset(
-    (np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal)
-)
-
 _SPECIAL: Final[dict[np.ufunc, Special]] = {
     np.logical_and: _as_bools,
     np.logical_or: _as_bools,
@@ -250,7 +271,7 @@ _SPECIAL: Final[dict[np.ufunc, Special]] = {
     np.isfinite: _always(True),
     np.conjugate: _unless_complex,
     np.power: _power,
-    **dict.fromkeys(_COMPARISONS, _mixed_signs),
+    **dict.fromkeys(COMPARISONS, _mixed_signs),
 }
 
 
