@@ -20,6 +20,7 @@ from tilewright.transforms.autodiff import eval_shape as eval_shape
 from tilewright.transforms.autodiff import grad as grad
 from tilewright.transforms.autodiff import hessian as hessian
 from tilewright.transforms.autodiff import jacfwd as jacfwd
+from tilewright.transforms.autodiff import jacobian as jacobian
 from tilewright.transforms.autodiff import jacrev as jacrev
 from tilewright.transforms.autodiff import jvp as jvp
 from tilewright.transforms.autodiff import linear_transpose as linear_transpose
@@ -29,7 +30,11 @@ from tilewright.transforms.autodiff import stop_gradient as stop_gradient
 from tilewright.transforms.autodiff import value_and_grad as value_and_grad
 from tilewright.transforms.autodiff import vjp as vjp
 from tilewright.transforms.batching import vmap as vmap
+from tilewright.transforms.custom_rules import custom_gradient as custom_gradient
+from tilewright.transforms.custom_rules import custom_jvp as custom_jvp
+from tilewright.transforms.custom_rules import custom_vjp as custom_vjp
 
 jit = compile
+remat = checkpoint
 
 _staging.run_with(_run_graph)

@@ -105,7 +105,7 @@ class Barrier(Op):
 
 def fresh_like(inputs: Sequence[Node], mask: Sequence[bool], mark: str) -> list[Node]:
     """A new input for each masked one: its tangent or cotangent."""
-    return [new_input(mark + _label(n), n.type) for n in select_by(mask, inputs)]
+    return [new_input(f"{mark}_{_label(n)}", n.type) for n in select_by(mask, inputs)]
 
 
 def _label(n: Node) -> str:
