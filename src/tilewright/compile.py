@@ -47,6 +47,12 @@ class Program:
     graph: Graph
     assembly: Assembly
     target: Target
+    kept: tuple[int, ...]  # which of the traced graph's constants the rewritten one still reads
+
+    def captured(self, traced: Graph) -> tuple[Any, ...]:
+        """The arrays captured by a graph of this program, as the program expects them."""
+        held = constants(traced)
+        return tuple(held[i].array for i in self.kept)
 
     @functools.cached_property
     def text(self) -> str:
@@ -82,7 +88,9 @@ class Programs:
             started = time.perf_counter()
             choose = scheduler or functools.partial(heuristic, target=target)
             lowered, assembly = pipeline.lower(graph, choose, options)
-            found = self._kept[key] = Program(lowered, assembly, target)
+            position = {h: i for i, h in enumerate(constants(graph))}
+            kept = tuple(position[h] for h in constants(lowered))
+            found = self._kept[key] = Program(lowered, assembly, target, kept)
             if len(self._kept) > MOST_PROGRAMS:
                 self._kept.popitem(last=False)
             show("time", f"{graph.name}: lowered in {1e3 * (time.perf_counter() - started):.1f} ms")
@@ -96,7 +104,7 @@ def run_graph(graph: Graph, arrays: Sequence[Any]) -> list[Any]:
     """Compile a graph, or find its program, and run it on arrays."""
     program = _programs.get(graph, None, Options.default())
     inputs = [prepared(np.asarray(a), n.type.dtype) for a, n in zip(arrays, graph.inputs, strict=True)]
-    captured = [prepared(h.array, h.array.dtype) for h in constants(graph)]
+    captured = [prepared(a, a.dtype) for a in program.captured(graph)]
     return [_result(o) for o in program.executable(inputs, captured)]
 
 
@@ -183,7 +191,7 @@ class Compiled:
             self._explain_miss(call)
         traced = tracing.trace_call(self._f, call)
         program = _programs.get(traced.graph, self._scheduler, self._options)
-        captured = tuple(h.array for h in constants(traced.graph))
+        captured = program.captured(traced.graph)
         dtypes = tuple(a.type.dtype for a in call.arguments)
         entry = self._entries[key] = Entry(call, traced, program, captured, dtypes)
         return entry
