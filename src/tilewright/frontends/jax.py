@@ -294,7 +294,7 @@ RULES: Final[dict[str, Rule]] = {
     **{name: _plain(function) for name, function in _SAME_MEANING.items()},
     "div": _divide,
     "pow": _power,
-    "integer_pow": lambda eqn, x: x ** eqn.params["y"],
+    "integer_pow": lambda eqn, x: x if eqn.params["y"] == 1 else x ** eqn.params["y"],
     "rsqrt": lambda eqn, x: 1 / np.sqrt(x),
     "logistic": lambda eqn, x: 1 / (1 + np.exp(-x)),
     "round": _round,
