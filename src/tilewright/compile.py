@@ -55,15 +55,21 @@ class Program:
         return tuple(held[i].array for i in self.kept)
 
     @functools.cached_property
-    def text(self) -> str:
-        """LLVM IR; the entry's name is the hash of the rest, so equal programs link once."""
+    def _printed(self) -> tuple[str, str]:
+        """The entry's name, which is the hash of the rest of the text, and the text."""
         text = llvm.print_program(self.assembly.program)
-        return llvm.named(text, jit.symbol(text))
+        name = jit.symbol(text)
+        return name, llvm.named(text, name)
+
+    @property
+    def text(self) -> str:
+        """LLVM IR."""
+        return self._printed[1]
 
     @functools.cached_property
     def executable(self) -> Executable:
-        name = jit.symbol(llvm.print_program(self.assembly.program))
-        code = jit.object_code(self.text, self.target)
+        name, text = self._printed
+        code = jit.object_code(text, self.target)
         types = [n.type for n in self.graph.outputs]
         results = tuple((tuple(t.shape), t.dtype) for t in types)
         return Executable(jit.load(code, name, self.target), results, self.assembly.arena_bytes)

@@ -77,15 +77,17 @@ def topological(roots: Iterable[T], children: Callable[[T], Iterable[T]]) -> lis
     """Every term reachable from `roots`, each after its children. Iterative; linear in the size."""
     order: list[T] = []
     done: set[int] = set()
-    stack: list[tuple[T, bool]] = [(root, False) for root in reversed(list(roots))]
+    stack = list(roots)[::-1]
     while stack:
-        term, expanded = stack.pop()
+        term = stack[-1]
         if id(term) in done:
+            stack.pop()
             continue
-        if expanded:
+        missing = [c for c in children(term) if id(c) not in done]
+        if missing:
+            stack.extend(missing[::-1])
+        else:
             done.add(id(term))
             order.append(term)
-            continue
-        stack.append((term, True))
-        stack.extend((c, False) for c in reversed(list(children(term))) if id(c) not in done)
+            stack.pop()
     return order

@@ -113,8 +113,10 @@ class FunctionPrinter(Emitter):
         self.label = "entry"
         self.pointer: dict[Buffer, str] = {}
         self.slots: dict[tuple[Buffer, tuple[int, ...]], tuple[str, int]] = {}
-        self.known: list[dict[Expr | Ref, Operand]] = [{}]
-        self.blocked: list[frozenset[Buffer]] = [frozenset()]
+        self.known: dict[Expr | Ref, Operand] = {}
+        self.scopes: list[list[Expr | Ref]] = [[]]
+        self.changing = written(function.body)
+        self.readers: dict[Buffer, list[Expr | Ref]] = {b: [] for b in self.changing}
         self.reads: dict[Expr, frozenset[Buffer]] = {}
         self.constants: dict[Expr, Expr] = {}
         self.expansions: dict[Expr, Expr] = {}
@@ -145,7 +147,7 @@ class FunctionPrinter(Emitter):
             case If(condition, then, otherwise):
                 self.branch(self.value_of(condition), then, otherwise)
             case Let(var, value):
-                self.known[-1][var] = self.value_of(value)
+                self.remember(var, self.value_of(value))
             case Store(buffer, index, value):
                 self.store(buffer, index, value)
             case Accumulate(buffer, index, kind, value):
@@ -160,13 +162,36 @@ class FunctionPrinter(Emitter):
                 raise InternalError(f"LLVM cannot print {s!r}")
 
     @contextmanager
-    def scope(self, blocked: frozenset[Buffer] = frozenset()) -> Iterator[None]:
-        """Values computed inside are forgotten after; loads of `blocked` buffers are not reused."""
-        self.known.append({})
-        self.blocked.append(blocked)
+    def scope(self) -> Iterator[None]:
+        """Values computed inside are forgotten after."""
+        self.scopes.append([])
         yield
-        self.known.pop()
-        self.blocked.pop()
+        for e in self.scopes.pop():
+            self.known.pop(e, None)
+
+    def remember(self, e: Expr | Ref, x: Operand) -> None:
+        """`x` is the value of `e` to the end of the scope, or until a buffer it reads changes."""
+        self.known[e] = x
+        self.scopes[-1].append(e)
+        for b in self._reads(e.offset if isinstance(e, Ref) else e):
+            self.readers[b].append(e)
+
+    def forget(self, buffers: frozenset[Buffer]) -> None:
+        """Values read from `buffers` no longer hold."""
+        for b in buffers:
+            for e in self.readers[b]:
+                self.known.pop(e, None)
+            self.readers[b].clear()
+
+    def _reads(self, root: Expr) -> frozenset[Buffer]:
+        """The buffers the function writes that an expression reads."""
+        found = self.reads.get(root)
+        if found is None:
+            for x in topological([root], lambda x: () if x in self.reads else x.children):
+                own = frozenset((x.buffer,)) & self.changing if isinstance(x, Load) else frozenset()
+                self.reads[x] = own.union(*(self.reads[c] for c in x.children))
+            found = self.reads[root]
+        return found
 
     def start(self, label: str) -> None:
         self.lines.append(f"{label}:")
@@ -194,7 +219,7 @@ class FunctionPrinter(Emitter):
         self.vector, self.lanes, self.extent = s.axis, s.lanes, static(s.axis.extent)
         with self.scope():
             lanes = ", ".join(f"i64 {i}" for i in range(s.lanes))
-            self.known[-1][s.axis] = Operand(f"<{lanes}>", dtypes.int64, s.lanes)
+            self.remember(s.axis, Operand(f"<{lanes}>", dtypes.int64, s.lanes))
             self.statement(s.body)
         self.vector, self.lanes, self.extent = None, 1, 1
 
@@ -212,8 +237,9 @@ class FunctionPrinter(Emitter):
         self.start(head)
         phi = len(self.lines)
         self.lines.append("")
-        with self.scope(written(s.body)):
-            self.known[-1][s.axis] = Operand(i, dtypes.int64)
+        self.forget(written(s.body))
+        with self.scope():
+            self.remember(s.axis, Operand(i, dtypes.int64))
             self.statement(s.body)
         self.lines[phi] = f"  {i} = phi i64 [ 0, %{before} ], [ {following}, %{self.label} ]"
         self.emit(f"{following} = add nuw nsw i64 {i}, 1")
@@ -225,7 +251,8 @@ class FunctionPrinter(Emitter):
         head, inside, done = (self.fresh(n)[1:] for n in ("while", "body", "done"))
         self.emit(f"br label %{head}")
         self.start(head)
-        with self.scope(written(body)):
+        self.forget(written(body))
+        with self.scope():
             test = self.value_of(condition)
             self.emit(f"br i1 {test.text}, label %{inside}, label %{done}")
             self.start(inside)
@@ -298,8 +325,8 @@ class FunctionPrinter(Emitter):
             name, lanes = self.slot(buffer, index)
             x = self.splat(x, lanes)
             self.emit(f"store {x}, ptr {name}")
-            return
-        self.write(buffer, index, x)
+        else:
+            self.write(buffer, index, x)
         self.forget(frozenset((buffer,)))
 
     def accumulate(self, buffer: Buffer, index: tuple[Expr, ...], kind: str, value: Expr) -> None:
@@ -319,10 +346,10 @@ class FunctionPrinter(Emitter):
                     x = self.across(kind, self.masked(x, self.splat(self._identity(kind, x.dtype), x.lanes)))
                 new = self.combine(kind, acc, x)
             self.emit(f"store {new}, ptr {name}")
-            return
-        old = self.read(buffer, index, None)
-        lanes = max(old.lanes, x.lanes)
-        self.write(buffer, index, self.combine(kind, self.splat(old, lanes), self.splat(x, lanes)))
+        else:
+            old = self.read(buffer, index, None)
+            lanes = max(old.lanes, x.lanes)
+            self.write(buffer, index, self.combine(kind, self.splat(old, lanes), self.splat(x, lanes)))
         self.forget(frozenset((buffer,)))
 
     def fused_product(self, buffer: Buffer, index: tuple[Expr, ...], e: Expr) -> bool:
@@ -336,6 +363,7 @@ class FunctionPrinter(Emitter):
         factors = [self.splat(self.known_value(a), lanes) for a in e.children]
         new = self.masked(self.apply("fma", [*factors, acc], buffer.dtype), acc)
         self.emit(f"store {new}, ptr {name}")
+        self.forget(frozenset((buffer,)))
         return True
 
     def _identity(self, kind: str, dtype: DType) -> Operand:
@@ -360,11 +388,11 @@ class FunctionPrinter(Emitter):
         if form.terms:
             rest = type(form)(form.terms, 0).expr()
             key = Ref(buffer, rest)
-            found = self.lookup(key)
+            found = self.known.get(key)
             if found is None:
                 at = self.value_of(rest)
                 found = self.value(f"getelementptr {element}, ptr {base}, i64 {at.text}", dtypes.int64, 1)
-                self.known[-1][key] = found
+                self.remember(key, found)
             base = found.text
         if form.constant:
             base = self.value(f"getelementptr {element}, ptr {base}, i64 {form.constant}", dtypes.int64, 1).text
@@ -384,7 +412,7 @@ class FunctionPrinter(Emitter):
         return (offset, None) if depends else (rest.expr(), form.coefficient(self.vector))
 
     def _varies(self, v: Expr) -> bool:
-        found = self.lookup(v) if isinstance(v, Var) else None
+        found = self.known.get(v) if isinstance(v, Var) else None
         return found is not None and found.lanes > 1
 
     def read(self, buffer: Buffer, index: Sequence[Expr], guard: Operand | None) -> Operand:
@@ -486,33 +514,6 @@ class FunctionPrinter(Emitter):
 
     # -- expressions --------------------------------------------------------------------------
 
-    def lookup(self, e: Expr | Ref) -> Operand | None:
-        """The value of an expression computed before, if it still holds here."""
-        reads = None
-        for depth in range(len(self.known) - 1, -1, -1):
-            found = self.known[depth].get(e)
-            if found is not None:
-                return found
-            if self.blocked[depth]:
-                reads = self._reads(e) if reads is None else reads
-                if reads & self.blocked[depth]:
-                    return None
-        return None
-
-    def _reads(self, e: Expr | Ref) -> frozenset[Buffer]:
-        root = e.offset if isinstance(e, Ref) else e
-        for x in topological([root], lambda x: () if x in self.reads else x.children):
-            if x not in self.reads:
-                own = frozenset((x.buffer,)) if isinstance(x, Load) else frozenset()
-                self.reads[x] = own.union(*(self.reads[c] for c in x.children))
-        return self.reads[root]
-
-    def forget(self, buffers: frozenset[Buffer]) -> None:
-        """Values read from `buffers` no longer hold."""
-        for scope in self.known:
-            for e in [e for e in scope if not isinstance(e, (Axis, Var)) and self._reads(e) & buffers]:
-                del scope[e]
-
     def value_of(self, root: Expr) -> Operand:
         """Emit what is needed to have the value of an expression of the statements."""
         return self.known_value(self.ready(root))
@@ -532,21 +533,17 @@ class FunctionPrinter(Emitter):
 
     def known_value(self, root: Expr) -> Operand:
         """Emit what is needed to have the value of a ready expression."""
-        found = self.lookup(root)
-        if found is not None:
-            return found
-        pending = topological([root], lambda e: () if self.lookup(e) is not None else self._first(e))
-        for e in pending:
-            if self.lookup(e) is None:
-                self.known[-1][e] = self.expression(e)
-        result = self.known[-1][root]
-        registers = [e for e in pending if self._volatile(e)]
-        for e in registers:  # a register changes without a store to memory: read it again next time
-            self.known[-1].pop(e, None)
-        return result
-
-    def _volatile(self, e: Expr) -> bool:
-        return any(b.scope == "registers" for b in self._reads(e))
+        known, stack = self.known, [root]
+        while stack:
+            e = stack[-1]
+            if e not in known:
+                missing = [c for c in self._first(e) if c not in known]
+                if missing:
+                    stack += missing[::-1]
+                    continue
+                self.remember(e, self.expression(e))
+            stack.pop()
+        return known[root]
 
     def _first(self, e: Expr) -> tuple[Expr, ...]:
         """What must be computed before `e`; a rare branch waits until it is needed."""
