@@ -260,18 +260,17 @@ def _larger(x: Expr, y: Expr) -> tuple[Expr, Expr]:
     return select(a < b, b, a), select(a < b, a, b)
 
 
-def _scaling(x: Expr, y: Expr) -> tuple[Expr, Expr, Callable[[float, float], Expr]]:
+def _scaling(x: Expr, y: Expr) -> tuple[Expr, Expr, Callable[[float, float, float], Expr]]:
     """x and y times a power of two that keeps their squares apart from the ends of the range, and
-    a choice: (value if scaled down by 2^-4, value if scaled up by 2^lift) -> what holds, else 0."""
+    a choice: (value if scaled down by 2^-4, if scaled up by 2^lift, if neither) -> what holds."""
     limits = RANGES[x.type]
     largest, _ = _larger(x, y)
     big, tiny = largest > limits.large, largest < limits.small
-    one = literal(1.0, x.type)
-    scale = select(big, 2.0**-_DOWN, select(tiny, 2.0**limits.lift, one))
 
-    def which(down: float, up: float) -> Expr:
-        return select(big, down, select(tiny, up, literal(0.0, x.type)))
+    def which(down: float, up: float, neither: float) -> Expr:
+        return select(big, down, select(tiny, up, literal(neither, x.type)))
 
+    scale = which(2.0**-_DOWN, 2.0**limits.lift, 1.0)
     return x * scale, y * scale, which
 
 
@@ -279,7 +278,7 @@ def _log_magnitude(x: Expr, y: Expr, excess: Expr) -> Expr:
     """log|x + iy|, given excess = x^2 + y^2 - 1 computed with care for where it is small."""
     u, v, which = _scaling(x, y)
     r = _call(el.hypot, u, v)
-    shift = which(_DOWN * math.log(2), -RANGES[x.type].lift * math.log(2))
+    shift = which(_DOWN * math.log(2), -RANGES[x.type].lift * math.log(2), 0.0)
     near = (r > 0.5) & (r < 2.0)
     return select(near, _call(el.log1p, excess) * 0.5, _call(el.log, r) + shift)
 
@@ -319,7 +318,7 @@ def sqrt(z: Pair) -> Pair:
     x, y = z
     u, v, which = _scaling(x, y)
     half = RANGES[x.type].lift // 2
-    back = which(2.0 ** (_DOWN // 2) - 1.0, 2.0**-half - 1.0) + 1.0
+    back = which(2.0 ** (_DOWN // 2), 2.0**-half, 1.0)
     t = apply("sqrt", _absolute(u) * 0.5 + _call(el.hypot, u, v) * 0.5)
     other = v / (t + t)
     re, im = select(x < 0, _absolute(other), t) * back, select(x < 0, _copysign(t, y), other) * back
@@ -337,7 +336,11 @@ _POWERS: Final = 100
 
 
 def power(a: Pair, b: Pair) -> Pair:
-    """a**b: repeated multiplication for small integers, else exp(b log a); 0**b is 0 or NaN."""
+    """a**b: repeated multiplication for small integers, else exp(b log a) as C has it.
+
+    0**b is 0 where b has a positive real part, else NaN. An infinity in a or b takes the way of
+    the plain product, which may be NaN where Annex G recovers an infinity.
+    """
     if all(isinstance(part, Lit) for part in b):
         return _literal_power(a, b)
     n = _absolute(b[0])
@@ -345,8 +348,9 @@ def power(a: Pair, b: Pair) -> Pair:
     count = cast(select(whole, n, literal(1.0, n.type)), dtypes.int32)
     result, square_ = _number(1, 0, a), a
     for bit in range((_POWERS - 1).bit_length()):
-        present = ne(count & (1 << bit), 0)
-        result = choose(present, multiply(result, square_), result)
+        present, first = ne(count & (1 << bit), 0), eq(count & ((1 << bit) - 1), 0)
+        step = choose(first, square_, multiply(result, square_))
+        result = choose(present, step, result)
         square_ = multiply(square_, square_)
     result = choose(b[0] < 0, divide(_number(1, 0, a), result), result)
     result = choose(whole, result, exp(multiply(b, log(a))))
@@ -355,8 +359,7 @@ def power(a: Pair, b: Pair) -> Pair:
 
 def _power_of_zero(a: Pair, b: Pair, otherwise: Pair) -> Pair:
     zero = eq(a[0], 0.0) & eq(a[1], 0.0)
-    fine = (b[0] > 0) & eq(b[1], 0.0)
-    at_zero = select(fine, literal(0.0, a[0].type), math.nan)
+    at_zero = select(b[0] > 0, literal(0.0, a[0].type), math.nan)
     return choose(zero, (at_zero, at_zero), otherwise)
 
 
@@ -427,7 +430,7 @@ def cosh(z: Pair) -> Pair:
 
 
 def tanh(z: Pair) -> Pair:
-    """(sinh x cosh x + i sin y cos y) / (sinh^2 x + cos^2 y); far out 1 + 4i sin y cos y e^-2|x|."""
+    """(sinh x cosh x + i sin y cos y) / (sinh^2 x + cos^2 y); far out 1 + 4i sin y cos y / e^2x."""
     x, y = z
     a = _absolute(x)
     far = a > RANGES[x.type].exp / 4
@@ -494,7 +497,8 @@ def arctanh(z: Pair) -> Pair:
     pole = (math.log(2) - _call(el.log, b)) * 0.5
     re = select(eq(a, 1.0) & (b < tiny), pole, re)
     im = _call(el.arctan2, y + y, below * above - y * y) * 0.5
-    far = _larger(x, y)[0] > RANGES[x.type].large**0.5
+    bound = RANGES[x.type].large ** 0.5
+    far = (a > bound) | (b > bound)
     infinite = is_infinite(z)
     limit = select(infinite, literal(0.0, x.type), _absolute(reciprocal(z)[0]))
     re = select(far, limit, re)
