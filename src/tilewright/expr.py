@@ -455,7 +455,8 @@ def cast(x: Expr, dtype: DType) -> Expr:
     """Convert the value as C does; the identity when the type is already right."""
     if x.type == dtype and not is_index(x):
         return x
-    if isinstance(x, Lit) and not (isinstance(x.value, float) and not math.isfinite(x.value)):
+    finite = isinstance(x, Lit) and not (isinstance(x.value, float) and not math.isfinite(x.value))
+    if isinstance(x, Lit) and finite and not dtypes.is_complex(dtype):
         value = int(x.value) if dtypes.is_integer(dtype) else x.value
         return literal(value, dtype)
     return apply("cast", x, dtype=dtype)

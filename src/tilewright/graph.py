@@ -129,6 +129,10 @@ class Op:
     def name(self) -> str:
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
 
+    def is_opaque(self, *types: Any) -> bool:
+        """Whether on arguments of these types the op writes its own `loops`."""
+        return self.fusion == "opaque"
+
     def type(self, *args: Any) -> Type | tuple[Type, ...]:
         """The result type; raises the user's error when the arguments do not fit."""
         raise NotImplementedError
@@ -371,7 +375,8 @@ def _show_lines(graph: Graph, head: str, sources: bool, indent: str) -> list[str
     for n in nodes:
         inline = n.op.inline() if not n.args else None
         if inline is not None:
-            names[n] = inline
+            # The canonical text names the type too: a number alone does not say how many.
+            names[n] = inline if sources else f"{inline}:{n.type!r}"
             continue
         call = f"{n.op.name}({', '.join([*(names[a] for a in n.args), *n.op.attributes()])})"
         if n is last and not n.op.graphs:

@@ -15,11 +15,14 @@ import numpy as np
 
 from tilewright import dtypes
 from tilewright.errors import InternalError
-from tilewright.expr import Expr, Extent, Reduce, apply, as_index, product, select
+from tilewright.expr import Buffer, Expr, Extent, Reduce, apply, as_index, axis, cast, product, select
 from tilewright.graph import Op, Type, View
+from tilewright.loops import Accumulate, Stmt, block, store
 from tilewright.ops import elementwise as el
 from tilewright.ops.base import without
 from tilewright.ops.cumulative import Cumulative, shifted_along
+from tilewright.ops.elementwise import number
+from tilewright.ops.nests import nested
 from tilewright.ops.samples import AWKWARD_AXES, Example, of_kinds, samples
 from tilewright.ops.shape import Broadcast, ReduceSum, Reduction, Reshape, Transpose, woven
 
@@ -30,6 +33,17 @@ class ReduceProd(Reduction):
 
     kind: ClassVar[str] = "prod"
     kinds: ClassVar[str] = "biufc"
+
+    def is_opaque(self, *types: Type) -> bool:
+        """The two parts of a complex product depend on each other: no `Reduce` of reals is one."""
+        return dtypes.is_complex(types[0].dtype)
+
+    def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
+        (out,), (x,) = outs, args
+        at = tuple(axis("i", n) for n in out.shape)
+        over, full = woven(at, x.shape, self.axes)
+        step = nested(over, Accumulate(out, at, self.kind, x[full]))
+        return nested(at, block(store(out, at, number(1, out.dtype)), step))
 
     def jvp(self, tangents: Sequence[Any], out: Any, *args: Any) -> Any:
         """Each tangent times the product of all other elements, which is the product of those
@@ -126,12 +140,13 @@ class ArgReduction(Op):
     def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
         """The smallest position whose element equals the extreme (or nothing, not even itself)."""
         (x,) = args
+        wide = dtypes.compute_type(x.dtype)
         (over,), full = woven(idx, x.shape, (self.axis,))
-        extreme = Reduce(self.kind, (over,), x[full])
+        extreme = Reduce(self.kind, (over,), cast(x[full], wide))
         (over,), full = woven(idx, x.shape, (self.axis,))
-        here = x[full]
+        here = cast(x[full], wide)
         found = apply("eq", here, extreme)
-        if dtypes.is_float(x.dtype):
+        if dtypes.is_float(wide):
             found = found | apply("ne", here, here)
         return Reduce("min", (over,), select(found, over, as_index(x.shape[self.axis])))
 

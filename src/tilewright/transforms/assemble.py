@@ -47,7 +47,7 @@ from tilewright.loops import (
 from tilewright.ops.control import Scan, Switch, While
 from tilewright.ops.shape import Constant, Held, Reshape
 from tilewright.transforms import fusion
-from tilewright.transforms.complex_parts import split_complex
+from tilewright.transforms.complex_parts import split_complex, split_function
 from tilewright.transforms.loopify import loopify
 from tilewright.transforms.lowering import axes_for, position
 from tilewright.transforms.schedule import Schedule
@@ -249,7 +249,7 @@ class _Builder:
         if any(static(a.extent) == 0 for a in k.axes):
             return []
         k, origin = split_complex(k)
-        text = kernels.show(replace(k, name=""), Canonical())
+        text = f"{[(b.dtype, b.shape) for b in k.params]} {kernels.show(replace(k, name=''), Canonical())}"
         function = self.by_text.get(text)
         if function is None:
             k = replace(k, name=self.unique(k.name))
@@ -286,7 +286,7 @@ class _Builder:
         arg_buffers = [Buffer(f"x{k}", a.type.dtype, a.type.shape) for k, a in enumerate(n.args)]
         body = n.op.loops(out_buffers, *arg_buffers)
         function = Function(self.unique(n.op.name), (*out_buffers, *arg_buffers), block(body))
-        self.add(function)
+        self.add(split_function(function))
         return [Call(function.name, tuple(p.ref for p in (*outs, *args)), None)]
 
     def copy(self, of: Type, source: Place, target: Place) -> list[Stmt]:

@@ -57,7 +57,8 @@ class Edge:
 
 
 def is_opaque(node: Node) -> bool:
-    return node.op.fusion == "opaque" or isinstance(node.type, tuple) or bool(node.op.graphs)
+    opaque = node.op.is_opaque(*(a.type for a in node.args))
+    return opaque or isinstance(node.type, tuple) or bool(node.op.graphs)
 
 
 def cost(node: Node) -> int:
