@@ -119,7 +119,7 @@ def check_type(example: Example) -> None:
 
 def check_lowered(example: Example) -> None:
     op, args = example.op, example.args
-    run_it = loops_interpreted if op.fusion == "opaque" else expression_interpreted
+    run_it = loops_interpreted if op.is_opaque(*types_of(args)) else expression_interpreted
     assert_same(run_it(op, args), meaning(op, args), op)
 
 

@@ -69,9 +69,22 @@ def narrow(x: Expr, dtype: DType) -> Expr:
     return bitcast(half, dtypes.bfloat16)
 
 
+def _to_odd(x: Expr) -> Expr:
+    """float64 to float32, inexact results rounded to an odd last bit: rounding on to float16 then
+    rounds as if once (Boldo and Melquiond, 2008). Machines have no such conversion in one step."""
+    near = cast(x, dtypes.float32)
+    back = cast(near, dtypes.float64)
+    bits = bitcast(near, dtypes.uint32)
+    beyond = select(apply("abs", x) < apply("abs", back), bits - 1, bits)
+    return bitcast(select(apply("eq", back, x), bits, beyond | 1), dtypes.float32)
+
+
 def _cast(x: Expr, dtype: DType) -> Expr:
-    """`cast` where one side is bfloat16, which printers do not know: by way of float32."""
+    """`cast` to and from bfloat16, by way of float32, and from float64 to float16: what printers
+    do not know."""
     wide = widen(x) if x.type == dtypes.bfloat16 else x
+    if wide.type == dtypes.float64 and dtype == dtypes.float16:
+        return cast(_to_odd(wide), dtype)
     if dtype != dtypes.bfloat16:
         return apply("ne", wide, literal(0, wide.type)) if dtype.kind == "b" else cast(wide, dtype)
     if dtypes.is_bool(wide.type):
@@ -457,7 +470,9 @@ def _expand_apply(e: Apply) -> Expr:
     if op.name in ("select", "rare", "bitcast"):
         return e if op.machine else apply(op.name, *args, dtype=e.dtype)
     if op.name == "cast":
-        return _cast(args[0], e.dtype) if dtypes.bfloat16 in (args[0].type, e.dtype) else e
+        pair = (args[0].type, e.dtype)
+        special = dtypes.bfloat16 in pair or pair == (dtypes.float64, dtypes.float16)
+        return _cast(args[0], e.dtype) if special else e
     if op.name == "nextafter":  # a neighbour in the type itself, not in float32
         return _nextafter(*args)
     if any(_is_half(a.type) for a in args):

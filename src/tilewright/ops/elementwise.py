@@ -20,7 +20,7 @@ import numpy as np
 from tilewright import dtypes
 from tilewright.dtypes import DType
 from tilewright.errors import InternalError
-from tilewright.expr import Expr, Extent, Scalar, apply, literal
+from tilewright.expr import Expr, Extent, Scalar, apply, cast, literal
 from tilewright.graph import Op, Type, View
 from tilewright.ops.base import same_type
 from tilewright.ops.samples import Example, numbers, of_kinds, samples
@@ -105,8 +105,10 @@ class Elementwise(Op):
         )
 
     def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
-        operands = [a[idx] for a in args]
-        return apply(self.row.scalar, *operands, dtype=self.row.result(args[-1].dtype))
+        operands, result = [a[idx] for a in args], self.row.result(args[-1].dtype)
+        if self is make_complex:  # the parts of a complex number are at least float32
+            operands = [cast(x, dtypes.real_of(result)) for x in operands]
+        return apply(self.row.scalar, *operands, dtype=result)
 
     def examples(self) -> list[Example]:
         found = [Example(self._operands(d, (31,)), self) for d in of_kinds(self.row.kinds)]
@@ -520,9 +522,8 @@ def _erfinv(y: float) -> float:
     b = 2 / (math.pi * a) + tail / 2
     x = math.copysign(math.sqrt(math.sqrt(b * b - tail / a) - b), y)
     for _ in range(4):
-        error = (
-            math.erf(x) - y if abs(y) < 0.5 else math.copysign((1 - abs(y)) - math.erfc(abs(x)), y)
-        )
+        residual = math.erf(abs(x)) - abs(y) if abs(y) < 0.5 else (1 - abs(y)) - math.erfc(abs(x))
+        error = residual if y > 0 else -residual
         step = error / (2 / math.sqrt(math.pi) * math.exp(-x * x))
         x -= step / (1 + x * step)
     return x

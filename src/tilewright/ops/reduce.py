@@ -15,7 +15,18 @@ import numpy as np
 
 from tilewright import dtypes
 from tilewright.errors import InternalError
-from tilewright.expr import Buffer, Expr, Extent, Reduce, apply, as_index, axis, cast, product, select
+from tilewright.expr import (
+    Buffer,
+    Expr,
+    Extent,
+    Reduce,
+    apply,
+    as_index,
+    axis,
+    cast,
+    product,
+    select,
+)
 from tilewright.graph import Op, Type, View
 from tilewright.loops import Accumulate, Stmt, block, store
 from tilewright.ops import elementwise as el
