@@ -95,11 +95,13 @@ def _plan_tile(axes: list[Axis], vector: Axis, tiled: list[Reduce], lanes: int, 
     lanes = min(lanes, _power(static(vector.extent)))
     vectors = max(1, static(vector.extent) // lanes)
     room = max(2, (target.registers - 8) // max(1, len(tiled)))
-    wide = _divisor(vectors, 4 if len(axes) == 1 else 2)
-    plans[vector] = Plan(unroll=wide, lanes=lanes)
     rest = [a for a in axes if a is not vector]
     loads = [e for r in tiled for e in walk(r.body) if isinstance(e, Load)]
-    if rest and len(loads) > 1:
+    reuse = len(loads) > len(tiled) and bool(rest)
+    # Without reuse a tile is a stretch of rows: the wider, the fewer pages are touched per round.
+    wide = _divisor(vectors, 2 if reuse else min(8, room))
+    plans[vector] = Plan(unroll=wide, lanes=lanes)
+    if reuse:
         rows = _divisor(static(rest[-1].extent), min(8, room // wide))
         if rows > 1:
             plans[rest[-1]] = Plan(unroll=rows)
