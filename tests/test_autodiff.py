@@ -418,3 +418,12 @@ def test_eval_shape_and_make_graph() -> None:
     assert out["p"] is Type(np.dtype("f4"), (3, 2))
     graph = make_graph(lambda x: x * 2)(X)
     assert isinstance(graph, Graph) and graph.outputs[0].type.shape == (4,)
+
+
+def test_python_numbers_stay_python_numbers_inside() -> None:
+    """A float that is differentiated is float64, and what it meets keeps its dtype."""
+    x = np.ones(3, np.float32)
+    value, g = value_and_grad(lambda s: np.sum(s * x))(2.0)
+    assert (value.dtype, g.dtype) == (np.float32, np.float64)
+    assert jvp(lambda s: s * x, (2.0,), (1.0,))[1].dtype == np.float32
+    assert jvp(np.sin, (np.float32(2),), (1.0,))[1].dtype == np.float32

@@ -25,7 +25,7 @@ from tilewright.ops import control as ops
 from tilewright.ops import elementwise as el
 from tilewright.ops.calculus import replay
 from tilewright.ops.shape import Concatenate, Flip, Reshape, Slice
-from tilewright.staging import Staged, close, concretely, is_array, name_of
+from tilewright.staging import Staged, close, concretely, is_array, name_of, number_type
 from tilewright.tracing import Array, asarray
 
 Function = Callable[..., Any]
@@ -90,7 +90,7 @@ def _switch(index: Array, branches: Sequence[Function], operands: tuple[Any, ...
     made: list[tuple[Staged, list[Array]]] = []
     for f in branches:
         body = _Body(f, leaves, places, tree)
-        made.append(close(body, [v.type for v in values]))
+        made.append(close(body, [v.type for v in values], [number_type(v) for v in values]))
     graphs = _same_results(branches, [s for s, _ in made])
     captured = list(dict.fromkeys(v.node for _, vs in made for v in vs))
     closed = []
@@ -411,36 +411,29 @@ class _Carry:
     ) -> tuple[Staged, list[Array]]:
         """Trace `step(carry, *slices)`, which gives (carry, other leaves), with the types of the
         carry as they settle: Python numbers adopt the dtype that the step gives them."""
-        waiting = [type(x) in (int, float, complex) for x in self.leaves]
+        waiting = [number_type(x) for x in self.leaves]
         while True:
-            flat = _named(functools.partial(self._flat, step, list(waiting)), step)
-            staged, captured = close(flat, [*self.types, *slices])
+            flat = _named(functools.partial(self._flat, step), step)
+            staged, captured = close(
+                flat, [*self.types, *slices], [*waiting, *[None] * len(slices)]
+            )
             found = staged.types[: len(self.types)]
             adopts = [
-                w and (not weak or t != u) and t.shape == u.shape
+                w is not None and (not weak or t != u) and t.shape == u.shape
                 for w, weak, t, u in zip(waiting, staged.weak, self.types, found, strict=False)
             ]
             if not any(adopts):
                 break
-            waiting = [w and not a for w, a in zip(waiting, adopts, strict=True)]
+            waiting = [None if a else w for w, a in zip(waiting, adopts, strict=True)]
             self.types = [u if a else t for a, t, u in zip(adopts, self.types, found, strict=True)]
         for label, before, after in zip(self.labels, self.types, found, strict=True):
             if before != after:
                 raise CarryMismatch(self.loop, label, before, after)
         return staged, captured
 
-    def _flat(
-        self,
-        step: Callable[..., tuple[Any, list[Any]]],
-        waiting: Sequence[bool],
-        *args: Array,
-    ) -> list[Any]:
+    def _flat(self, step: Callable[..., tuple[Any, list[Any]]], *args: Array) -> list[Any]:
         k = len(self.leaves)
-        carry = [
-            Array(x.node, python=type(leaf)) if w else x
-            for x, leaf, w in zip(args[:k], self.leaves, waiting, strict=True)
-        ]
-        new, rest = step(trees.unflatten(self.tree, carry), *args[k:])
+        new, rest = step(trees.unflatten(self.tree, args[:k]), *args[k:])
         leaves, tree = trees.flatten(new)
         if tree != self.tree:
             what = f"the carry that {self.loop} was given and what its body returned"

@@ -43,15 +43,34 @@ class Staged:
         return trees.unflatten(self.tree, leaves)
 
 
+def number_type(leaf: Any) -> type | None:
+    """The type of the Python number that a leaf is or stands for; None for bools and arrays."""
+    python = leaf.python if isinstance(leaf, Array) else type(leaf)
+    return python if python in (int, float, complex) else None
+
+
+def with_arrays(tree: Any) -> Any:
+    """The tree with its Python floats as arrays, which makes them inputs instead of constants."""
+    leaves, structure = trees.flatten(tree)
+    inexact = (float, complex)
+    return trees.unflatten(structure, [np.asarray(x) if type(x) in inexact else x for x in leaves])
+
+
 @dataclass
 class _Flat:
     """`f` giving flat arrays; remembers the tree they came from."""
 
     f: Callable[..., Any]
+    python: Sequence[type | None]
     tree: Any = None
     weak: Sequence[bool] = ()
 
     def __call__(self, *leaves: Array) -> tuple[Array, ...]:
+        if self.python:
+            leaves = tuple(
+                x if p is None else Array(x.node, python=p)
+                for x, p in zip(leaves, self.python, strict=True)
+            )
         outputs, self.tree = trees.flatten(self.f(*leaves))
         arrays = [asarray(o) for o in outputs]
         self.weak = [not isinstance(operand(o), Node) for o in outputs]
@@ -59,20 +78,26 @@ class _Flat:
 
 
 def stage(
-    f: Callable[..., Any], types: Sequence[Type], labels: Sequence[str] | None = None
+    f: Callable[..., Any],
+    types: Sequence[Type],
+    labels: Sequence[str] | None = None,
+    python: Sequence[type | None] = (),
 ) -> Staged:
     """Trace `f`, a function of flat arrays that gives a tree, on fresh inputs. Arrays of the
-    traces around it that `f` reads stay nodes of the graph."""
-    flat = _Flat(f)
+    traces around it that `f` reads stay nodes of the graph. `python` has for each input the type
+    of the Python number it stands for, if it does."""
+    flat = _Flat(f, python)
     graph = tracing.trace(flat, types, name_of(f), labels)
     return Staged(graph, flat.tree, list(flat.weak))
 
 
-def close(f: Callable[..., Any], types: Sequence[Type]) -> tuple[Staged, list[Array]]:
+def close(
+    f: Callable[..., Any], types: Sequence[Type], python: Sequence[type | None] = ()
+) -> tuple[Staged, list[Array]]:
     """As `stage`, with the outer arrays that `f` reads as arguments before its own; also these."""
-    flat = _Flat(f)
+    flat = _Flat(f, python)
     graph, captured = tracing.closed(flat, types, name_of(f))
-    return Staged(graph, flat.tree, list(flat.weak)), list(captured)
+    return Staged(graph, flat.tree, list(flat.weak)), captured
 
 
 def name_of(f: Callable[..., Any]) -> str:

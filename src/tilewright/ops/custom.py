@@ -8,7 +8,7 @@ sequences of values. `inline` puts the sub-graphs in place of the calls; lowerin
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 from tilewright.errors import InternalError, NoForwardMode, NotDifferentiable

@@ -37,7 +37,16 @@ from tilewright.ops.calculus import (
 from tilewright.ops.control import StopGradient, frontier
 from tilewright.ops.custom import Checkpoint, pending_in
 from tilewright.ops.shape import Iota, Reshape, Transpose
-from tilewright.staging import Staged, close, concretely, is_array, name_of, stage
+from tilewright.staging import (
+    Staged,
+    close,
+    concretely,
+    is_array,
+    name_of,
+    number_type,
+    stage,
+    with_arrays,
+)
 from tilewright.tracing import Array, asarray
 
 Function = Callable[..., Any]
@@ -59,6 +68,7 @@ class Chosen:
     leaves: list[Array]
     tree: Any
     labels: list[str]
+    python: list[type | None]
 
     @classmethod
     def of(cls, f: Function, argnums: ArgNums, args: Sequence[Any], kwargs: Any) -> Chosen:
@@ -78,13 +88,19 @@ class Chosen:
 
         of_leaves.__name__ = name_of(f)
         labels = [label for n in numbers for label in _labels(f, n, args[n])]
-        return cls(of_leaves, [asarray(x) for x in leaves], tree, labels)
-
-    def stage(self) -> Staged:
-        return stage(self.function, [x.type for x in self.leaves], self.labels)
+        arrays = [asarray(x) for x in leaves]
+        return cls(of_leaves, arrays, tree, labels, [number_type(x) for x in leaves])
 
     def rebuild(self, leaves: Sequence[Any]) -> Any:
         return trees.unflatten(self.tree, leaves)
+
+
+def _differentiated(argnums: ArgNums, args: Sequence[Any]) -> list[Any]:
+    """The arguments, with Python floats among the chosen ones as arrays: a program for each value
+    would be made of constants."""
+    numbers = (argnums,) if isinstance(argnums, int) else argnums
+    chosen = {n % len(args) for n in numbers if -len(args) <= n < len(args)}
+    return [with_arrays(a) if i in chosen else a for i, a in enumerate(args)]
 
 
 def _argument(f: Function, number: int, args: Sequence[Any]) -> int:
@@ -165,6 +181,7 @@ class WithAux:
             _named(_split_aux(chosen.function, has_aux), chosen.function),
             [x.type for x in chosen.leaves],
             chosen.labels,
+            chosen.python,
         )
         out, aux = whole.rebuild(whole.graph.outputs)
         outs, out_tree = trees.flatten(out)
@@ -217,7 +234,7 @@ def jvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any], has_aux: b
         result = staged.out(outs), staged.out(full)
         return (*result, staged.aux(outs)) if has_aux else result
 
-    return concretely(traced, tuple(primals), tuple(tangents))
+    return concretely(traced, with_arrays(tuple(primals)), tuple(tangents))
 
 
 def _directions(chosen: Chosen, tangents: Sequence[Any]) -> list[Any]:
@@ -301,7 +318,7 @@ def _linearized(f: Function, primals: Sequence[Any], has_aux: bool) -> tuple[Any
         box[:] = [linear, chosen.tree, chosen.labels, staged]
         return staged.out(outs), staged.aux(outs), [wrap(n) for n in needed]
 
-    out, aux, residuals = concretely(_named(traced, f), *primals)
+    out, aux, residuals = concretely(_named(traced, f), *with_arrays(primals))
     return out, aux, residuals, *box
 
 
@@ -395,7 +412,7 @@ def value_and_grad(
 
     @functools.wraps(f)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return concretely(_named(traced, f), *args, **kwargs)
+        return concretely(_named(traced, f), *_differentiated(argnums, args), **kwargs)
 
     return call
 
@@ -470,7 +487,7 @@ def _jacobian(
 
     @functools.wraps(f)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return concretely(_named(traced, f), *args, **kwargs)
+        return concretely(_named(traced, f), *_differentiated(argnums, args), **kwargs)
 
     return call
 
@@ -610,7 +627,8 @@ def checkpoint(f: Function, *, static_argnums: Sequence[int] = ()) -> Function:
             return f(*inner_args, **inner_kwargs)
 
         values = [asarray(leaves[i]) for i in places]
-        staged, captured = close(_named(body, f), [v.type for v in values])
+        python = [number_type(v) for v in values]
+        staged, captured = close(_named(body, f), [v.type for v in values], python)
         operands = [*captured, *values]
         if not operands or not staged.types:
             return staged.rebuild([wrap(n) for n in staged.graph.outputs])

@@ -18,7 +18,7 @@ from tilewright.errors import NotDifferentiable, TreeMismatch
 from tilewright.graph import Type
 from tilewright.ops.calculus import replay
 from tilewright.ops.custom import CustomJVP, CustomVJP
-from tilewright.staging import Staged, close, is_array, name_of
+from tilewright.staging import Staged, close, is_array, name_of, number_type
 from tilewright.tracing import Array, asarray
 from tilewright.transforms.autodiff import conform
 
@@ -62,7 +62,8 @@ class _Call:
             return self.function(*self.arguments(flat))
 
         body.__name__ = name_of(self.function)
-        return close(body, [v.type for v in self.values])
+        python = [number_type(v) for v in self.values]
+        return close(body, [v.type for v in self.values], python)
 
 
 def _positional(f: Function, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, ...]:
