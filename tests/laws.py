@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from tilewright import dtypes, expr, loops
-from tilewright.errors import MissingRule
 from tilewright.expr import Buffer
 from tilewright.graph import Graph, Node, Op, Pick, Type, View, evaluate, new_input, verify
 from tilewright.ops.calculus import pushforward
@@ -287,12 +286,3 @@ def check_batching(example: Example, size: int = 3) -> None:
             for k in range(size)
         ]
         assert_same(found, [np.stack(column) for column in zip(*single, strict=True)], op)
-
-
-def has_rule(check: Any, *args: Any) -> bool:
-    """Whether the op has the rule that `check` exercises; the check runs if it has."""
-    try:
-        check(*args)
-    except MissingRule:
-        return False
-    return True

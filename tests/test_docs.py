@@ -30,7 +30,7 @@ def run_page(path: Path) -> list[tuple[re.Match[str], str]]:
     printed = []
     for block in BLOCK.finditer(page):
         line = page.count("\n", 0, block.start("code"))
-        code = compile("\n" * line + block["code"], str(path), "exec")
+        code = compile("\n" * line + block["code"], str(path), "exec", dont_inherit=True)
         with contextlib.redirect_stdout(io.StringIO()) as out:
             exec(code, namespace)
         printed.append((block, out.getvalue()))

@@ -86,7 +86,7 @@ CREATION: dict[str, Case] = {
     "meshgrid ij": (partial(np.meshgrid, indexing="ij"), (V, X[0])),
     "meshgrid sparse": (partial(np.meshgrid, sparse=True), (V, X[0])),
     "copy": (np.copy, (X,)),
-    "asarray": (lambda x: np.asarray(x, dtype=np.float32), (X,)),
+    "asarray": (lambda x: tnp.asarray(x, dtype=np.float32), (X,)),
     "astype": (lambda x: np.astype(x, np.int16), (X,)),
 }  # fmt: skip
 

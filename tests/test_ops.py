@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+import tilewright as tw
 
 import laws
 from tilewright import dtypes
@@ -40,8 +41,7 @@ def test_lowered(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_compiled(name: str) -> None:
-    compiler = pytest.importorskip("tilewright.compile")
-    laws.check_compiled(examples(name), compiler.compile)
+    laws.check_compiled(examples(name), tw.compile)
 
 
 @pytest.mark.parametrize("name", SMOOTH)

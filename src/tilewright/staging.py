@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tilewright import tracing, trees
-from tilewright.array import operand
+from tilewright.array import concrete, operand
 from tilewright.graph import Graph, Node, Type, evaluate
 from tilewright.tracing import Array, asarray
 
@@ -47,13 +47,6 @@ def number_type(leaf: Any) -> type | None:
     """The type of the Python number that a leaf is or stands for; None for bools and arrays."""
     python = leaf.python if isinstance(leaf, Array) else type(leaf)
     return python if python in (int, float, complex) else None
-
-
-def with_arrays(tree: Any) -> Any:
-    """The tree with its Python floats as arrays, which makes them inputs instead of constants."""
-    leaves, structure = trees.flatten(tree)
-    inexact = (float, complex)
-    return trees.unflatten(structure, [np.asarray(x) if type(x) in inexact else x for x in leaves])
 
 
 @dataclass
@@ -107,11 +100,26 @@ def name_of(f: Callable[..., Any]) -> str:
 def concretely(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """`f(*args, **kwargs)` for an `f` that works on traced arrays. Inside a trace it is called as
     it is; outside, it is traced, with the arrays among its arguments as inputs, and run."""
+    return run(f, args, kwargs)
+
+
+def run(
+    f: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], floats: Sequence[int] = ()
+) -> Any:
+    """As `concretely`. Python floats in the positional arguments `floats` are inputs too: as
+    constants they would make a program for each value."""
     if tracing.active():
         return f(*args, **kwargs)
     leaves, tree = trees.flatten((args, kwargs))
-    places = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
-    arrays = [np.asarray(leaves[i]) for i in places]
+    sizes = [trees.structure(a).num_leaves for a in args]
+    open_to = [n in floats for n, size in enumerate(sizes) for _ in range(size)]
+    open_to += [False] * (len(leaves) - len(open_to))
+    places = [
+        i
+        for i, (x, numbers) in enumerate(zip(leaves, open_to, strict=True))
+        if is_array(x) or (numbers and type(x) in (float, complex))
+    ]
+    arrays = [concrete(leaves[i]) for i in places]
 
     def flat(*inputs: Array) -> Any:
         full = list(leaves)
@@ -121,7 +129,8 @@ def concretely(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return f(*inner_args, **inner_kwargs)
 
     flat.__name__ = name_of(f)
-    staged = stage(flat, [Type(a.dtype, a.shape) for a in arrays])
+    types = [Type(a.dtype, a.shape) for a in arrays]
+    staged = stage(flat, types, python=[number_type(leaves[i]) for i in places])
     return staged.rebuild(_runner[0](staged.graph, arrays))
 
 

@@ -44,8 +44,8 @@ from tilewright.staging import (
     is_array,
     name_of,
     number_type,
+    run,
     stage,
-    with_arrays,
 )
 from tilewright.tracing import Array, asarray
 
@@ -95,12 +95,10 @@ class Chosen:
         return trees.unflatten(self.tree, leaves)
 
 
-def _differentiated(argnums: ArgNums, args: Sequence[Any]) -> list[Any]:
-    """The arguments, with Python floats among the chosen ones as arrays: a program for each value
-    would be made of constants."""
-    numbers = (argnums,) if isinstance(argnums, int) else argnums
-    chosen = {n % len(args) for n in numbers if -len(args) <= n < len(args)}
-    return [with_arrays(a) if i in chosen else a for i, a in enumerate(args)]
+def _numbers(argnums: ArgNums, args: Sequence[Any]) -> list[int]:
+    """The chosen arguments as non-negative numbers."""
+    several = (argnums,) if isinstance(argnums, int) else argnums
+    return [n % len(args) for n in several if -len(args) <= n < len(args)]
 
 
 def _argument(f: Function, number: int, args: Sequence[Any]) -> int:
@@ -234,7 +232,7 @@ def jvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any], has_aux: b
         result = staged.out(outs), staged.out(full)
         return (*result, staged.aux(outs)) if has_aux else result
 
-    return concretely(traced, with_arrays(tuple(primals)), tuple(tangents))
+    return run(_named(traced, f), (tuple(primals), tuple(tangents)), {}, floats=(0,))
 
 
 def _directions(chosen: Chosen, tangents: Sequence[Any]) -> list[Any]:
@@ -318,7 +316,7 @@ def _linearized(f: Function, primals: Sequence[Any], has_aux: bool) -> tuple[Any
         box[:] = [linear, chosen.tree, chosen.labels, staged]
         return staged.out(outs), staged.aux(outs), [wrap(n) for n in needed]
 
-    out, aux, residuals = concretely(_named(traced, f), *with_arrays(primals))
+    out, aux, residuals = run(_named(traced, f), primals, {}, range(len(primals)))
     return out, aux, residuals, *box
 
 
@@ -412,7 +410,7 @@ def value_and_grad(
 
     @functools.wraps(f)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return concretely(_named(traced, f), *_differentiated(argnums, args), **kwargs)
+        return run(_named(traced, f), args, kwargs, _numbers(argnums, args))
 
     return call
 
@@ -487,7 +485,7 @@ def _jacobian(
 
     @functools.wraps(f)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return concretely(_named(traced, f), *_differentiated(argnums, args), **kwargs)
+        return run(_named(traced, f), args, kwargs, _numbers(argnums, args))
 
     return call
 
