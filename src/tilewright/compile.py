@@ -188,6 +188,8 @@ class Compiled:
         if self._static:
             call, leaves = tracing.bind(self._f, args, kwargs, self._static)
             return leaves, call
+        if not kwargs and all(type(a) is np.ndarray for a in args):
+            return list(args), tuple([(a.dtype, a.shape) for a in args])  # no tree to walk
         leaves, structure = trees.flatten((args, kwargs))
         return leaves, (structure, tuple(map(_kind, leaves)))
 
