@@ -182,7 +182,11 @@ class Op:
         return None
 
     def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Any:
-        """For opaque ops: the statement (of the Loops language) that fills `outs`."""
+        """For opaque ops: the statement (of the Loops language) that fills `outs`.
+
+        Working memory whose size depends on the shapes is `Alloc`ed, with scope `temp`, in the
+        outermost block: it gets planned memory. Small buffers may be anywhere.
+        """
         raise NotImplementedError
 
     @property

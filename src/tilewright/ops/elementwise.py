@@ -57,6 +57,9 @@ class Elementwise(Op):
     def name(self) -> str:
         return self.row.scalar.name
 
+    def __repr__(self) -> str:
+        return self.name
+
     def attributes(self) -> list[str]:
         return []
 

@@ -142,8 +142,7 @@ def qr(q: Buffer, r: Buffer, a: Buffer) -> Stmt:
     """
     m, n = a.shape[-2:]
     k = r.shape[-2]
-    work = Buffer("work", a.dtype, (m, n), "stack")
-    taus = Buffer("tau", a.dtype, (k,), "stack")
+    work, taus = Buffer("work", a.dtype, (m, n)), Buffer("tau", a.dtype, (k,))
     total, beta, tau = (Cell(name, a.dtype) for name in ("total", "beta", "factor"))
     W = Matrix(work)
 
@@ -184,7 +183,7 @@ def qr(q: Buffer, r: Buffer, a: Buffer) -> Stmt:
             return [*reflector(j), over(plus(j, 1), n, lambda c: reflect_column(W, j, c))]
 
         return [
-            Alloc(work), Alloc(taus), total.memory, beta.memory, tau.memory,
+            total.memory, beta.memory, tau.memory,
             W.fill(lambda i, j: A[i, j]),
             over(0, k, triangularise),
             R.fill(lambda i, j: select(apply("le", i, j), W[i, j], zero)),
@@ -192,7 +191,7 @@ def qr(q: Buffer, r: Buffer, a: Buffer) -> Stmt:
             over(0, k, lambda j: [over(0, k, lambda c: reflect_column(Q, j, c))], down=True),
         ]  # fmt: skip
 
-    return each_matrix(a, body)
+    return block(Alloc(work), Alloc(taus), each_matrix(a, body))
 
 
 # -- Jacobi ------------------------------------------------------------------------------------
@@ -268,7 +267,7 @@ def eigh(w: Buffer, v: Buffer, a: Buffer) -> Stmt:
     """Cyclic Jacobi (8.5.3) on the matrix whose lower triangle is a's. Elements below an eighth of
     the precision of the matrix's norm count as zero."""
     n = static(a.shape[-1])
-    work = Buffer("work", a.dtype, (n, n), "stack")
+    work = Buffer("work", a.dtype, (n, n))
     W, rotation = Matrix(work), Rotation(a)
     total, poison = Cell("total", a.dtype), Cell("poison", a.dtype)
     changed, sweep = Cell("changed"), Cell("sweep")
@@ -293,7 +292,7 @@ def eigh(w: Buffer, v: Buffer, a: Buffer) -> Stmt:
             return [over(0, n, lambda j: [total.add(W[i, j] * W[i, j])])]
 
         return [
-            Alloc(work), total.memory, poison.memory, changed.memory, sweep.memory,
+            total.memory, poison.memory, changed.memory, sweep.memory,
             *rotation.memory,
             W.fill(lambda i, j: select(apply("le", j, i), A[i, j], A[j, i])),
             _identity(V),
@@ -307,7 +306,7 @@ def eigh(w: Buffer, v: Buffer, a: Buffer) -> Stmt:
             _sort_columns(values, "smallest", [V]),
         ]  # fmt: skip
 
-    return each_matrix(a, body)
+    return block(Alloc(work), each_matrix(a, body))
 
 
 def svd(u: Buffer, s: Buffer, vt: Buffer, a: Buffer) -> Stmt:

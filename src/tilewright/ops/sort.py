@@ -92,9 +92,8 @@ class Sort(Op):
         copies += [
             store(out, at(end), x[at(source)]) for out, x in zip(outs[1:], args[1:], strict=True)
         ]
-        return nested(
-            tuple(others.values()), block(*row.memory, fill, row.sort(), loop(end, *copies))
-        )
+        sort_rows = nested(tuple(others.values()), block(fill, row.sort(), loop(end, *copies)))
+        return block(*row.memory, sort_rows)
 
     @classmethod
     def examples(cls) -> list[Example]:
@@ -135,8 +134,8 @@ class Row:
 
     def __init__(self, n: int, like: Buffer, with_order: bool, descending: bool) -> None:
         self.n, self.descending = n, descending
-        self.keys = Buffer("keys", like.dtype, (2 * n,), "stack")
-        self.order = Buffer("order", dtypes.int64, (2 * n,), "stack") if with_order else None
+        self.keys = Buffer("keys", like.dtype, (2 * n,))
+        self.order = Buffer("order", dtypes.int64, (2 * n,)) if with_order else None
         memory = [b for b in (self.keys, self.order) if b is not None]
         self.memory: list[Stmt] = [Alloc(b) for b in memory]
         self.merges = max(0, (-(-n // RUN) - 1).bit_length())

@@ -284,10 +284,15 @@ class _Builder:
         types = n.type if isinstance(n.type, tuple) else (n.type,)
         out_buffers = [Buffer(f"out{k}", t.dtype, t.shape) for k, t in enumerate(types)]
         arg_buffers = [Buffer(f"x{k}", a.type.dtype, a.type.shape) for k, a in enumerate(n.args)]
-        body = n.op.loops(out_buffers, *arg_buffers)
-        function = Function(self.unique(n.op.name), (*out_buffers, *arg_buffers), block(body))
+        body, scratch = _scratch(n.op.loops(out_buffers, *arg_buffers))
+        params = (*out_buffers, *arg_buffers, *scratch)
+        function = Function(self.unique(n.op.name), params, body)
         self.add(split_function(function))
-        return [Call(function.name, tuple(p.ref for p in (*outs, *args)), None)]
+        offsets = [self.arena.take(b.nbytes) for b in scratch]
+        places = [*outs, *args, *map(self.slot, offsets)]
+        for offset in offsets:
+            self.arena.drop(offset)
+        return [Call(function.name, tuple(p.ref for p in places), None)]
 
     def copy(self, of: Type, source: Place, target: Place) -> list[Stmt]:
         """target[...] = source[...], as a kernel like any other."""
@@ -381,6 +386,14 @@ class Canonical(Namer):
             name = self._names[id(thing)] = f"v{len(self._keep)}"
             self._keep.append(thing)
         return name
+
+
+def _scratch(body: Stmt) -> tuple[Block, list[Buffer]]:
+    """A hand-written nest without the `temp` buffers its outermost block declares, and these: they
+    may be too large for the stack, so they become parameters and live in the arena."""
+    inner = body.statements if isinstance(body, Block) else (body,)
+    large = [s for s in inner if isinstance(s, Alloc) and s.buffer.scope == "temp"]
+    return Block(tuple(s for s in inner if s not in large)), [s.buffer for s in large]
 
 
 def _own_outputs(graph: Graph) -> Graph:
