@@ -142,7 +142,7 @@ class Array(Operators, Value):
         """The node this handle stands for now."""
         scope = self._scope
         if scope is not None and not scope.open:
-            raise EscapedTracer(repr(self), scope.name, self._node.source)
+            raise EscapedTracer(repr(self), scope.name)
         base = self._base
         if base is not None and base._version != self._seen:
             self._node = subscript.follow(self._path, base.node)

@@ -142,7 +142,7 @@ def _misfit(value: Any, hint: Any) -> str:
     if any_shape is not None and not isinstance(StandIn(scalar, cls), any_shape):
         return f"its element type is {value.dtype}"
     names = _bindings()
-    return f"its shape does not, where {names}" if names else "its shape does not"
+    return f"its shape contradicts {names}" if names else "it has another shape"
 
 
 def _bindings() -> str:

@@ -112,10 +112,9 @@ class EscapedTracer(TilewrightError, RuntimeError):
     Way out: return the value from the function.
     """
 
-    def __init__(self, value: str, function: str, born: Source | None) -> None:
-        where = f" at {born.file}:{born.line}" if born else ""
+    def __init__(self, value: str, function: str) -> None:
         super().__init__(
-            f"{value}, made while tracing `{function}`{where}, is used after that trace has ended",
+            f"{value}, made while tracing `{function}`, is used after that trace has ended",
             f"Return the value from `{function}` instead of keeping it in a global, an attribute or"
             " a closure.",
         )
@@ -474,8 +473,9 @@ class ScheduleError(TilewrightError, ValueError):
     """
 
     def __init__(self, step: str, axis: str, extent: Any, reason: str) -> None:
+        size = f" of extent {extent}" if extent not in ("", "unknown") else ""
         super().__init__(
-            f"{step} cannot be applied to axis {axis} of extent {extent}: {reason}",
+            f"{step} cannot be applied{f' to axis {axis}' if axis else ''}{size}: {reason}",
             "f.lower(...).kernels prints the axes and their extents.",
         )
 
@@ -487,10 +487,9 @@ class OutOfMemory(TilewrightError, MemoryError):
     Way out: smaller blocks (`tw.map`, `tw.scan`), `tw.checkpoint`, a narrower dtype.
     """
 
-    def __init__(self, needed: int, available: int | None, largest: str) -> None:
-        limit = "" if available is None else f", and {_bytes(available)} are available"
+    def __init__(self, needed: int) -> None:
         super().__init__(
-            f"the program needs {_bytes(needed)}{limit}; its largest array is {largest}",
+            f"the program needs {_bytes(needed)} in one block, which the machine does not have",
             "Work in blocks (tw.map, tw.scan), recompute with tw.checkpoint, or use a narrower"
             " dtype.",
         )

@@ -1,0 +1,658 @@
+"""The catalogue of errors: each mistake, made through the public interface, and its full text.
+
+A case is a function that makes the mistake; its docstring is the message. `HERE` and `BORN` stand
+for the file and the lines marked so in the case, `AT` for the part of the message that points to
+the line `HERE`. Texts are compared word by word, so docstrings may be wrapped.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from jaxtyping import Float
+
+import tilewright as tw
+from tilewright import errors, graph, trees
+from tilewright.errors import TilewrightError
+from tilewright.graph import Graph, Type, new_input
+from tilewright.ops import elementwise
+from tilewright.tracing import closed
+from tilewright.transforms.schedule import Schedule, Split
+
+X = np.ones(3, np.float32)
+CASES: list[tuple[type[TilewrightError], type[Exception], Callable[[], Any]]] = []
+
+
+def case(error: type[TilewrightError], builtin: type[Exception]) -> Callable[..., Any]:
+    """List a mistake: the class it raises and the built-in error that class is."""
+
+    def listed(mistake: Callable[[], Any]) -> Callable[[], Any]:
+        CASES.append((error, builtin, mistake))
+        return mistake
+
+    return listed
+
+
+def expected(mistake: Callable[[], Any]) -> str:
+    """The message in the docstring, with the marked lines filled in."""
+    lines, first = inspect.getsourcelines(mistake)
+    text = inspect.getdoc(mistake) or ""
+    for number, line in enumerate(lines, first):
+        if line.endswith("# BORN\n"):
+            text = text.replace("BORN", f"{Path(__file__).name}:{number}")
+        if line.endswith("# HERE\n"):
+            around = [d for d in lines[: number - first] if re.match(r" *def ", d)]
+            inner = [d for d in around if indent(d) < indent(line)]
+            name = inner[-1].split("def ")[1].split("(")[0]
+            at = f'File "{__file__}", line {number}, in {name} {line.strip()}'
+            text = text.replace("HERE", f"{Path(__file__).name}:{number}").replace("AT", at)
+    return " ".join(text.split())
+
+
+def indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+# -- traced values as Python values ------------------------------------------------------------
+
+
+@case(errors.TracedBool, TypeError)
+def branching_on_a_value() -> None:
+    """
+    the truth value of Array(bool, traced at BORN) is not known while tracing
+    AT
+    Choose between values with np.where(test, a, b) and between computations with tw.cond; loop
+    with tw.while_loop; combine tests with & and |. If the test is about an option, make that
+    argument static.
+    """
+
+    def f(x: Any) -> Any:
+        positive = x.sum() > 0  # BORN
+        if positive:  # HERE
+            return x
+        return -x
+
+    tw.compile(f)(X)
+
+
+@case(errors.TracedNumber, TypeError)
+def float_of_a_value() -> None:
+    """
+    Array(f32, traced at BORN) cannot become a Python float: its value is not known while
+    tracing
+    AT
+    Stay in NumPy: np.sin instead of math.sin, x.astype(dtype) instead of float(x), tw.fori_loop
+    instead of range. If the number decides a shape or an option, make the argument it comes
+    from static.
+    """
+
+    def f(x: Any) -> Any:
+        total = x.sum()  # BORN
+        return float(total)  # HERE
+
+    tw.compile(f)(X)
+
+
+@case(errors.TracedNumber, TypeError)
+def int_of_a_value() -> None:
+    """
+    Array(i64, traced at BORN) cannot become a Python int: its value is not known while tracing
+    AT
+    Stay in NumPy: np.sin instead of math.sin, x.astype(dtype) instead of float(x), tw.fori_loop
+    instead of range. If the number decides a shape or an option, make the argument it comes
+    from static.
+    """
+
+    def f(n: Any) -> Any:  # BORN
+        return [0] * int(n)  # HERE
+
+    tw.compile(f)(3)
+
+
+@case(errors.TracedNumber, TypeError)
+def range_of_a_value() -> None:
+    """
+    Array(i64, traced at BORN) cannot become an index, an extent or a count: its value is not
+    known while tracing
+    AT
+    Stay in NumPy: np.sin instead of math.sin, x.astype(dtype) instead of float(x), tw.fori_loop
+    instead of range. If the number decides a shape or an option, make the argument it comes
+    from static.
+    """
+
+    def f(n: Any) -> Any:  # BORN
+        return sum(range(n))  # HERE
+
+    tw.compile(f)(3)
+
+
+@case(errors.TracedConversion, TypeError)
+def array_of_values() -> None:
+    """
+    Array(f32, traced at HERE) cannot become an ordinary NumPy array: its elements are not known
+    while tracing
+    AT
+    Use x itself for np.asarray(x), x.copy() for np.array(x), np.stack for np.array([x, y]). To
+    fill an array with traced values make it with tw.numpy.zeros(shape) or np.zeros_like(x).
+    Functions outside NumPy (SciPy, math) have equivalents in tw.numpy and tw.nn.
+    """
+
+    def f(x: Any) -> Any:
+        return np.array([x[0], x[1]])  # HERE
+
+    tw.compile(f)(X)
+
+
+@case(errors.EscapedTracer, RuntimeError)
+def a_value_kept_in_a_list() -> None:
+    """
+    Array(f32[3], traced at BORN), made while tracing `keep`, is used after that trace has ended
+    AT
+    Return the value from `keep` instead of keeping it in a global, an attribute or a closure.
+    """
+    kept = []
+
+    def keep(x: Any) -> Any:
+        kept.append(x * 2)  # BORN
+        return x
+
+    def use(x: Any) -> Any:
+        return x + kept[0]  # HERE
+
+    tw.compile(keep)(X)
+    tw.compile(use)(X)
+
+
+@case(errors.DynamicShape, ValueError)
+def length_of_a_selection() -> None:
+    """
+    Selection(f32 elements of Array(f32[3], traced at BORN) under a mask) has a shape that
+    depends on values, which are not known while tracing
+    AT
+    Keep the full shape and choose with np.where(mask, x, other), reduce the selection
+    (x[mask].sum(), .mean(), .max()), or make what decides the shape static.
+    """
+
+    def f(x: Any) -> Any:
+        y = x * 2  # BORN
+        return len(y[y > 0])  # HERE
+
+    tw.compile(f)(X)
+
+
+# -- arguments ---------------------------------------------------------------------------------
+
+
+@case(errors.NotAnArray, TypeError)
+def a_string_argument() -> None:
+    """
+    `options['mode']` is a str, not an array or a number: 'relu'
+    AT
+    Pass arrays, numbers, or tuples, lists, dicts and dataclasses of them. Make options static:
+    tw.compile(f, static=...).
+    """
+
+    def f(x: Any, options: Any) -> Any:
+        return x
+
+    tw.compile(f)(X, {"mode": "relu"})  # HERE
+
+
+@case(errors.UnsupportedDType, TypeError)
+def an_object_array() -> None:
+    """
+    `x` has elements of type object (often a ragged nested list), which cannot be compiled
+    AT
+    Convert it first: bool, (u)int8 to 64, float16/32/64, bfloat16 and complex64/128 are
+    supported.
+    """
+
+    def f(x: Any) -> Any:
+        return x
+
+    tw.compile(f)(np.array([None, 1]))  # HERE
+
+
+@case(errors.UnsupportedDType, TypeError)
+def an_array_of_strings() -> None:
+    """
+    `x` has elements of type <U1, which cannot be compiled
+    AT
+    Convert it first: bool, (u)int8 to 64, float16/32/64, bfloat16 and complex64/128 are
+    supported.
+    """
+
+    def f(x: Any) -> Any:
+        return x
+
+    tw.compile(f)(np.array(["a"]))  # HERE
+
+
+@case(errors.UnhashableStatic, TypeError)
+def a_static_list() -> None:
+    """
+    the static argument `shape` is a list, which is not hashable: [3, 1]
+    AT
+    Static arguments are part of the cache key: pass a tuple instead of a list, a frozen
+    dataclass instead of a dict.
+    """
+
+    def f(x: Any, shape: Any) -> Any:
+        return x.reshape(shape)
+
+    tw.compile(f, static=("shape",))(X, [3, 1])  # HERE
+
+
+@case(errors.TreeMismatch, ValueError)
+def mapping_over_different_trees() -> None:
+    """
+    two trees differ in structure:     {'w': *}     {'b': *}
+    AT
+    Both must be the same containers with the same keys and lengths.
+    """
+
+    def add(a: Any, b: Any) -> Any:
+        return a + b
+
+    trees.map(add, {"w": X}, {"b": X})  # HERE
+
+
+@case(errors.ContractViolation, TypeError)
+def two_sizes_for_one_axis() -> None:
+    """
+    `w` is f64[4,5], which does not fit Float[ndarray, "d k"]: its shape contradicts n=2, d=3
+    AT
+    Pass what the annotation says, or correct the annotation.
+    """
+
+    def f(x: Float[np.ndarray, "n d"], w: Float[np.ndarray, "d k"]) -> Float[np.ndarray, "n k"]:
+        return x @ w
+
+    tw.compile(f)(np.ones((2, 3)), np.ones((4, 5)))  # HERE
+
+
+# -- operations --------------------------------------------------------------------------------
+
+
+@case(errors.ShapeMismatch, ValueError)
+def adding_shapes_that_do_not_fit() -> None:
+    """
+    add: operands cannot be broadcast together: shapes (3,) and (2, 4)
+    AT
+    Broadcasting aligns shapes at the right; extents must be equal or 1. Add axes with x[:,
+    None] or reshape.
+    """
+
+    def f(x: Any, y: Any) -> Any:
+        return x + y  # HERE
+
+    tw.compile(f)(X, np.ones((2, 4), np.float32))
+
+
+@case(errors.DTypeMismatch, TypeError)
+def inverting_floats() -> None:
+    """
+    np.invert does not exist for (float32)
+    AT
+    Convert an operand with x.astype(dtype).
+    """
+
+    def f(x: Any) -> Any:
+        return ~x  # HERE
+
+    tw.compile(f)(X)
+
+
+@case(errors.DTypeMismatch, TypeError)
+def adding_floats_into_integers() -> None:
+    """
+    in-place add: cannot cast the float64 result to the array's int64
+    AT
+    Make a new array (x = x + y), or convert first: x = x.astype(float64).
+    """
+
+    def f(x: Any) -> Any:
+        y = x.copy()
+        y += 0.5  # HERE
+        return y
+
+    tw.compile(f)(np.arange(3))
+
+
+@case(errors.IntegerRange, OverflowError)
+def a_number_too_large_for_bytes() -> None:
+    """
+    Python integer 300 out of bounds for uint8
+    AT
+    A Python number adopts the array's type: convert the array with x.astype(...) first.
+    """
+
+    def f(x: Any) -> Any:
+        return x + 300  # HERE
+
+    tw.compile(f)(np.ones(3, np.uint8))
+
+
+@case(errors.UnsupportedFunction, TypeError)
+def saving_inside() -> None:
+    """
+    np.savetxt is not supported on traced arrays
+    AT
+    Instead: returning the array and saving it outside.
+    """
+
+    def f(x: Any) -> Any:
+        np.savetxt("x.txt", x)  # HERE
+        return x
+
+    tw.compile(f)(X)
+
+
+@case(errors.UnsupportedFunction, TypeError)
+def reduceat() -> None:
+    """
+    np.add.reduceat is not supported on traced arrays
+    AT
+    Instead: np.add.reduce or a tw.scan.
+    """
+
+    def f(x: Any) -> Any:
+        return np.add.reduceat(x, [0, 2])  # HERE
+
+    tw.compile(f)(X)
+
+
+@case(errors.BadIndex, IndexError)
+def an_index_past_the_end() -> None:
+    """
+    index 3 is out of bounds for an axis of extent 3, indexing an array of shape (3,)
+    AT
+    Index with integers, slices, `...`, None, integer arrays or boolean masks within the shape.
+    """
+
+    def f(x: Any) -> Any:
+        return x[3]  # HERE
+
+    tw.compile(f)(X)
+
+
+@case(errors.Unsized, TypeError)
+def length_of_a_scalar() -> None:
+    """
+    Array(f32, traced at BORN) has no axes: it has no length and cannot be iterated over
+    AT
+    Use np.atleast_1d(x) for an axis of extent 1.
+    """
+
+    def f(x: Any) -> Any:
+        total = x.sum()  # BORN
+        return len(total)  # HERE
+
+    tw.compile(f)(X)
+
+
+# -- writes ------------------------------------------------------------------------------------
+
+
+@case(errors.ArgumentWrite, ValueError)
+def writing_to_an_argument() -> None:
+    """
+    Array(f32[3], traced at BORN) is the argument `values`: writing to it would change the
+    caller's array
+    AT
+    Write to a copy (values = values.copy()), or make a new array: values =
+    values.at[index].set(value).
+    """
+
+    def f(values: Any) -> Any:  # BORN
+        values[0] = 1  # HERE
+        return values
+
+    tw.compile(f)(X)
+
+
+@case(errors.CapturedWrite, ValueError)
+def writing_to_an_array_of_the_function_around() -> None:
+    """
+    Array(f32[3], traced at BORN) belongs to the function around `body` and cannot be written to
+    inside it
+    AT
+    Pass the array to `body` (in a loop, as part of the carry) and return the new one.
+    """
+
+    def f(x: Any) -> Any:  # BORN
+        total = x.copy()
+
+        def body(y: Any) -> Any:
+            total[0] = y[0]  # HERE
+            return y
+
+        return closed(body, [Type(x.dtype, x.shape)])
+
+    tw.compile(f)(X)
+
+
+@case(errors.ViewWrite, ValueError)
+def writing_to_a_broadcast_view() -> None:
+    """
+    Array(f32[2,3], traced at BORN) is a read-only view made by broadcasting
+    AT
+    Write to a copy (y = y.copy()), or make a new array: y = y.at[index].set(value).
+    """
+
+    def f(x: Any) -> Any:
+        y = np.broadcast_to(x.copy(), (2, 3))  # BORN
+        y[0] = 1  # HERE
+        return y
+
+    tw.compile(f)(X)
+
+
+@case(errors.UntracedWrite, TypeError)
+def filling_an_ordinary_array() -> None:
+    """
+    Array(f32, traced at HERE) cannot be written into an ordinary NumPy array, which exists only
+    while tracing
+    AT
+    Make the array with tw.numpy.zeros(shape) or np.zeros_like(x), which can hold traced values,
+    instead of np.zeros(shape).
+    """
+
+    def f(x: Any) -> Any:
+        y = np.zeros(3)
+        y[0] = x[0]  # HERE
+        return y
+
+    tw.compile(f)(X)
+
+
+# -- derivatives and control flow --------------------------------------------------------------
+
+
+@case(errors.MissingRule, TypeError)
+def a_function_without_a_derivative() -> None:
+    """
+    digamma has no derivative rule
+    AT
+    Give the function a rule of its own with tw.custom_vjp or tw.custom_jvp, or cut the
+    derivative with tw.stop_gradient.
+    """
+
+    def f(x: Any) -> Any:
+        return elementwise.digamma(x)  # HERE
+
+    tw.grad(f)(np.float64(1.5))
+
+
+@case(errors.NotDifferentiable, TypeError)
+def the_gradient_at_an_integer() -> None:
+    """
+    grad needs real or complex inputs, but `n` has dtype int64
+    AT
+    Convert it (n.astype(float)), or choose other arguments with argnums=.
+    """
+
+    def f(n: Any) -> Any:
+        return n * 2.0
+
+    tw.grad(f)(np.int64(3))  # HERE
+
+
+@case(errors.NoReverseMode, TypeError)
+def the_gradient_of_a_while_loop() -> None:
+    """
+    while_loop has no reverse-mode derivative: the number of steps is not known before it runs
+    AT
+    Use tw.scan, or tw.fori_loop with Python numbers as bounds; or forward mode: tw.jvp,
+    tw.jacfwd.
+    """
+
+    def f(x: Any) -> Any:
+        return tw.while_loop(lambda y: y < 10, lambda y: y * x, x)  # HERE
+
+    tw.grad(f)(np.float64(2.0))
+
+
+@case(errors.NoForwardMode, TypeError)
+def forward_through_a_reverse_rule() -> None:
+    """
+    `f` has a custom_vjp rule, which says nothing about forward mode
+    AT
+    Define the rule with tw.custom_jvp, which serves both modes, or use tw.vjp, tw.grad or
+    tw.jacrev.
+    """
+
+    @tw.custom_vjp
+    def f(x: Any) -> Any:
+        return x * 2
+
+    f.defvjp(lambda x: (f(x), None), lambda residual, ct: (ct * 2,))
+    tw.jvp(f, (np.float64(1.0),), (np.float64(1.0),))  # HERE
+
+
+@case(errors.CarryMismatch, TypeError)
+def a_carry_that_changes_its_type() -> None:
+    """
+    the body of scan was given `carry` as f32 and returned it as f64
+    AT
+    The carry keeps its shapes and dtypes from step to step: convert the result
+    (.astype(float32)), or start with a value of the type the body returns.
+    """
+
+    def body(carry: Any, x: Any) -> Any:
+        return carry + x, None
+
+    tw.scan(body, np.float32(0), np.arange(3.0))  # HERE
+
+
+@case(errors.BranchMismatch, TypeError)
+def branches_that_differ() -> None:
+    """
+    the branches give results of different types: result is f32 from sum and f32[3] from same
+    AT
+    All branches must return the same shapes and dtypes: convert (.astype) or broadcast where
+    they differ.
+    """
+
+    def same(x: Any) -> Any:
+        return x
+
+    def f(x: Any) -> Any:
+        return tw.cond(x[0] > 0, same, np.sum, x)  # HERE
+
+    tw.compile(f)(X)
+
+
+# -- compiling and running ---------------------------------------------------------------------
+
+
+@case(errors.ScheduleError, ValueError)
+def splitting_an_axis_that_is_not_there() -> None:
+    """
+    Split(row, 8) cannot be applied to axis row: the kernel has i
+    AT
+    f.lower(...).kernels prints the axes and their extents.
+    """
+
+    def f(x: Any) -> Any:
+        return x + 1
+
+    tw.compile(f, scheduler=lambda kernel: Schedule((Split("row", 8),)))(X)  # HERE
+
+
+@case(errors.OutOfMemory, MemoryError)
+def a_table_larger_than_any_memory() -> None:
+    """
+    the program needs 2097152.0 GiB in one block, which the machine does not have
+    AT
+    Work in blocks (tw.map, tw.scan), recompute with tw.checkpoint, or use a narrower dtype.
+    """
+
+    def f(x: Any) -> Any:
+        return x[:, None] + x
+
+    tw.compile(f)(np.broadcast_to(np.float64(1), (1 << 24,)))  # HERE
+
+
+@case(errors.InternalError, TilewrightError)
+def a_graph_that_reads_what_is_not_its_own() -> None:
+    """
+    graph g reads x, which is not its input
+    AT
+    """
+    foreign = new_input("x", Type(X.dtype, X.shape))
+    graph.verify(Graph("g", (), (foreign,)))  # HERE
+
+
+# -- the catalogue -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin", "mistake"), CASES, ids=[mistake.__name__ for _, _, mistake in CASES]
+)
+def test_full_text(
+    error: type[TilewrightError], builtin: type[Exception], mistake: Callable[[], Any]
+) -> None:
+    with pytest.raises(builtin) as caught:
+        mistake()
+    assert type(caught.value) is error
+    assert " ".join(str(caught.value).split()) == expected(mistake)
+
+
+def test_every_error_has_a_case() -> None:
+    defined = {
+        e for e in vars(errors).values()
+        if isinstance(e, type) and issubclass(e, TilewrightError) and e is not TilewrightError
+    }  # fmt: skip
+    assert defined == {error for error, _, _ in CASES}
+
+
+@pytest.mark.parametrize("error", [*{e: None for e, _, _ in CASES}, errors.Recompilation])
+def test_every_error_says_what_fails_and_the_way_out(error: type[Exception]) -> None:
+    assert "Fails:" in (error.__doc__ or "")
+    assert "Way out:" in (error.__doc__ or "")
+
+
+def test_lines_of_messages_stay_readable() -> None:
+    for _, _, mistake in CASES:
+        with pytest.raises(TilewrightError) as caught:
+            mistake()
+        advice = caught.value.way_out.splitlines()
+        assert all(len(line) <= 110 for line in advice), mistake.__name__
+
+
+def test_a_note_on_recompilation() -> None:
+    note = errors.Recompilation("f", "x", "f32[3]", "f32[4]")
+    assert isinstance(note, Warning)
+    first, *_, last = str(note).splitlines()
+    assert first == "`f` is compiled again: `x` was f32[3] and is f32[4]"
+    assert last == (
+        "Pass arrays of few distinct shapes and dtypes, or name the changing axis:"
+        ' tw.compile(f, dynamic=("n",)).'
+    )
