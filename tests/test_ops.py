@@ -6,9 +6,9 @@ from functools import cache
 
 import numpy as np
 import pytest
-import tilewright as tw
 
 import laws
+import tilewright as tw
 from tilewright import dtypes
 from tilewright.ops import catalogue, indexing, sort
 from tilewright.ops.samples import Example
