@@ -398,7 +398,7 @@ FUNCTIONS: Final[dict[Any, Callable[..., Any]]] = {
     numpys: ours
     for module in _MODULES
     for ours in vars(module).values()
-    for numpys in getattr(ours, "implements", ())
+    for numpys in getattr(ours, "stands_for", ())
 }
 """NumPy function -> its meaning on traced arrays. Ufuncs that are a row of the elementwise table
 are not listed; ufuncs made of others (matmul, divmod, float_power, ...) are."""

@@ -289,7 +289,7 @@ def diagflat(v: ArrayLike, k: int = 0) -> Array:
     return el.select(_band(n, n, k, el.eq), columns, columns.zeros_like())
 
 
-@implements(np.diagonal, np.linalg.diagonal)
+@implements(np.diagonal)
 def diagonal(a: ArrayLike, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Array:
     """The offset-th diagonal of two axes, as the last axis of the result.
 
@@ -315,7 +315,7 @@ def diagonal(a: ArrayLike, offset: int = 0, axis1: int = 0, axis2: int = 1) -> A
     return Slice((0,) * (lead + 1), flat.shape, (*one, length + 1))(flat)
 
 
-@implements(np.trace, np.linalg.trace)
+@implements(np.trace)
 def trace(a: ArrayLike, offset: int = 0, axis1: int = 0, axis2: int = 1,
           dtype: DTypeLike = None, out: None = None) -> Array:  # fmt: skip
     """The sum of a diagonal."""

@@ -16,7 +16,8 @@ import numpy as np
 from tilewright import dtypes
 from tilewright.errors import DTypeMismatch, ShapeMismatch, UnsupportedFunction
 from tilewright.expr import static
-from tilewright.numpy.creation import diagonal, eye, trace
+from tilewright.numpy import creation
+from tilewright.numpy.creation import eye
 from tilewright.numpy.pointwise import where
 from tilewright.numpy.products import matmul, tensordot, vecdot
 from tilewright.numpy.products import vector_cross as cross
@@ -81,6 +82,18 @@ def matrix(name: str, a: ArrayLike, square: bool = True) -> Array:
     return x
 
 
+@implements(np.linalg.diagonal)
+def diagonal(x: ArrayLike, /, *, offset: int = 0) -> Array:
+    """The offset-th diagonals of the last two axes."""
+    return creation.diagonal(asarray(x), offset, -2, -1)
+
+
+@implements(np.linalg.trace)
+def trace(x: ArrayLike, /, *, offset: int = 0, dtype: Any = None) -> Array:
+    """The sums of `diagonal`."""
+    return creation.trace(asarray(x), offset, -2, -1, dtype)
+
+
 # -- solving -----------------------------------------------------------------------------------
 
 
@@ -116,7 +129,7 @@ def _sign_and_diagonal(name: str, a: ArrayLike) -> tuple[Array, Array]:
     lu, pivots, _ = LU()(x)
     exchanged = sum(astype(pivots != np.arange(static(x.shape[-1])), dtypes.int64), -1)
     sign = astype(1 - 2 * (exchanged % 2), x.dtype)
-    return sign, diagonal(lu, 0, -2, -1)
+    return sign, diagonal(lu)
 
 
 @implements(np.linalg.det)

@@ -56,7 +56,7 @@ def implements(*functions: Any) -> Callable[[F], F]:
             result = settled(functions[0].__name__, build(*args, **kwargs), args)
             return result if out is None else into(out, result, functions[0].__name__)
 
-        call.implements = functions
+        call.stands_for = functions
         return call
 
     return decorate
@@ -73,7 +73,7 @@ def creates(*functions: Any) -> Callable[[F], F]:
                 return settled(functions[0].__name__, build(*args, **kwargs), args)
             return functions[0](*args, **kwargs)
 
-        call.implements = functions
+        call.stands_for = functions
         return call
 
     return decorate
@@ -194,7 +194,7 @@ def sized(function: Any, **defaults: Any) -> Callable[[F], F]:
                 )
             return function(*args, **kwargs)
 
-        call.implements = (function,)
+        call.stands_for = (function,)
         return call
 
     return decorate

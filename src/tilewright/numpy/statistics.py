@@ -26,12 +26,12 @@ from tilewright.numpy.protocol import (
     traced,
 )
 from tilewright.numpy.reductions import count_nonzero, keeping, max, mean, min, sum
-from tilewright.numpy.searching import searchsorted, sort, take_along_axis
+from tilewright.numpy.searching import searchsorted, sort
 from tilewright.numpy.shaping import ravel
 from tilewright.ops import elementwise as el
-from tilewright.ops.indexing import Scatter
+from tilewright.ops.indexing import Gather, Scatter, take_along
 from tilewright.ops.shape import Reshape
-from tilewright.tracing import Array, asarray, astype, broadcast_to
+from tilewright.tracing import Array, asarray, astype
 
 ArrayLike = Any
 
@@ -95,7 +95,7 @@ def _at(x: Array, n: int, q: Any, dtype: Any, method: str, skip_nan: bool) -> Ar
     )
     below = np.floor(at)
     weight = astype(at - below, dtype)
-    index = broadcast_to(astype(below, dtypes.int64), x.shape[:-1])
+    index = astype(below, dtypes.int64)
     low, high = (_pick(x, i, dtype) for i in (index, np.minimum(index + 1, n - 1)))
     # NumPy's _lerp: from whichever end is nearer, so that weight 1 gives the end exactly.
     rise = high - low
@@ -108,8 +108,11 @@ def _at(x: Array, n: int, q: Any, dtype: Any, method: str, skip_nan: bool) -> Ar
 
 
 def _pick(x: Array, index: Array, dtype: Any) -> Array:
+    """At each line of the last axis its element at `index`, one for all or one for each."""
+    if index.ndim == 0:
+        return astype(Gather((x.ndim - 1,))(x, index), dtype)
     at = Reshape((*index.shape, 1))(index)
-    return astype(take_along_axis(x, at, -1)[..., 0], dtype)
+    return astype(take_along(x, at, x.ndim - 1)[..., 0], dtype)
 
 
 @implements(np.quantile)
