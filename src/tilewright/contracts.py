@@ -122,6 +122,8 @@ def _check_union(value: Any, options: Sequence[Any], label: str) -> None:
     arrays = [o for o in options if _is_array_hint(o)]
     if not (hasattr(value, "shape") and hasattr(value, "dtype")):
         return
+    if getattr(value, "python", None) in options:  # it stands for a Python number
+        return
     reasons = [_misfit(value, option) for option in arrays]
     if arrays and all(reasons):
         spelled = " | ".join(map(_spelled, arrays))
