@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 import time
 from collections.abc import Callable
@@ -239,7 +240,7 @@ def test_copies_are_no_views() -> None:
     def f(x: Any) -> Any:
         x = x.copy()
         turned, flat, cast = x.T.reshape(-1), x.flatten(), x.astype(x.dtype)
-        same_values = np.copy(x)
+        same_values = copy.deepcopy(np.copy(x))
         x[0] = 100
         turned[0] = -1
         flat[0] = -2

@@ -387,7 +387,13 @@ class Array(Operators, Value):
 
     def copy(self, order: str = "C") -> Array:
         """An array of its own with the same elements: it may be written to."""
-        return Array(self.node)
+        return Array(self.node, python=self._python)
+
+    def __copy__(self) -> Array:
+        return self.copy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Array:
+        return self.copy()
 
     def flatten(self, order: str = "C") -> Array:
         """A copy as one axis."""
