@@ -86,7 +86,7 @@ class Cumulative(Op):
         if self.kind == "prod":
             carry, enter = x, before
         elif self.kind == "logsumexp":
-            carry, enter = el.exp(before - out), el.exp(x - out)
+            carry, enter = (el.exp(el.difference(part, out)) for part in (before, x))
         else:
             wins = el.gt if self.kind == "max" else el.lt
             half = type(x).where(el.eq(x, before), x.full_like(0.5), x.zeros_like())

@@ -349,12 +349,23 @@ power: Elementwise = elementwise(
     np.power, _power_by_base, _power_by_exponent,
     arity=2, kinds="iufc", cost=40, domain=(0.3, 2.5),
 )  # fmt: skip
+
+
+def difference(part: Any, whole: Any) -> Any:
+    """part - whole, and 0 where both are the same infinity."""
+    return select(eq(part, whole), part.zeros_like(), part - whole)
+
+
 logaddexp: Elementwise = elementwise(
-    np.logaddexp, lambda t, y, a, b: t * exp(a - y), lambda t, y, a, b: t * exp(b - y),
+    np.logaddexp,
+    lambda t, y, a, b: t * exp(difference(a, y)),
+    lambda t, y, a, b: t * exp(difference(b, y)),
     arity=2, kinds="f", cost=40,
 )  # fmt: skip
 logaddexp2: Elementwise = elementwise(
-    np.logaddexp2, lambda t, y, a, b: t * exp2(a - y), lambda t, y, a, b: t * exp2(b - y),
+    np.logaddexp2,
+    lambda t, y, a, b: t * exp2(difference(a, y)),
+    lambda t, y, a, b: t * exp2(difference(b, y)),
     arity=2, kinds="f", cost=40,
 )  # fmt: skip
 
