@@ -20,7 +20,6 @@ from tilewright.expr import (
     Buffer,
     Expr,
     Load,
-    as_index,
     is_static,
     product,
     static,
@@ -30,7 +29,7 @@ from tilewright.expr import (
 from tilewright.graph import Graph, Input, Node, Pick, users
 from tilewright.kernel import Assign, Kernel
 from tilewright.ops.elementwise import Elementwise
-from tilewright.ops.shape import Broadcast, Cast, Concatenate, Pad, Reshape, Slice, Transpose, Flip
+from tilewright.ops.shape import Broadcast, Cast, Concatenate, Flip, Pad, Reshape, Slice, Transpose
 from tilewright.transforms.index_rules import simplify
 from tilewright.transforms.lowering import Lowering, axes_for, position
 
@@ -83,7 +82,9 @@ def keep(graph: Graph) -> dict[Node, str]:
         elif is_opaque(n):
             forced[n] = f"{n.op.name} is opaque"
         elif isinstance(n.op, Pick) or any(is_opaque(u) for u in readers[n]):
-            forced[n] = f"{readers[n][0].op.name if readers[n] else 'an opaque op'} reads it from memory"
+            forced[n] = (
+                f"{readers[n][0].op.name if readers[n] else 'an opaque op'} reads it from memory"
+            )
     reach = _reach(nodes, readers, forced)
     kept: dict[Node, str] = {}
     weight: dict[Node, int] = {}
@@ -99,7 +100,9 @@ def keep(graph: Graph) -> dict[Node, str]:
     return kept
 
 
-def _reason(n: Node, weight: int, size: int, sinks: int, rereads: int, reduced: bool, readers: list[Node]) -> str | None:
+def _reason(
+    n: Node, weight: int, size: int, sinks: int, rereads: int, reduced: bool, readers: list[Node]
+) -> str | None:
     if n.op.fusion in ("reduction", "contraction"):
         if sinks > 1:
             return "several readers would each reduce again"
@@ -120,10 +123,16 @@ def _reason(n: Node, weight: int, size: int, sinks: int, rereads: int, reduced: 
 
 
 def _contracted(readers: Sequence[Node]) -> bool:
-    return any(u.op.fusion == "contraction" or isinstance(u.op, (Reshape, Transpose, Broadcast, Slice, Pad)) for u in readers)
+    return any(
+        u.op.fusion == "contraction"
+        or isinstance(u.op, (Reshape, Transpose, Broadcast, Slice, Pad))
+        for u in readers
+    )
 
 
-def _reach(nodes: list[Node], readers: dict[Node, list[Node]], forced: dict[Node, str]) -> dict[Node, tuple[int, int, bool]]:
+def _reach(
+    nodes: list[Node], readers: dict[Node, list[Node]], forced: dict[Node, str]
+) -> dict[Node, tuple[int, int, bool]]:
     """For each node: how many sinks evaluate it, how often one re-reads it, and whether through a
     reduction. Assumes everything that is not forced into memory is inlined."""
     sinks: dict[Node, frozenset[tuple[Node, ...]]] = {}
@@ -176,7 +185,10 @@ Step = Group | Node
 
 
 def group(
-    graph: Graph, kept: dict[Node, str], buffers: dict[Node, Buffer], results: dict[Node, list[Buffer]]
+    graph: Graph,
+    kept: dict[Node, str],
+    buffers: dict[Node, Buffer],
+    results: dict[Node, list[Buffer]],
 ) -> list[Step]:
     """Lower every kept node and put those that share rows into one group, in execution order."""
     lowering = Lowering(buffers)
@@ -217,7 +229,9 @@ def _assigns(n: Node, buffer: Buffer, lowering: Lowering) -> tuple[tuple[Axis, .
     return axes, [Assign(buffer, position(axes), (), value)]
 
 
-def _home(steps: list[Step], made_by: dict[Buffer, int], axes: tuple[Axis, ...], assigns: list[Assign]) -> int | None:
+def _home(
+    steps: list[Step], made_by: dict[Buffer, int], axes: tuple[Axis, ...], assigns: list[Assign]
+) -> int | None:
     """The group the assignments can join: all they read is made there or before."""
     if len(assigns) != 1 or not axes:
         return None
@@ -234,7 +248,9 @@ def _home(steps: list[Step], made_by: dict[Buffer, int], axes: tuple[Axis, ...],
     return None
 
 
-def _fits(g: Group, axes: tuple[Axis, ...], assign: Assign, loads: list[Load], reads_it: bool) -> bool:
+def _fits(
+    g: Group, axes: tuple[Axis, ...], assign: Assign, loads: list[Load], reads_it: bool
+) -> bool:
     r = _common_rows(g, axes, loads)
     if r == 0:
         return False
@@ -309,7 +325,7 @@ def finish(g: Group, name: str, needed: frozenset[Buffer]) -> Kernel:
     forwarded: dict[Buffer, Expr] = {}
     for a in g.body:
         value = _localise(a.value, rows, local, forwarded)
-        if not a.axes and a.index == position_of(a, g):
+        if a.index[:r] == rows and all(x.extent == 1 for x in a.axes):  # one element per row
             forwarded[a.buffer] = value
             if a.buffer in needed:
                 body.append(Assign(a.buffer, a.index, (), value))
@@ -322,27 +338,24 @@ def finish(g: Group, name: str, needed: frozenset[Buffer]) -> Kernel:
             local[b] = Buffer(b.name, b.dtype, b.shape[r:], "stack")
         body.append(Assign(local[a.buffer], a.index[r:], a.axes, value))
     axes = tuple(a for a in g.rows if a.extent != 1)
-    body = [Assign(a.buffer, a.index, tuple(x for x in a.axes if x.extent != 1), a.value) for a in body]
+    body = [
+        Assign(a.buffer, a.index, tuple(x for x in a.axes if x.extent != 1), a.value) for a in body
+    ]
     sources = tuple(dict.fromkeys(n.source for n in g.nodes if n.source is not None))
     return Kernel(name, axes, tuple(body), sources)
 
 
-def position_of(a: Assign, g: Group) -> tuple[Expr, ...]:
-    """The index of a value that has one element per row."""
-    return position(g.rows) if len(a.index) == len(g.rows) else (as_index(-1),)
-
-
-def _localise(root: Expr, rows: tuple[Expr, ...], local: dict[Buffer, Buffer], forwarded: dict[Buffer, Expr]) -> Expr:
+def _localise(
+    root: Expr, rows: tuple[Expr, ...], local: dict[Buffer, Buffer], forwarded: dict[Buffer, Expr]
+) -> Expr:
     """Loads of the group's own values: from their row's stack buffer, or the value itself."""
     env: dict[Expr, Expr] = {}
     for e in walk(root):
         if not isinstance(e, Load):
             continue
-        if e.buffer in forwarded and e.index == rows:
+        if e.buffer in forwarded and e.index[: len(rows)] == rows:
             env[e] = forwarded[e.buffer]
         elif e.buffer in local:
             index = substitute(e.index[len(rows) :], env)
             env[e] = Load(local[e.buffer], tuple(index), e.guard)
     return substitute([root], env)[0]
-
-

@@ -26,6 +26,7 @@ from tilewright.expr import (
     is_static,
     literal,
     static,
+    substitute,
     walk,
 )
 
@@ -115,7 +116,10 @@ class Ranges:
                 return (min(ends), max(ends))
             case Index("//", (a, Lit(n))):
                 low, high = self._known[a]
-                return (low // int(n) if abs(low) < INF else low, high // int(n) if abs(high) < INF else high)
+                return (
+                    low // int(n) if abs(low) < INF else low,
+                    high // int(n) if abs(high) < INF else high,
+                )
             case Index("%", (a, Lit(n))):
                 low, high = self._known[a]
                 return (low, high) if 0 <= low and high < int(n) else (0, int(n) - 1)
@@ -129,9 +133,15 @@ class Ranges:
 
 
 def simplify(roots: Sequence[Expr]) -> list[Expr]:
-    """The expressions with simpler positions and guards; unchanged ones stay the same objects."""
+    """The expressions with simpler positions and guards; unchanged ones stay the same objects.
+
+    Reductions lose their axes of one point: reduce[k:1](x[k]) is x[0].
+    """
     ranges = Ranges()
     done: dict[Expr, Expr] = {}
+    summed = [a for e in walk(*roots) if isinstance(e, Reduce) for a in e.axes]
+    points: dict[Expr, Expr] = {a: as_index(0) for a in summed if a.extent == 1}
+    roots = substitute(roots, points) if points else roots
     for e in walk(*roots):
         new = tuple(done[c] for c in e.children)
         same = all(a is b for a, b in zip(new, e.children, strict=True))
@@ -143,8 +153,11 @@ def simplify(roots: Sequence[Expr]) -> list[Expr]:
                 done[e] = _apply(rebuilt, ranges)
             case Load(buffer, idx, Lit(True)):
                 done[e] = Load(buffer, idx, None)
-            case Reduce():
-                done[e] = rebuilt
+            case Reduce(kind, axes, body):
+                longer = tuple(a for a in axes if a.extent != 1)
+                done[e] = (
+                    rebuilt if longer == axes else Reduce(kind, longer, body) if longer else body
+                )
             case _:
                 done[e] = rebuilt
     return [done[r] for r in roots]
@@ -177,14 +190,20 @@ def _sum(form: Affine) -> Expr:
                 quotient = index("//", x, as_index(int(n)))
                 parts = affine(quotient)
                 # x // n may itself have been simplified to a sum: every part must be there.
-                if terms.get(t) == c and parts.terms and all(terms.get(p) == q * c * int(n) for p, q in parts.terms):
+                if (
+                    terms.get(t) == c
+                    and parts.terms
+                    and all(terms.get(p) == q * c * int(n) for p, q in parts.terms)
+                ):
                     del terms[t]
                     for p, _ in parts.terms:
                         del terms[p]
                     whole = affine(x)
                     for p, q in whole.terms:
                         terms[p] = terms.get(p, 0) + q * c
-                    form = Affine((), form.constant + whole.constant * c - parts.constant * c * int(n))
+                    form = Affine(
+                        (), form.constant + whole.constant * c - parts.constant * c * int(n)
+                    )
     return Affine(tuple((t, c) for t, c in terms.items() if c), form.constant).expr()
 
 
@@ -210,7 +229,11 @@ def _floordiv(x: Expr, n: int, ranges: Ranges) -> Expr:
             inner_quotient = _mod(_floordiv(y, n, ranges), int(m) // n, ranges)
         case _:
             inner_quotient = index("//", *_shrunk(inner, n, ranges))
-    return index("+", quotient.expr(), inner_quotient) if quotient.terms or quotient.constant else inner_quotient
+    return (
+        index("+", quotient.expr(), inner_quotient)
+        if quotient.terms or quotient.constant
+        else inner_quotient
+    )
 
 
 def _shrunk(x: Expr, n: int, ranges: Ranges) -> tuple[Expr, Expr]:
@@ -218,15 +241,22 @@ def _shrunk(x: Expr, n: int, ranges: Ranges) -> tuple[Expr, Expr]:
     form = affine(x)
     factors = [abs(c) for _, c in form.terms]
     g = math.gcd(n, *factors) if factors else 1
-    for t, c in form.terms:  # a remainder below the other factors may be dropped: (i*4 + r)//8 with r < 4
+    for (
+        t,
+        c,
+    ) in form.terms:  # a remainder below the other factors may be dropped: (i*4 + r)//8 with r < 4
         others = [abs(k) for s, k in form.terms if s is not t]
         h = math.gcd(n, *others) if others else 1
         low, high = ranges(Affine(((t, c),), form.constant % h if h else 0).expr())
         if h > 1 and 0 <= low and high < h:
-            kept = Affine(tuple((s, k // h) for s, k in form.terms if s is not t), form.constant // h)
+            kept = Affine(
+                tuple((s, k // h) for s, k in form.terms if s is not t), form.constant // h
+            )
             return kept.expr(), as_index(n // h)
     if g > 1:
-        return Affine(tuple((t, c // g) for t, c in form.terms), form.constant // g).expr(), as_index(n // g)
+        return Affine(
+            tuple((t, c // g) for t, c in form.terms), form.constant // g
+        ).expr(), as_index(n // g)
     return x, as_index(n)
 
 
