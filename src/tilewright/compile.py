@@ -23,7 +23,7 @@ import numpy as np
 from tilewright import graph as graphs
 from tilewright import kernel as kernels
 from tilewright import loops, tracing, trees
-from tilewright.codegen import llvm
+from tilewright.codegen import c_source, llvm
 from tilewright.errors import Recompilation
 from tilewright.graph import Graph
 from tilewright.options import Options, show, shown
@@ -109,7 +109,9 @@ _programs: Final = Programs()
 def run_graph(graph: Graph, arrays: Sequence[Any]) -> list[Any]:
     """Compile a graph, or find its program, and run it on arrays."""
     program = _programs.get(graph, None, Options.default())
-    inputs = [prepared(np.asarray(a), n.type.dtype) for a, n in zip(arrays, graph.inputs, strict=True)]
+    inputs = [
+        prepared(np.asarray(a), n.type.dtype) for a, n in zip(arrays, graph.inputs, strict=True)
+    ]
     captured = [prepared(a, a.dtype) for a in program.captured(graph)]
     return [_result(o) for o in program.executable(inputs, captured)]
 
@@ -211,7 +213,10 @@ class Compiled:
         last = next(reversed(self._entries.values())).call
         name = tracing.name_of(self._f)
         if last.structure != call.structure:
-            show("cache", Recompilation(name, "arguments", repr(last.structure), repr(call.structure)))
+            show(
+                "cache",
+                Recompilation(name, "arguments", repr(last.structure), repr(call.structure)),
+            )
             return
         for label, a, b in zip(call.labels, last.arguments, call.arguments, strict=True):
             if a != b:
@@ -332,5 +337,3 @@ def compile(
     if f is None:
         return functools.partial(Compiled, static=static, scheduler=scheduler, options=options)
     return Compiled(f, static, scheduler, options)
-
-

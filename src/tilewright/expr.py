@@ -502,10 +502,14 @@ def _adopt(a: Operand, b: Operand) -> tuple[Expr, Expr]:
 
 
 def _binary(index_op: str | None, scalar_op: str | None, a: Operand, b: Operand) -> Expr:
-    positions = all(isinstance(x, int) or isinstance(x, Lit) and x.dtype == dtypes.int64 for x in (a, b))
+    positions = all(
+        isinstance(x, int) or (isinstance(x, Lit) and x.dtype == dtypes.int64) for x in (a, b)
+    )
     if index_op and (is_index(a) or is_index(b) or positions):
         a, b = _adopt(a, b)
-        return index("+", a, index("*", b, as_index(-1))) if index_op == "-" else index(index_op, a, b)
+        return (
+            index("+", a, index("*", b, as_index(-1))) if index_op == "-" else index(index_op, a, b)
+        )
     a, b = _adopt(a, b)
     if scalar_op is None:
         if a.type == dtypes.int64:  # a loaded position used as an index
@@ -597,7 +601,11 @@ def substitute(roots: Sequence[Expr], env: Mapping[Expr, Expr]) -> list[Expr]:
     for e in topological(roots, lambda e: () if e in env else e.children):
         if e not in done:
             new = tuple(done[c] for c in e.children)
-            done[e] = e if all(a is b for a, b in zip(new, e.children, strict=True)) else e.with_children(new)
+            done[e] = (
+                e
+                if all(a is b for a, b in zip(new, e.children, strict=True))
+                else e.with_children(new)
+            )
     return [done[r] for r in roots]
 
 
@@ -675,10 +683,15 @@ def show(root: Expr, names: Namer | None = None, known: Mapping[Expr, str] | Non
             case Apply(op, args, dtype):
                 level = _PRECEDENCE.get(op.symbol or "", 0)
                 if op.name in ("cast", "bitcast"):
-                    call = dtypes.short(dtype) if op.name == "cast" else f"bits_{dtypes.short(dtype)}"
+                    call = (
+                        dtypes.short(dtype) if op.name == "cast" else f"bits_{dtypes.short(dtype)}"
+                    )
                     text[e] = (f"{call}({text[args[0]][0]})", 9)
                 elif level and len(args) == 2:
-                    text[e] = (f"{wrapped(args[0], level)} {op.symbol} {wrapped(args[1], level + 1)}", level)
+                    text[e] = (
+                        f"{wrapped(args[0], level)} {op.symbol} {wrapped(args[1], level + 1)}",
+                        level,
+                    )
                 else:
                     text[e] = (f"{op.name}({', '.join(text[a][0] for a in args)})", 9)
             case _:
@@ -718,9 +731,13 @@ def verify(*roots: Expr) -> None:
             case Apply(op, args, dtype):
                 kinds = [a.type for a in args]
                 if op.name in ("eq", "ne", "lt", "le"):
-                    _require(kinds[0] == kinds[1] and dtype == dtypes.bool_, e, "equal operand types")
+                    _require(
+                        kinds[0] == kinds[1] and dtype == dtypes.bool_, e, "equal operand types"
+                    )
                 elif op.name in ("select", "rare"):
-                    _require(kinds[0] == dtypes.bool_ and kinds[1] == kinds[2] == dtype, e, "bool, T, T")
+                    _require(
+                        kinds[0] == dtypes.bool_ and kinds[1] == kinds[2] == dtype, e, "bool, T, T"
+                    )
                 elif op.name == "bitcast":
                     _require(kinds[0].itemsize == dtype.itemsize, e, "equal widths")
                 elif op.name not in ("cast", "popcount") and op.machine:
@@ -766,9 +783,20 @@ def evaluate(
             case Index(op, (a, b)):
                 value[e] = INDEX_OPS[op](value[a], value[b])
             case Load(buffer, idx, guard):
-                value[e] = _gather(buffers[buffer], [value[i] for i in idx], None if guard is None else value[guard])
+                value[e] = _gather(
+                    buffers[buffer],
+                    [value[i] for i in idx],
+                    None if guard is None else value[guard],
+                )
             case Reduce(kind, over, body):
-                value[e] = _reduce(kind, value[body], [position[a] for a in over], [static(a.extent) for a in over], len(axes), body.type)
+                value[e] = _reduce(
+                    kind,
+                    value[body],
+                    [position[a] for a in over],
+                    [static(a.extent) for a in over],
+                    len(axes),
+                    body.type,
+                )
             case Apply(op, args, dtype):
                 with np.errstate(all="ignore"):
                     value[e] = apply_scalar(op, [value[a] for a in args], dtype)
@@ -776,7 +804,9 @@ def evaluate(
                 raise InternalError(f"no value for {show(e)}")
     out = []
     for r in roots:
-        full = np.broadcast_to(value[r], [static(a.extent) for a in space] + [1] * (len(axes) - len(space)))
+        full = np.broadcast_to(
+            value[r], [static(a.extent) for a in space] + [1] * (len(axes) - len(space))
+        )
         out.append(full.reshape([static(a.extent) for a in space]).copy())
     return out
 
@@ -794,7 +824,9 @@ def _gather(array: Any, idx: list[Any], guard: Any) -> Any:
     return found if guard is None else np.where(guard, found, np.zeros((), array.dtype))
 
 
-def _reduce(kind: str, body: Any, dims: list[int], extents: list[int], rank: int, dtype: DType) -> Any:
+def _reduce(
+    kind: str, body: Any, dims: list[int], extents: list[int], rank: int, dtype: DType
+) -> Any:
     combine, identity = REDUCTIONS[kind]
     body = np.asarray(body)
     body = body.reshape((1,) * (rank - body.ndim) + body.shape)

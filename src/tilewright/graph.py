@@ -101,8 +101,6 @@ class View:
         return self._at(tuple(idx), guard)
 
 
-
-
 Place = Callable[[tuple[Expr, ...]], tuple[Expr, ...]]
 Element = Callable[[tuple[Expr, ...]], Expr]
 Piece = tuple[tuple[Extent, ...], Place, Element]
@@ -147,7 +145,10 @@ class Op:
             raise NotImplementedError
         if not self.multilinear:
             full = [a.zeros_like() if t is None else t for t, a in zip(tangents, args, strict=True)]
-            mixed = [t if i in self.linear_in else a for i, (t, a) in enumerate(zip(full, args, strict=True))]
+            mixed = [
+                t if i in self.linear_in else a
+                for i, (t, a) in enumerate(zip(full, args, strict=True))
+            ]
             return self(*mixed)
         total = None
         for i in self.linear_in:

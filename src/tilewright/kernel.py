@@ -91,7 +91,11 @@ def show(kernel: Kernel, names: Namer | None = None) -> str:
     """The kernel as text; sub-expressions that are used more than once get a line of their own."""
     names = names or Namer()
     reads = ", ".join(names(b) for b in kernel.reads)
-    outs = ", ".join(f"{names(b)}: {show_type(b.dtype, b.shape)}" for b in kernel.writes if b not in kernel.locals)
+    outs = ", ".join(
+        f"{names(b)}: {show_type(b.dtype, b.shape)}"
+        for b in kernel.writes
+        if b not in kernel.locals
+    )
     axes = " ".join(f"{names(a)}:{show_extent(a.extent)}" for a in kernel.axes)
     lines = [f"kernel {kernel.name}({reads}) -> {outs}" + (f"    axes {axes}" if axes else "")]
     for a in kernel.body:
@@ -118,7 +122,11 @@ def _shared(root: Expr) -> list[Expr]:
     bound = {a for e in nodes if isinstance(e, Reduce) for a in e.axes}
     free = expr.free_axes([root])
     big = (expr.Apply, Reduce)
-    return [e for e in nodes if uses.get(e, 0) > 1 and isinstance(e, big) and not free[e] & bound and len(walk(e)) > 4]
+    return [
+        e
+        for e in nodes
+        if uses.get(e, 0) > 1 and isinstance(e, big) and not free[e] & bound and len(walk(e)) > 4
+    ]
 
 
 def verify(kernel: Kernel) -> None:
@@ -130,7 +138,9 @@ def verify(kernel: Kernel) -> None:
         free = expr.free_axes([*a.index, a.value])
         for e in (*a.index, a.value):
             if free[e] - scope:
-                raise InternalError(f"{expr.show(e)} uses axes outside {kernel.name}\n{show(kernel)}")
+                raise InternalError(
+                    f"{expr.show(e)} uses axes outside {kernel.name}\n{show(kernel)}"
+                )
         if a.value.type != a.buffer.dtype:
             raise InternalError(f"{a.buffer!r} is assigned a {a.value.type}\n{show(kernel)}")
         later = {b.buffer for b in kernel.body} - written

@@ -267,7 +267,10 @@ def _show(s: Stmt, depth: int, names: Namer, lines: list[str]) -> None:
             op = {"sum": "+=", "prod": "*="}.get(kind, f"{kind}=")
             lines.append(f"{pad}{_place(buffer, index, names)} {op} {show(value, names)}")
         case Alloc(buffer):
-            lines.append(f"{pad}alloc {names(buffer)}: {buffer!r}".replace(f": {buffer.name}:", ":") + f" in {buffer.scope}")
+            lines.append(
+                f"{pad}alloc {names(buffer)}: {buffer!r}".replace(f": {buffer.name}:", ":")
+                + f" in {buffer.scope}"
+            )
         case Sync(scope):
             lines.append(f"{pad}sync {scope}")
         case Call(function, args):
@@ -307,7 +310,7 @@ def _verify(s: Stmt, known: frozenset[Any], where: Function) -> frozenset[Any]:
             for t in inner:
                 inside = _verify(t, inside, where)
         case For(axis, body, kind, lanes):
-            fits = kind == "vector" and lanes >= static(axis.extent) or lanes == 1
+            fits = (kind == "vector" and lanes >= static(axis.extent)) or lanes == 1
             if kind not in KINDS or not fits:
                 raise InternalError(f"bad loop {kind} over {axis!r} in {lanes} lanes")
             _verify(body, known | {axis}, where)
@@ -342,7 +345,9 @@ def run(program: Program, arrays: Sequence[Any]) -> None:
         _run(program.entry.body, {}, memory, functions)
 
 
-def _run(s: Stmt, env: dict[Expr, Any], memory: dict[Buffer, Any], functions: Mapping[str, Function]) -> None:
+def _run(
+    s: Stmt, env: dict[Expr, Any], memory: dict[Buffer, Any], functions: Mapping[str, Function]
+) -> None:
     def value(e: Expr) -> Any:
         return _scalar(e, env, memory)
 
@@ -351,7 +356,9 @@ def _run(s: Stmt, env: dict[Expr, Any], memory: dict[Buffer, Any], functions: Ma
             for t in inner:
                 _run(t, env, memory, functions)
         case For(axis, body):
-            for i in range(int(value(axis.extent)) if isinstance(axis.extent, Expr) else axis.extent):
+            for i in range(
+                int(value(axis.extent)) if isinstance(axis.extent, Expr) else axis.extent
+            ):
                 env[axis] = np.int64(i)
                 _run(body, env, memory, functions)
         case While(condition, body):
@@ -435,5 +442,3 @@ def _needed(e: Expr, done: Mapping[Expr, Any]) -> tuple[Expr, ...]:
         condition, then, otherwise = e.args
         return (condition,) if condition not in done else (then if done[condition] else otherwise,)
     return e.children
-
-

@@ -196,7 +196,7 @@ def solve_triangular(a: ArrayLike, b: ArrayLike, trans: Any = 0, lower: bool = F
     lead = np.broadcast_shapes(x.shape[:-2], columns.shape[:-2])
     x = broadcast_to(x, (*lead, *x.shape[-2:]))
     columns = broadcast_to(columns, (*lead, *columns.shape[-2:]))
-    out = TriangularSolve(lower, trans in (1, 2, "T", "C"), unit_diagonal)(x, columns)
+    out = TriangularSolve(not lower, trans in (1, 2, "T", "C"), unit_diagonal)(x, columns)
     return out[..., 0] if columns.ndim > y.ndim else out
 
 
@@ -207,14 +207,17 @@ def _one_type(a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:
     return astype(x, of), astype(y, of)
 
 
-@staged
 def cho_factor(a: ArrayLike, lower: bool = False, overwrite_a: bool = False,
                check_finite: bool = True) -> tuple[Array, bool]:  # fmt: skip
     """The Cholesky factor for `cho_solve`, and which triangle it is."""
-    return numpy_linalg.cholesky(inexact(a), upper=not lower), lower
+    return _cholesky(a, not lower), lower
 
 
 @staged
+def _cholesky(a: ArrayLike, upper: bool) -> Array:
+    return numpy_linalg.cholesky(inexact(a), upper=upper)
+
+
 def cho_solve(c_and_lower: tuple[ArrayLike, bool], b: ArrayLike, overwrite_b: bool = False,
               check_finite: bool = True) -> Array:  # fmt: skip
     """x with a x = b, given the Cholesky factor of a."""

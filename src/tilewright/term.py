@@ -43,7 +43,9 @@ class TermMeta(type):
         if found is not None:
             return found
         if len(args) != len(cls._fields):
-            raise TypeError(f"{cls.__name__} takes the fields {cls._fields}, got {len(args)} values")
+            raise TypeError(
+                f"{cls.__name__} takes the fields {cls._fields}, got {len(args)} values"
+            )
         term = object.__new__(cls)
         for field, value in zip(cls._fields, args, strict=True):
             object.__setattr__(term, field, value)

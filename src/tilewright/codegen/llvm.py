@@ -306,7 +306,9 @@ class FunctionPrinter(Emitter):
         lanes = 1
         if fixed and fixed[-1] is self.vector:
             lanes, fixed = self.lanes, fixed[:-1]
-        at = tuple(static(i) if isinstance(i, Lit) else self._not_a_register(buffer, i) for i in fixed)
+        at = tuple(
+            static(i) if isinstance(i, Lit) else self._not_a_register(buffer, i) for i in fixed
+        )
         key = (buffer, at)
         if key not in self.slots:
             name = self.fresh("reg")
@@ -336,20 +338,26 @@ class FunctionPrinter(Emitter):
         x = self.known_value(e)
         if buffer.scope == "registers":
             name, lanes = self.slot(buffer, index)
-            acc = self.value(f"load {llvm_type(buffer.dtype, lanes)}, ptr {name}", buffer.dtype, lanes)
+            acc = self.value(
+                f"load {llvm_type(buffer.dtype, lanes)}, ptr {name}", buffer.dtype, lanes
+            )
             if lanes > 1:
                 new = self.masked(self.combine(kind, acc, self.splat(x, lanes)), acc)
             else:
                 if x.lanes == 1 and self.vector is not None:
                     x = self.splat(x, self.lanes)
                 if x.lanes > 1:
-                    x = self.across(kind, self.masked(x, self.splat(self._identity(kind, x.dtype), x.lanes)))
+                    x = self.across(
+                        kind, self.masked(x, self.splat(self._identity(kind, x.dtype), x.lanes))
+                    )
                 new = self.combine(kind, acc, x)
             self.emit(f"store {new}, ptr {name}")
         else:
             old = self.read(buffer, index, None)
             lanes = max(old.lanes, x.lanes)
-            self.write(buffer, index, self.combine(kind, self.splat(old, lanes), self.splat(x, lanes)))
+            self.write(
+                buffer, index, self.combine(kind, self.splat(old, lanes), self.splat(x, lanes))
+            )
         self.forget(frozenset((buffer,)))
 
     def fused_product(self, buffer: Buffer, index: tuple[Expr, ...], e: Expr) -> bool:
@@ -373,7 +381,9 @@ class FunctionPrinter(Emitter):
         """`new` in the lanes inside the vector axis's extent, `old` in the padding."""
         if self.extent == self.lanes:
             return new
-        return self.value(f"select <{self.lanes} x i1> {self.lane_mask()}, {new}, {old}", new.dtype, new.lanes)
+        return self.value(
+            f"select <{self.lanes} x i1> {self.lane_mask()}, {new}, {old}", new.dtype, new.lanes
+        )
 
     def lane_mask(self) -> str:
         if self.extent == self.lanes:
@@ -391,11 +401,15 @@ class FunctionPrinter(Emitter):
             found = self.known.get(key)
             if found is None:
                 at = self.value_of(rest)
-                found = self.value(f"getelementptr {element}, ptr {base}, i64 {at.text}", dtypes.int64, 1)
+                found = self.value(
+                    f"getelementptr {element}, ptr {base}, i64 {at.text}", dtypes.int64, 1
+                )
                 self.remember(key, found)
             base = found.text
         if form.constant:
-            base = self.value(f"getelementptr {element}, ptr {base}, i64 {form.constant}", dtypes.int64, 1).text
+            base = self.value(
+                f"getelementptr {element}, ptr {base}, i64 {form.constant}", dtypes.int64, 1
+            ).text
         return base
 
     def position(self, buffer: Buffer, index: Sequence[Expr]) -> tuple[Expr, int | None]:
@@ -424,7 +438,11 @@ class FunctionPrinter(Emitter):
             where = self.address(buffer, offset)
             if guard is not None:
                 where = self.value(f"select {guard}, ptr {where}, ptr {ZERO}", dtypes.int64, 1).text
-            return self.from_memory(Operand(self.value(f"load {element}, ptr {where}, align {align}", dtype, 1).text, dtype))
+            return self.from_memory(
+                Operand(
+                    self.value(f"load {element}, ptr {where}, align {align}", dtype, 1).text, dtype
+                )
+            )
         lanes = self.lanes
         wide = vector_type(element, lanes)
         full = self.extent == lanes and guard is None
@@ -449,7 +467,12 @@ class FunctionPrinter(Emitter):
     def _masked_load(self, wide: str, where: str, align: int, mask: str, dtype: DType) -> Operand:
         lanes = self.lanes
         args = f"ptr align {align} {where}, <{lanes} x i1> {mask}, {wide} zeroinitializer"
-        call = self.intrinsic(f"llvm.masked.load.{self._mangled(dtype)}.p0", wide, args, f"ptr, <{lanes} x i1>, {wide}")
+        call = self.intrinsic(
+            f"llvm.masked.load.{self._mangled(dtype)}.p0",
+            wide,
+            args,
+            f"ptr, <{lanes} x i1>, {wide}",
+        )
         return self.value(call, dtype, lanes)
 
     def _mangled(self, dtype: DType) -> str:
@@ -457,7 +480,11 @@ class FunctionPrinter(Emitter):
 
     def reversed(self, wide: str, x: str) -> str:
         order = ", ".join(f"i32 {i}" for i in reversed(range(self.lanes)))
-        return self.value(f"shufflevector {wide} {x}, {wide} poison, <{self.lanes} x i32> <{order}>", dtypes.int64, 1).text
+        return self.value(
+            f"shufflevector {wide} {x}, {wide} poison, <{self.lanes} x i32> <{order}>",
+            dtypes.int64,
+            1,
+        ).text
 
     def guarded_mask(self, guard: Operand | None) -> str:
         """The lanes to touch: inside the extent, and where the guard holds."""
@@ -486,7 +513,9 @@ class FunctionPrinter(Emitter):
         align = dtype.itemsize
         if dtypes.is_bool(dtype):
             byte = vector_type("i8", x.lanes)
-            x = Operand(self.value(f"zext {x} to {byte}", dtype, x.lanes).text, dtypes.uint8, x.lanes)
+            x = Operand(
+                self.value(f"zext {x} to {byte}", dtype, x.lanes).text, dtypes.uint8, x.lanes
+            )
         if step == 0:
             self.emit(f"store {x}, ptr {self.address(buffer, offset)}, align {align}")
             return
@@ -503,7 +532,14 @@ class FunctionPrinter(Emitter):
             where = f"{kind} align {align} {self.addresses(buffer, offset, step)}"
             mangled = f"{self._mangled(dtype)}.v{self.lanes}p0"
         args = f"{x}, {where}, <{self.lanes} x i1> {mask}"
-        self.emit(self.intrinsic(f"llvm.masked.{name}.{mangled}", "void", args, f"{wide}, {kind}, <{self.lanes} x i1>"))
+        self.emit(
+            self.intrinsic(
+                f"llvm.masked.{name}.{mangled}",
+                "void",
+                args,
+                f"{wide}, {kind}, <{self.lanes} x i1>",
+            )
+        )
 
     def from_memory(self, x: Operand) -> Operand:
         if not dtypes.is_bool(x.dtype):
@@ -561,7 +597,9 @@ class FunctionPrinter(Emitter):
             case Load(buffer, index, guard):
                 if buffer.scope == "registers":
                     name, lanes = self.slot(buffer, index)
-                    return self.value(f"load {llvm_type(buffer.dtype, lanes)}, ptr {name}", buffer.dtype, lanes)
+                    return self.value(
+                        f"load {llvm_type(buffer.dtype, lanes)}, ptr {name}", buffer.dtype, lanes
+                    )
                 return self.read(buffer, index, None if guard is None else self.known_value(guard))
             case Index(op, args):
                 return self.index(op, [self.known_value(a) for a in args], args[1])
@@ -582,10 +620,16 @@ class FunctionPrinter(Emitter):
     def index(self, op: str, operands: list[Operand], divisor: Expr) -> Operand:
         a, b = self.aligned(operands)
         if op in ("+", "*"):
-            return self.value(f"{'add' if op == '+' else 'mul'} {a}, {b.text}", dtypes.int64, a.lanes)
+            return self.value(
+                f"{'add' if op == '+' else 'mul'} {a}, {b.text}", dtypes.int64, a.lanes
+            )
         if op in ("min", "max"):
             name = f"llvm.s{op}.{suffix(dtypes.int64, a.lanes)}"
-            return self.value(self.intrinsic(name, a.type, f"{a}, {b}", f"{a.type}, {a.type}"), dtypes.int64, a.lanes)
+            return self.value(
+                self.intrinsic(name, a.type, f"{a}, {b}", f"{a.type}, {a.type}"),
+                dtypes.int64,
+                a.lanes,
+            )
         n = int(divisor.value) if isinstance(divisor, Lit) else 0
         if n and n & (n - 1) == 0:  # floors and wraps negatives as division must
             word, operand = ("ashr", n.bit_length() - 1) if op == "//" else ("and", n - 1)
@@ -594,7 +638,9 @@ class FunctionPrinter(Emitter):
         q = self.value(f"sdiv {a}, {b.text}", dtypes.int64, a.lanes)
         product = self.value(f"mul {q}, {b.text}", dtypes.int64, a.lanes)
         r = self.value(f"sub {a}, {product.text}", dtypes.int64, a.lanes)
-        negative = self.value(f"ashr {r}, {constant(as_index(63), a.lanes).text}", dtypes.int64, a.lanes)  # type: ignore[arg-type]
+        negative = self.value(
+            f"ashr {r}, {constant(as_index(63), a.lanes).text}", dtypes.int64, a.lanes
+        )  # type: ignore[arg-type]
         if op == "//":
             return self.value(f"add {q}, {negative.text}", dtypes.int64, a.lanes)
         back = self.value(f"and {negative}, {b.text}", dtypes.int64, a.lanes)
@@ -608,7 +654,9 @@ class FunctionPrinter(Emitter):
             if self.extent < self.lanes:
                 test = self.value(f"and {test}, {self.lane_mask()}", dtypes.bool_, test.lanes)
             name = f"llvm.vector.reduce.or.v{test.lanes}i1"
-            some = self.value(self.intrinsic(name, "i1", str(test), test.type), dtypes.bool_, 1).text
+            some = self.value(
+                self.intrinsic(name, "i1", str(test), test.type), dtypes.bool_, 1
+            ).text
         slow, done = self.fresh("rare")[1:], self.fresh("done")[1:]
         before = self.label
         self.emit(f"br i1 {some}, label %{slow}, label %{done}")
@@ -619,11 +667,13 @@ class FunctionPrinter(Emitter):
         last = self.label
         self.emit(f"br label %{done}")
         self.start(done)
-        return self.value(f"phi {common.type} [ {common.text}, %{before} ], [ {mixed.text}, %{last} ]", common.dtype, common.lanes)
+        return self.value(
+            f"phi {common.type} [ {common.text}, %{before} ], [ {mixed.text}, %{last} ]",
+            common.dtype,
+            common.lanes,
+        )
 
 
 def identity(kind: str, dtype: DType) -> Lit:
     """The neutral element of a reduction."""
     return literal(REDUCTIONS[kind][1](dtype), dtype)
-
-

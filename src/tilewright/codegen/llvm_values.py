@@ -86,7 +86,15 @@ def suffix(dtype: DType, lanes: int) -> str:
 
 
 _FLOAT_OPS: Final = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
-_INT_OPS: Final = {"add": "add", "sub": "sub", "mul": "mul", "and": "and", "or": "or", "xor": "xor", "shl": "shl"}
+_INT_OPS: Final = {
+    "add": "add",
+    "sub": "sub",
+    "mul": "mul",
+    "and": "and",
+    "or": "or",
+    "xor": "xor",
+    "shl": "shl",
+}
 _INTRINSICS: Final = {
     "abs": "fabs", "sqrt": "sqrt", "floor": "floor", "ceil": "ceil", "trunc": "trunc",
     "rint": "rint", "fma": "fma", "popcount": "ctpop",
@@ -132,7 +140,11 @@ class Emitter:
             return self.cast(first, dtype)
         if op == "bitcast":
             same = element_type(first.dtype) == element_type(dtype)
-            return Operand(first.text, dtype, lanes) if same else self.value(f"bitcast {first} to {llvm_type(dtype, lanes)}", dtype, lanes)
+            return (
+                Operand(first.text, dtype, lanes)
+                if same
+                else self.value(f"bitcast {first} to {llvm_type(dtype, lanes)}", dtype, lanes)
+            )
         if op == "select":
             return self.value(f"select {first}, {args[1]}, {args[2]}", dtype, lanes)
         if op in _COMPARE_FLOAT:
@@ -144,11 +156,22 @@ class Emitter:
             t = llvm_type(dtype, lanes)
             name = f"llvm.{_INTRINSICS[op]}.{suffix(first.dtype, lanes)}"
             result = self.value(
-                self.intrinsic(name, llvm_type(first.dtype, lanes), ", ".join(map(str, args)), ", ".join([first.type] * len(args))), first.dtype, lanes
+                self.intrinsic(
+                    name,
+                    llvm_type(first.dtype, lanes),
+                    ", ".join(map(str, args)),
+                    ", ".join([first.type] * len(args)),
+                ),
+                first.dtype,
+                lanes,
             )
             return result if t == result.type else self.cast(result, dtype)
         if op == "neg":
-            text = f"fneg {first}" if floating else f"sub {first.type} {self.zero(first)}, {first.text}"
+            text = (
+                f"fneg {first}"
+                if floating
+                else f"sub {first.type} {self.zero(first)}, {first.text}"
+            )
         elif op == "not":
             text = f"xor {first}, {'splat (' if lanes > 1 else ''}{element_type(dtype) + ' ' if lanes > 1 else ''}{'true' if dtypes.is_bool(dtype) else '-1'}{')' if lanes > 1 else ''}"
         elif op == "shr":
@@ -172,7 +195,9 @@ class Emitter:
             return Operand(f"splat ({x})", x.dtype, lanes)
         wide = llvm_type(x.dtype, lanes)
         one = self.value(f"insertelement {wide} poison, {x}, i64 0", x.dtype, lanes)
-        return self.value(f"shufflevector {one}, {wide} poison, <{lanes} x i32> zeroinitializer", x.dtype, lanes)
+        return self.value(
+            f"shufflevector {one}, {wide} poison, <{lanes} x i32> zeroinitializer", x.dtype, lanes
+        )
 
     def _compare(self, op: str, a: Operand, b: Operand) -> Operand:
         if dtypes.is_float(a.dtype):
@@ -205,11 +230,15 @@ class Emitter:
         lanes, element = args[0].lanes, element_type(dtype)
         types = ", ".join([element] * len(args))
         if lanes == 1:
-            return self.value(self.intrinsic(name, element, ", ".join(map(str, args)), types), dtype, 1)
+            return self.value(
+                self.intrinsic(name, element, ", ".join(map(str, args)), types), dtype, 1
+            )
         result = Operand("poison", dtype, lanes)
         for lane in range(lanes):
             parts = [self.value(f"extractelement {a}, i64 {lane}", dtype, 1) for a in args]
-            one = self.value(self.intrinsic(name, element, ", ".join(map(str, parts)), types), dtype, 1)
+            one = self.value(
+                self.intrinsic(name, element, ", ".join(map(str, parts)), types), dtype, 1
+            )
             result = self.value(f"insertelement {result}, {one}, i64 {lane}", dtype, lanes)
         return result
 
@@ -221,7 +250,9 @@ class Emitter:
         if dtypes.is_bool(to):
             word = "fcmp une" if dtypes.is_float(a) else "icmp ne"
             zero = "0.0" if lanes == 1 else "zeroinitializer"
-            return self.value(f"{word} {x}, {zero if dtypes.is_float(a) else self.zero(x)}", to, lanes)
+            return self.value(
+                f"{word} {x}, {zero if dtypes.is_float(a) else self.zero(x)}", to, lanes
+            )
         target = llvm_type(to, lanes)
         from_float, to_float = dtypes.is_float(a), dtypes.is_float(to)
         if from_float and to_float:
@@ -230,7 +261,9 @@ class Emitter:
             narrow = to.itemsize < 4 or to == dtypes.uint32
             if narrow:
                 middle = dtypes.int64 if to == dtypes.uint32 else dtypes.int32
-                return self.cast(self.value(f"fptosi {x} to {llvm_type(middle, lanes)}", middle, lanes), to)
+                return self.cast(
+                    self.value(f"fptosi {x} to {llvm_type(middle, lanes)}", middle, lanes), to
+                )
             word = "fptosi" if dtypes.is_signed(to) else "fptoui"
         elif to_float:
             word = "sitofp" if dtypes.is_signed(a) else "uitofp"
@@ -269,7 +302,11 @@ class Emitter:
                 low = self.value(f"extractelement {x}, i64 0", x.dtype, 1)
                 high = self.value(f"extractelement {x}, i64 1", x.dtype, 1)
             else:
-                low = self.value(f"shufflevector {x}, {x.type} poison, <{half} x i32> <{order}>", x.dtype, half)
-                high = self.value(f"shufflevector {x}, {x.type} poison, <{half} x i32> <{upper}>", x.dtype, half)
+                low = self.value(
+                    f"shufflevector {x}, {x.type} poison, <{half} x i32> <{order}>", x.dtype, half
+                )
+                high = self.value(
+                    f"shufflevector {x}, {x.type} poison, <{half} x i32> <{upper}>", x.dtype, half
+                )
             x = self.combine(kind, low, high)
         return x

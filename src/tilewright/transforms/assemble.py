@@ -14,7 +14,8 @@ from typing import Final
 
 import numpy as np
 
-from tilewright import dtypes, kernel as kernels, loops
+from tilewright import dtypes, loops
+from tilewright import kernel as kernels
 from tilewright.expr import (
     Buffer,
     Expr,
@@ -40,9 +41,11 @@ from tilewright.loops import (
     Ref,
     Stmt,
     Store,
-    While as WhileLoop,
     block,
     loop,
+)
+from tilewright.loops import (
+    While as WhileLoop,
 )
 from tilewright.ops.control import Scan, Switch, While
 from tilewright.ops.shape import Constant, Held, Reshape
@@ -146,7 +149,9 @@ def assemble(graph: Graph, scheduler: Scheduler) -> Assembly:
     entry = Function("entry", params, block(*(Alloc(b) for b in builder.scalars), *body))
     program = Program((*builder.functions, entry))
     types = tuple(Type(b.dtype, b.shape) for b in captured)
-    return Assembly(program, tuple(builder.kernels), types, builder.arena.size, tuple(builder.edges))
+    return Assembly(
+        program, tuple(builder.kernels), types, builder.arena.size, tuple(builder.edges)
+    )
 
 
 def _whole(b: Buffer) -> Place:
@@ -216,19 +221,27 @@ class _Builder:
             if isinstance(step, fusion.Group):
                 written = {a.buffer for a in step.body}
                 needed = frozenset(b for b in written if b in wanted or read_by.get(b, set()) - {k})
-                self.claim([b for b in dict.fromkeys(a.buffer for a in step.body) if b in needed], place, taken)
+                self.claim(
+                    [b for b in dict.fromkeys(a.buffer for a in step.body) if b in needed],
+                    place,
+                    taken,
+                )
                 out += self.kernel(fusion.finish(step, _name(graph, step.nodes), needed), place)
                 self.record(step, needed, kept, buffers)
             else:
                 self.claim(touched[k][1], place, taken)
-                out += self.opaque(step, [place[buffers[a]] for a in step.args], [place[b] for b in touched[k][1]])
+                out += self.opaque(
+                    step, [place[buffers[a]] for a in step.args], [place[b] for b in touched[k][1]]
+                )
             for b in [b for b in taken if last[b] <= k]:
                 self.arena.drop(taken.pop(b))
         for offset in taken.values():
             self.arena.drop(offset)
         return out
 
-    def claim(self, wanted: Sequence[Buffer], place: dict[Buffer, Place], taken: dict[Buffer, int]) -> None:
+    def claim(
+        self, wanted: Sequence[Buffer], place: dict[Buffer, Place], taken: dict[Buffer, int]
+    ) -> None:
         for b in wanted:
             if b not in place:
                 taken[b] = self.arena.take(b.nbytes)
@@ -237,7 +250,13 @@ class _Builder:
     def slot(self, offset: int) -> Place:
         return Place(self.arena_buffer, as_index(offset), in_arena=True)
 
-    def record(self, step: fusion.Group, needed: frozenset[Buffer], kept: dict[Node, str], buffers: dict[Node, Buffer]) -> None:
+    def record(
+        self,
+        step: fusion.Group,
+        needed: frozenset[Buffer],
+        kept: dict[Node, str],
+        buffers: dict[Node, Buffer],
+    ) -> None:
         for n in step.nodes:
             if buffers[n] in needed:
                 self.edges.append(fusion.Edge(n, kept[n], buffers[n].nbytes))
@@ -307,7 +326,9 @@ class _Builder:
         self.scalars.append(b)
         return b
 
-    def carried(self, types: Sequence[Type], start: Sequence[Place]) -> tuple[list[Stmt], list[int], Callable[[int, Expr], Place]]:
+    def carried(
+        self, types: Sequence[Type], start: Sequence[Place]
+    ) -> tuple[list[Stmt], list[int], Callable[[int, Expr], Place]]:
         """Two slots for each carried value, the first filled with its start; `at(k, turn)` is
         where value k is after `turn` rounds."""
         sizes = [-(-static(t.size) * t.dtype.itemsize // ALIGN) * ALIGN for t in types]
@@ -317,7 +338,9 @@ class _Builder:
             slot = index("*", index("%", turn, as_index(2)), as_index(sizes[k]))
             return Place(self.arena_buffer, index("+", slot, as_index(offsets[k])), in_arena=True)
 
-        copies = [s for k, t in enumerate(types) for s in self.copy(t, start[k], at(k, as_index(0)))]
+        copies = [
+            s for k, t in enumerate(types) for s in self.copy(t, start[k], at(k, as_index(0)))
+        ]
         return copies, offsets, at
 
     def scan(self, op: Scan, n: Node, args: list[Place], outs: list[Place]) -> list[Stmt]:
@@ -409,7 +432,9 @@ def _own_outputs(graph: Graph) -> Graph:
     return Graph(graph.name, graph.inputs, tuple(outputs))
 
 
-def _results(graph: Graph, kept: dict[Node, str], buffers: dict[Node, Buffer]) -> dict[Node, list[Buffer]]:
+def _results(
+    graph: Graph, kept: dict[Node, str], buffers: dict[Node, Buffer]
+) -> dict[Node, list[Buffer]]:
     """For each opaque node the buffers of all its results, those that nobody reads included."""
     picks = {(n.args[0], n.op.item): n for n in graph.nodes if isinstance(n.op, Pick)}
     found: dict[Node, list[Buffer]] = {}
@@ -424,7 +449,9 @@ def _results(graph: Graph, kept: dict[Node, str], buffers: dict[Node, Buffer]) -
     return found
 
 
-def _touched(step: fusion.Step, buffers: dict[Node, Buffer], results: dict[Node, list[Buffer]]) -> tuple[list[Buffer], list[Buffer]]:
+def _touched(
+    step: fusion.Step, buffers: dict[Node, Buffer], results: dict[Node, list[Buffer]]
+) -> tuple[list[Buffer], list[Buffer]]:
     """Buffers a step reads and writes."""
     if isinstance(step, fusion.Group):
         k = Kernel("", step.rows, tuple(step.body))
@@ -436,5 +463,3 @@ def _name(graph: Graph, nodes: Sequence[Node]) -> str:
     source = next((n.source for n in reversed(nodes) if n.source is not None), None)
     base = graph.name if graph.name.isidentifier() else "f"
     return f"{base}_{source.line}" if source else base
-
-

@@ -51,6 +51,7 @@ def heuristic(kernel: Kernel, target: Target) -> Schedule:
     else:
         for assign in kernel.body:
             _plan_nest(list(assign.axes), [assign], plans, target)
+        _yield_lanes(kernel.body, plans)
         if kernel.axes:
             plans[kernel.axes[0]] = Plan(parallel=True)
     steps = spell([(n, a, plans[a]) for n, a in by_name.items() if a in plans])
@@ -61,7 +62,9 @@ def _independent(a: Axis) -> bool:
     return is_static(a.extent) and static(a.extent) > 1
 
 
-def _plan_nest(axes: list[Axis], body: list[Assign], plans: dict[Axis, Plan], target: Target) -> Axis | None:
+def _plan_nest(
+    axes: list[Axis], body: list[Assign], plans: dict[Axis, Plan], target: Target
+) -> Axis | None:
     """Plan the loops over `axes` and the reductions inside; returns the axis given the lanes."""
     values = [a.value for a in body]
     free = free_axes([e for a in body for e in (*a.index, a.value)])
@@ -90,7 +93,33 @@ def _plan_nest(axes: list[Axis], body: list[Assign], plans: dict[Axis, Plan], ta
     return vector
 
 
-def _plan_tile(axes: list[Axis], vector: Axis, tiled: list[Reduce], lanes: int, plans: dict[Axis, Plan], target: Target) -> None:
+def _yield_lanes(body: Sequence[Assign], plans: dict[Axis, Plan]) -> None:
+    """Vector loops do not nest, and nests that share axes were planned apart: of the loops around
+    an element the innermost keeps its lanes, and reductions inside it run without."""
+    for assign in body:
+        for a in [a for a in assign.axes if _has_lanes(a, plans)][:-1]:
+            del plans[a]
+    for assign in body:
+        inner = {a for a in assign.axes if _has_lanes(a, plans)}
+        free = free_axes([assign.value])
+        for r in free:
+            if inner and isinstance(r, Reduce) and free[r] & inner:
+                for k in r.axes:
+                    plans.pop(k, None)
+
+
+def _has_lanes(a: Axis, plans: dict[Axis, Plan]) -> bool:
+    return a in plans and plans[a].lanes > 1
+
+
+def _plan_tile(
+    axes: list[Axis],
+    vector: Axis,
+    tiled: list[Reduce],
+    lanes: int,
+    plans: dict[Axis, Plan],
+    target: Target,
+) -> None:
     """A register tile: lanes along `vector`, and rows of the next axis out that reuse them."""
     lanes = min(lanes, _power(static(vector.extent)))
     vectors = max(1, static(vector.extent) // lanes)

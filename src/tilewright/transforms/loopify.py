@@ -161,7 +161,13 @@ class _Builder:
         parallel = self.plan.get(a, Plan()).parallel
         return loop(a, *body, kind="parallel" if parallel else "serial")
 
-    def nest(self, outer: Sequence[Axis], tile: Sequence[Axis], body: list[Assign], known: dict[Expr, Expr]) -> list[Stmt]:
+    def nest(
+        self,
+        outer: Sequence[Axis],
+        tile: Sequence[Axis],
+        body: list[Assign],
+        known: dict[Expr, Expr],
+    ) -> list[Stmt]:
         """Loops over `outer`, then the tile; what needs no further axis is computed on the way.
 
         `known` maps sub-expressions to variables bound in the enclosing block; it grows.
@@ -174,7 +180,9 @@ class _Builder:
             out += self.tiles(tile, (), body, {})
         return out
 
-    def hoist(self, body: list[Assign], inner: set[Axis], known: dict[Expr, Expr], out: list[Stmt]) -> list[Assign]:
+    def hoist(
+        self, body: list[Assign], inner: set[Axis], known: dict[Expr, Expr], out: list[Stmt]
+    ) -> list[Assign]:
         """Bind what does not depend on the `inner` axes to variables, reductions first."""
         values = substitute([a.value for a in body], known)
         if not inner:
@@ -182,7 +190,9 @@ class _Builder:
         while True:
             free = free_axes(values)
             bound = _bound(values)
-            ready = _ready([e for e in free if isinstance(e, Reduce) and not free[e] & (inner | bound[e])])
+            ready = _ready(
+                [e for e in free if isinstance(e, Reduce) and not free[e] & (inner | bound[e])]
+            )
             if not ready:
                 break
             values = self.bind(ready, values, known, out)
@@ -194,7 +204,9 @@ class _Builder:
         values = substitute(values, env)
         return [Assign(a.buffer, a.index, a.axes, v) for a, v in zip(body, values, strict=True)]
 
-    def bind(self, group: list[Reduce], values: list[Expr], known: dict[Expr, Expr], out: list[Stmt]) -> list[Expr]:
+    def bind(
+        self, group: list[Reduce], values: list[Expr], known: dict[Expr, Expr], out: list[Stmt]
+    ) -> list[Expr]:
         """Reduce each of the group to a scalar variable."""
         env: dict[Expr, Expr] = {}
         for r, result in zip(group, self.reduce(group, (), out), strict=True):
@@ -206,7 +218,13 @@ class _Builder:
 
     # -- tiles --------------------------------------------------------------------------------
 
-    def tiles(self, axes: Sequence[Axis], cells: tuple[Cell, ...], body: list[Assign], at: dict[Expr, Expr]) -> list[Stmt]:
+    def tiles(
+        self,
+        axes: Sequence[Axis],
+        cells: tuple[Cell, ...],
+        body: list[Assign],
+        at: dict[Expr, Expr],
+    ) -> list[Stmt]:
         """Every combination of segments of the tile's axes."""
         if not axes:
             return self.tile(cells, body, at)
@@ -262,21 +280,36 @@ class _Builder:
             o, cell, where = _cut(last, s)
             values = simplify(substitute(bodies, {last: where}))
             place = _registers(cells, whole.like(cell))
-            steps: list[Stmt] = [Accumulate(b, place, r.kind, v) for b, r, v in zip(accs, group, values, strict=True)]
+            steps: list[Stmt] = [
+                Accumulate(b, place, r.kind, v) for b, r, v in zip(accs, group, values, strict=True)
+            ]
             nest = _over((*cells, cell), steps)
             inner += [loop(o, *nest)] if s.count > 1 else nest
         for a in reversed(outer):
             inner = [loop(a, *inner)]
         out += inner
-        return [self.collapse(b, r.kind, cells, whole, z, out) for b, r, z in zip(accs, group, zero, strict=True)]
+        return [
+            self.collapse(b, r.kind, cells, whole, z, out)
+            for b, r, z in zip(accs, group, zero, strict=True)
+        ]
 
-    def collapse(self, acc: Buffer, kind: str, cells: tuple[Cell, ...], last: Cell, zero: Expr, out: list[Stmt]) -> Expr:
+    def collapse(
+        self,
+        acc: Buffer,
+        kind: str,
+        cells: tuple[Cell, ...],
+        last: Cell,
+        zero: Expr,
+        out: list[Stmt],
+    ) -> Expr:
         """Combine the partial accumulators of a reduction: vectors first, then across lanes."""
         if last.count > 1:
             more = Cell(axis("u", last.count - 1), last.vector, last.lanes)
             shifted = Cell(more.unrolled, last.vector, last.lanes, by=1)
             value = Load(acc, _registers(cells, shifted), None)
-            out += _over((*cells, more), [Accumulate(acc, _registers(cells, last.like(FIRST)), kind, value)])
+            out += _over(
+                (*cells, more), [Accumulate(acc, _registers(cells, last.like(FIRST)), kind, value)]
+            )
         single = last.like(FIRST)
         if last.vector is None:
             return Load(acc, _registers(cells, single), None)
@@ -284,7 +317,14 @@ class _Builder:
         out.append(Alloc(total))
         out += _over(cells, [Store(total, _registers(cells), zero)])
         lane = Cell(None, last.vector, last.lanes)
-        out += _over((*cells, lane), [Accumulate(total, _registers(cells), kind, Load(acc, _registers(cells, single), None))])
+        out += _over(
+            (*cells, lane),
+            [
+                Accumulate(
+                    total, _registers(cells), kind, Load(acc, _registers(cells, single), None)
+                )
+            ],
+        )
         return Load(total, _registers(cells), None)
 
 
@@ -336,7 +376,9 @@ def _ready(candidates: list[Reduce]) -> list[Reduce]:
     return [r for r in free if [a.extent for a in r.axes] == extents]
 
 
-def _invariants(values: Sequence[Expr], free: Mapping[Expr, frozenset[Expr]], inner: set[Axis]) -> dict[Expr, Var]:
+def _invariants(
+    values: Sequence[Expr], free: Mapping[Expr, frozenset[Expr]], inner: set[Axis]
+) -> dict[Expr, Var]:
     """Maximal element expressions that do not change in the inner loops."""
     found: dict[Expr, Var] = {}
     seen: set[Expr] = set()
@@ -347,7 +389,12 @@ def _invariants(values: Sequence[Expr], free: Mapping[Expr, frozenset[Expr]], in
             continue
         seen.add(e)
         fixed = not free[e] & inner
-        if fixed and isinstance(e, (Apply, Load)) and not any(isinstance(x, Reduce) for x in walk(e)) and not _free_of(e, free, values):
+        if (
+            fixed
+            and isinstance(e, (Apply, Load))
+            and not any(isinstance(x, Reduce) for x in walk(e))
+            and not _free_of(e, free, values)
+        ):
             found[e] = var("t", e.type)
         elif isinstance(e, Load):
             continue  # positions are cheap, and guarded loads must stay where their guard is

@@ -56,5 +56,3 @@ def axes_for(shape: Sequence[object]) -> tuple[Axis, ...]:
 def position(axes: Sequence[Axis]) -> tuple[Expr, ...]:
     """The index made of the axes; an axis with one point is just 0."""
     return tuple(as_index(0) if a.extent == 1 else a for a in axes)
-
-

@@ -10,8 +10,8 @@ from tilewright import graph as graphs
 from tilewright.array import Array
 from tilewright.expr import static
 from tilewright.graph import Graph, Node
-from tilewright.options import Options, show
 from tilewright.ops import custom
+from tilewright.options import Options, show
 from tilewright.transforms.assemble import Assembly, Scheduler, assemble
 from tilewright.transforms.simplify import simplify
 
@@ -26,7 +26,11 @@ class Pass:
 
 
 GRAPH: Final[tuple[Pass, ...]] = (
-    Pass("inline", lambda g: custom.inline(g, Array.wrap), "put the bodies of calls with rules of their own in place"),
+    Pass(
+        "inline",
+        lambda g: custom.inline(g, Array.wrap),
+        "put the bodies of calls with rules of their own in place",
+    ),
     Pass("simplify", simplify, "fold constants, merge movements, drop what changes nothing"),
 )
 
@@ -55,9 +59,13 @@ def lower(graph: Graph, scheduler: Scheduler, options: Options) -> tuple[Graph, 
 
 def explain(graph: Graph, assembly: Assembly) -> str:
     """What is kept in memory and why, and what each kernel computes."""
-    lines = [f"{graph.name}: {len(assembly.kernels)} kernels, {assembly.arena_bytes:,} bytes of arena"]
+    lines = [
+        f"{graph.name}: {len(assembly.kernels)} kernels, {assembly.arena_bytes:,} bytes of arena"
+    ]
     for s in assembly.kernels:
-        lines.append(f"  {s.kernel.name}: {', '.join(b.name for b in s.kernel.writes)}    {s.schedule}")
+        lines.append(
+            f"  {s.kernel.name}: {', '.join(b.name for b in s.kernel.writes)}    {s.schedule}"
+        )
     lines.append("kept in memory:")
     for e in assembly.edges:
         where = f" at {e.node.source}" if e.node.source else ""

@@ -158,10 +158,14 @@ def plans(kernel: Kernel, schedule: Schedule) -> tuple[Kernel, dict[Axis, Plan]]
                 axis = _find(by_name, root, step)
                 whole = extent if extent is not None else axis.extent
                 if factor < 1 or (is_static(whole) and factor > max(static(whole), 1)):
-                    raise ScheduleError(str(step), name, show_extent(whole), "the factor does not fit")
+                    raise ScheduleError(
+                        str(step), name, show_extent(whole), "the factor does not fit"
+                    )
                 if extent is not None:
                     if extent % factor:
-                        raise ScheduleError(str(step), name, extent, "the factor must divide an inner part")
+                        raise ScheduleError(
+                            str(step), name, extent, "the factor must divide an inner part"
+                        )
                 if is_static(whole) and static(whole) % factor == 0:
                     parts[f"{name}.o"] = (root, static(whole) // factor)
                 parts[f"{name}.i"] = (root, factor)
@@ -170,15 +174,24 @@ def plans(kernel: Kernel, schedule: Schedule) -> tuple[Kernel, dict[Axis, Plan]]
                 axis = _find(by_name, root, step)
                 if extent is None:
                     if not is_static(axis.extent):
-                        raise ScheduleError(str(step), name, show_extent(axis.extent), "it is not a constant")
+                        raise ScheduleError(
+                            str(step), name, show_extent(axis.extent), "it is not a constant"
+                        )
                     extent = max(static(axis.extent), 1)
                 plan = result.get(axis, Plan())
-                result[axis] = replace(plan, unroll=extent) if isinstance(step, Unroll) else replace(plan, lanes=_power(extent))
+                result[axis] = (
+                    replace(plan, unroll=extent)
+                    if isinstance(step, Unroll)
+                    else replace(plan, lanes=_power(extent))
+                )
             case Parallel(name):
                 axis = _find(by_name, name, step)
                 if axis not in kernel.axes:
                     raise ScheduleError(
-                        str(step), name, show_extent(axis.extent), "only shared axes are independent"
+                        str(step),
+                        name,
+                        show_extent(axis.extent),
+                        "only shared axes are independent",
                     )
                 result[axis] = replace(result.get(axis, Plan()), parallel=True)
             case Order(order):

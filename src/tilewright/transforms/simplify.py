@@ -52,7 +52,9 @@ def _value(n: Node) -> object:
 
 def constant_arguments(op: Op, args: Sequence[Node]) -> Node | None:
     """f(fill(a), fill(b)) -> fill(f(a, b))"""
-    if not (isinstance(op, (Elementwise, Cast)) and args and all(isinstance(a.op, Fill) for a in args)):
+    if not (
+        isinstance(op, (Elementwise, Cast)) and args and all(isinstance(a.op, Fill) for a in args)
+    ):
         return None
     scalars = [np.asarray(_value(a)) for a in args]
     of = op.type(*(a.type for a in args))
@@ -61,7 +63,9 @@ def constant_arguments(op: Op, args: Sequence[Node]) -> Node | None:
 
 def moved_fill(op: Op, args: Sequence[Node]) -> Node | None:
     """move(fill(a)) -> fill(a) in the new shape"""
-    if isinstance(op, (Broadcast, Reshape, Transpose, Slice, Flip)) and isinstance(args[0].op, Fill):
+    if isinstance(op, (Broadcast, Reshape, Transpose, Slice, Flip)) and isinstance(
+        args[0].op, Fill
+    ):
         of = op.type(args[0].type)
         return Fill(of, args[0].op.bits).node() if isinstance(of, Type) else None
     return None
@@ -136,5 +140,12 @@ def whole_slice(op: Op, args: Sequence[Node]) -> Node | None:
     return None
 
 
-RULES: Final[tuple[Rule, ...]] = (constant_arguments, moved_fill, neutral, chosen, merged_moves, whole_slice)
+RULES: Final[tuple[Rule, ...]] = (
+    constant_arguments,
+    moved_fill,
+    neutral,
+    chosen,
+    merged_moves,
+    whole_slice,
+)
 """In the order they are tried. Each docstring states the rewrite."""
