@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,7 +24,7 @@ def interpreted(g: graph.Graph, arrays: Any) -> list[Any]:
 RUNNERS = {"interpreted": interpreted, "compiled": run_graph}
 
 
-@pytest.fixture(autouse=True, params=os.environ.get("RUNNERS", "interpreted").split(","))
+@pytest.fixture(autouse=True, params=sorted(RUNNERS))
 def runner(request: Any) -> Iterator[None]:
     """A module that imports this runs its tests by each of the runners."""
     staging.run_with(RUNNERS[request.param])
