@@ -15,7 +15,12 @@ from tilewright import dtypes, trees
 from tilewright.graph import Type, evaluate, verify
 from tilewright.staging import stage
 
-ROUNDING = {dtypes.float16: 2e-3, dtypes.bfloat16: 2e-2, dtypes.float32: 2e-5, dtypes.complex64: 2e-5}
+ROUNDING = {
+    dtypes.float16: 2e-3,
+    dtypes.bfloat16: 2e-2,
+    dtypes.float32: 2e-5,
+    dtypes.complex64: 2e-5,
+}
 """Relative error allowed by dtype; others 1e-11."""
 
 

@@ -312,7 +312,8 @@ def dot_product_attention(query: ArrayLike, key: ArrayLike, value: ArrayLike, bi
 
     query: [batch, T, heads, width]; key, value: [batch, S, groups, width] with heads a multiple of
     groups; bias and mask broadcast to [batch, heads, T, S]. Without the batch axis everywhere the
-    result has none. Rows whose every place is masked are NaN-free: their weights are uniform.
+    result has none. Where a whole row is masked its weights are uniform; rows
+    beyond `query_seq_lengths` are zero.
     """
     q, k, v = (inexact(a) for a in (query, key, value))
     if q.ndim == 3:
@@ -339,7 +340,11 @@ def dot_product_attention(query: ArrayLike, key: ArrayLike, value: ArrayLike, bi
         )
     weights = np.reshape(softmax(logits), (batch, groups, heads // groups, t, s))
     out = einsum("bghts,bsgd->btghd", weights, v)
-    return np.reshape(out, (batch, t, heads, width))
+    out = np.reshape(out, (batch, t, heads, width))
+    if query_seq_lengths is None:
+        return out
+    real = position(out.shape, 1) < asarray(query_seq_lengths)[:, None, None, None]
+    return _where(real, out, out.zeros_like())
 
 
 def _visible(t: Any, s: Any, mask: Any, causal: bool, q_lengths: Any, kv_lengths: Any,
