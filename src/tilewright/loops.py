@@ -1,6 +1,7 @@
 """Loops: a program as explicit loops over scalars, still without machine words.
 
-    For(axis, body, kind, lanes) | While(condition, body) | If | Let | Store | Accumulate | Alloc | Call | Sync | Block
+    For(axis, body, kind, lanes) | While(condition, body) | If | Let | Store | Accumulate
+        | Alloc | Call | Sync | Block
 
 Knows order, storage and parallelism; prints, verifies and interprets itself (in plain Python, for
 tiny shapes). Refuses to know vectors as values: a `vector` loop is an ordinary loop whose
@@ -25,7 +26,6 @@ import numpy as np
 from tilewright.errors import InternalError
 from tilewright.expr import (
     INDEX_OPS,
-    REDUCTIONS,
     Apply,
     Axis,
     Buffer,
@@ -44,6 +44,7 @@ from tilewright.expr import (
     walk,
 )
 from tilewright.graph import Source
+from tilewright.scalars import REDUCTIONS
 from tilewright.term import Term
 
 KINDS: Final = ("serial", "parallel", "unroll", "vector")
@@ -102,7 +103,7 @@ class Store(Stmt):
 
 
 class Accumulate(Stmt):
-    """Combine `value` into one element by a reduction kind (see expr.REDUCTIONS)."""
+    """Combine `value` into one element by a reduction kind (see scalars.REDUCTIONS)."""
 
     buffer: Buffer
     index: tuple[Expr, ...]
@@ -378,7 +379,7 @@ def _run(
         case Call(name, args, None):
             callee = functions[name]
             inner_memory = {
-                p: memory[a.buffer][int(value(a.offset)) :]
+                p: _seen_as(p, memory[a.buffer][int(value(a.offset)) :])
                 for p, a in zip(callee.params, args, strict=True)
                 if isinstance(a, Ref)
             }
@@ -387,6 +388,12 @@ def _run(
             pass
         case _:
             raise InternalError(f"the interpreter cannot run {s!r}")
+
+
+def _seen_as(param: Buffer, memory: Any) -> Any:
+    """Memory as a callee's parameter reads it: planned memory is bytes, complex numbers are pairs."""
+    whole = memory.nbytes // param.dtype.itemsize * param.dtype.itemsize
+    return memory.view(np.uint8)[:whole].view(param.dtype)
 
 
 def _offset(buffer: Buffer, index: Sequence[Any]) -> int:
