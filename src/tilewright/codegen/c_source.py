@@ -74,6 +74,9 @@ LONG: Final = 72
 SHORT: Final = 20
 """Characters up to which a position is repeated rather than named."""
 
+WIDE: Final = 72
+"""Characters of parameters that still share a line."""
+
 COMBINE: Final = {
     "sum": el.add, "prod": el.multiply, "max": el.maximum, "min": el.minimum,
     "any": el.logical_or, "all": el.logical_and,
@@ -90,7 +93,7 @@ def print_program(program: Program, dialect: Dialect = C99) -> str:
     for f in functions:
         printers[f.name] = FunctionPrinter(f, f is functions[-1], names, values, printers)
     parts = [p.text() for p in printers.values()]
-    head = [f"#include {h}" for h in dialect.headers]
+    head = [dialect.note, *(f"#include {h}" for h in dialect.headers)]
     return "\n\n".join(["\n".join(head), *values.helpers.values(), *parts]) + "\n"
 
 
@@ -181,22 +184,27 @@ class FunctionPrinter:
         return self.callees[s.function].function.params
 
     def text(self) -> str:
-        params = ", ".join(self._parameter(k, b) for k, b in enumerate(self.function.params))
+        params = self._parameters()
         for b in self.function.params:
             if b not in self.used:
                 self.emit(f"(void){self.names(b)};")
         self.statement(self.function.body)
         linkage = self.dialect.entry if self.is_entry else self.dialect.inner
-        head = f"{linkage}{self.files[self.function.name]}({params or 'void'})"
+        head = f"{linkage}{self.files[self.function.name]}({params})"
         # A comment that ended in a backslash would swallow the next line.
         lines = [f"// {s}: {s.text}".rstrip(" :\\") for s in self.function.sources]
         return "\n".join([*dict.fromkeys(lines), head, "{", *self.lines, "}"])
 
-    def _parameter(self, k: int, b: Buffer) -> str:
-        const = "" if b in self.changed else "const "
-        # The arena is the memory of many values; all other buffers are apart from each other.
-        restricted = not (self.is_entry and k == len(self.function.params) - 1)
-        return self.dialect.pointer(const + self.memory(b), self.names(b), restricted)
+    def _parameters(self) -> str:
+        """The declarations, on a line each if one line is too short for them."""
+        declared: list[str] = []
+        for b in self.function.params:
+            arena = self.is_entry and b is self.function.params[-1]
+            const = "" if arena or b in self.changed else "const "
+            # The arena is the memory of many values; all other buffers are apart from each other.
+            declared.append(self.dialect.pointer(const + self.memory(b), self.names(b), not arena))
+        whole = ", ".join(declared)
+        return whole if len(whole) < WIDE else "\n    " + ",\n    ".join(declared)
 
     def memory(self, b: Buffer) -> str:
         return self.values.memory_type(b.dtype)

@@ -15,7 +15,8 @@ from typing import Final, NamedTuple
 from tilewright import dtypes
 from tilewright.dtypes import DType
 from tilewright.errors import InternalError
-from tilewright.expr import LIBM_PREFIX, Lit
+from tilewright.expr import Lit
+from tilewright.scalars import LIBM_PREFIX
 
 
 class Text(NamedTuple):
@@ -43,6 +44,7 @@ class Dialect:
     """What a relative of C spells in its own way."""
 
     name: str
+    note: str  # the first line of every file
     headers: tuple[str, ...]
     types: dict[DType, str]
     bool_type: str
@@ -57,6 +59,7 @@ class Dialect:
 
 C99: Final = Dialect(
     name="C99",
+    note="// cc -std=c99 -O2 -ffp-contract=off file.c -lm",
     headers=("<math.h>", "<stdbool.h>", "<stdint.h>", "<string.h>"),
     types={
         dtypes.bool_: "uint8_t", dtypes.bfloat16: "uint16_t", dtypes.float16: "_Float16",
@@ -72,7 +75,7 @@ C99: Final = Dialect(
     pointer=lambda type, name, restricted: f"{type} *{'restrict ' if restricted else ''}{name}",
     float_suffix={dtypes.float32: "f", dtypes.float64: ""},
 )  # fmt: skip
-"""Flags: -std=c99 -O2 -ffp-contract=off; fused operations are written where they are meant."""
+"""Contraction stays off: fused operations are written where they are meant."""
 
 
 _BINARY: Final = {
@@ -106,8 +109,10 @@ RESERVED: Final = frozenset(_WORDS.split()).union(
 
 
 def binary(op: str, level: int, a: Text, b: Text) -> Text:
-    """`a op b` with the parentheses C needs; `LOOSE` operators take sums at most unadorned."""
-    left, right = (SUM, SUM) if level == LOOSE else (level, level + 1)
+    """`a op b` with the parentheses C needs, and those that make precedence plain."""
+    left, right = (level, level + 1) if level > LOOSE else (SUM, SUM)
+    if op in ("&", "|", "^", "<<", ">>"):
+        left = right = UNARY
     return Text(f"{a.inside(left)} {op} {b.inside(right)}", level)
 
 
@@ -159,10 +164,9 @@ class Values:
         if dtype == dtypes.float16:
             return self._converted(dtype, self._float(value, dtypes.float32))
         if math.isnan(value):
-            return self._converted(dtype, atom("NAN"))
+            return atom("NAN")
         if math.isinf(value):
-            text = self._converted(dtype, atom("INFINITY"))
-            return text if value > 0 else Text(f"-{text.inside(ATOM)}", UNARY)
+            return atom("INFINITY") if value > 0 else Text("-INFINITY", UNARY)
         suffix = self.dialect.float_suffix[dtype]
         short = repr(value)
         # Hexadecimal is exact at sight; a short decimal is exact if it has few enough digits.
@@ -214,7 +218,9 @@ class Values:
         return self._wrapped(op, args, dtype)
 
     def _wrapped(self, op: str, args: Sequence[Text], dtype: DType) -> Text:
-        """Integer arithmetic modulo 2^bits: unsigned arithmetic, wide enough not to be promoted."""
+        """Integer arithmetic modulo 2^bits: unsigned, and wide enough not to be promoted to int."""
+        if dtype in (dtypes.uint32, dtypes.uint64):
+            return self._binary(op, args)
         wide = self.memory_type(dtypes.uint64 if dtype.itemsize == 8 else dtypes.uint32)
         a, b = (Text(f"({wide}){x.inside(ATOM)}", UNARY) for x in args)
         return self._converted(dtype, self._binary(op, [a, args[1] if op == "shl" else b]))
