@@ -173,7 +173,7 @@ class Compiled:
 
     def lower(self, *args: Any, **kwargs: Any) -> Lowered:
         """What the compiler makes for these arguments, at every stage, without running it."""
-        leaves, key = self._key(args, kwargs)
+        _, key = self._key(args, kwargs)
         entry = self._entries.get(key) or self._trace(key, args, kwargs)
         return Lowered(tracing.name_of(self._f), entry)
 

@@ -252,7 +252,7 @@ def scan(
         at = len(carry.types)
         return carry.rebuild(outs[:at]), trees.unflatten(ys_tree[0], outs[at:])
 
-    return concretely(_named(traced, f), init, xs)  # type: ignore[no-any-return]
+    return concretely(_named(traced, f), init, xs)
 
 
 def _length(xs: Sequence[Array], given: int | None) -> Extent:
@@ -366,7 +366,7 @@ class _Step:
 def _rows(x: Array, start: int, stop: int) -> Array:
     """`x[start:stop]`"""
     n = x.ndim
-    return Slice((start, *(0,) * (n - 1)), (stop, *x.shape[1:]), (1,) * n)(x)  # type: ignore[no-any-return]
+    return Slice((start, *(0,) * (n - 1)), (stop, *x.shape[1:]), (1,) * n)(x)
 
 
 def map(f: Function, xs: Any) -> Any:
@@ -510,7 +510,7 @@ def _along(x: Array, axis: int, start: int, stop: int, step: int) -> Array:
     starts = tuple(start if d == axis else 0 for d in range(x.ndim))
     stops = tuple(stop if d == axis else n for d, n in enumerate(x.shape))
     steps = tuple(step if d == axis else 1 for d in range(x.ndim))
-    return Slice(starts, stops, steps)(x)  # type: ignore[no-any-return]
+    return Slice(starts, stops, steps)(x)
 
 
 def _woven(even: Array, odd: Array, axis: int, n: int) -> Array:
@@ -520,4 +520,4 @@ def _woven(even: Array, odd: Array, axis: int, n: int) -> Array:
     shape = [*even.shape[:axis], pairs, 1, *even.shape[axis + 1 :]]
     both = Concatenate(axis + 1)(*(Reshape(tuple(shape))(x) for x in (head, odd)))
     flat = Reshape((*even.shape[:axis], 2 * pairs, *even.shape[axis + 1 :]))(both)
-    return flat if n % 2 == 0 else Concatenate(axis)(flat, _along(even, axis, pairs, pairs + 1, 1))  # type: ignore[no-any-return]
+    return flat if n % 2 == 0 else Concatenate(axis)(flat, _along(even, axis, pairs, pairs + 1, 1))

@@ -221,7 +221,7 @@ class Op:
         return [show_attribute(v) for v in plain]
 
     def inline(self) -> str | None:
-        """How a node without arguments prints inside its users' lines; None for a line of its own."""
+        """How a node without arguments prints in its users' lines; None: on a line of its own."""
         return None
 
     def node(self, *args: Node) -> Node:

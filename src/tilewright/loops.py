@@ -391,7 +391,7 @@ def _run(
 
 
 def _seen_as(param: Buffer, memory: Any) -> Any:
-    """Memory as a callee's parameter reads it: planned memory is bytes, complex numbers are pairs."""
+    """Memory as a callee's parameter reads it: the arena is bytes, complex numbers are pairs."""
     whole = memory.nbytes // param.dtype.itemsize * param.dtype.itemsize
     return memory.view(np.uint8)[:whole].view(param.dtype)
 

@@ -31,8 +31,7 @@ class TermMeta(type):
         cls = super().__new__(mcs, name, bases, namespace)
         inherited = tuple(f for base in bases for f in getattr(base, "_fields", ()))
         cls._fields = inherited + own
-        namespace_match = cls._fields
-        cls.__match_args__ = namespace_match  # type: ignore[attr-defined]
+        type.__setattr__(cls, "__match_args__", cls._fields)
         return cls
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -46,7 +45,7 @@ class TermMeta(type):
             raise TypeError(
                 f"{cls.__name__} takes the fields {cls._fields}, got {len(args)} values"
             )
-        term = object.__new__(cls)
+        term: Any = object.__new__(cls)  # type: ignore[arg-type]
         for field, value in zip(cls._fields, args, strict=True):
             object.__setattr__(term, field, value)
         # setdefault keeps one winner when two threads build the same term at once.

@@ -2,7 +2,7 @@
 
 Knows every elementwise function by its NumPy name (`EXPANSIONS`), and how 16-bit floats are
 computed in float32 and rounded after each operation. Refuses to know backends, vectors and loops:
-the result is ordinary `Expr` built of `expr.MACHINE` operations only.
+the result is ordinary `Expr` built of `scalars.MACHINE` operations only.
 
 The float functions live in `libm_elementary.py`, `libm_trig.py` and `libm_special.py`; comparisons,
 integers, bits and the table itself are here.
@@ -22,7 +22,6 @@ from tilewright.codegen import libm_trig as trig
 from tilewright.dtypes import DType
 from tilewright.errors import InternalError
 from tilewright.expr import (
-    MACHINE,
     Apply,
     Expr,
     Lit,
@@ -35,6 +34,7 @@ from tilewright.expr import (
     show,
     walk,
 )
+from tilewright.scalars import MACHINE
 
 Expansion = Callable[..., Expr]
 

@@ -27,7 +27,6 @@ from tilewright.codegen.llvm_values import (
 from tilewright.dtypes import DType
 from tilewright.errors import InternalError
 from tilewright.expr import (
-    REDUCTIONS,
     Apply,
     Axis,
     Buffer,
@@ -62,6 +61,7 @@ from tilewright.loops import (
     While,
     written,
 )
+from tilewright.scalars import REDUCTIONS
 from tilewright.term import topological
 from tilewright.transforms.index_rules import affine, flat
 
@@ -460,7 +460,8 @@ class FunctionPrinter(Emitter):
             return self.from_memory(x)
         where = self.addresses(buffer, offset, step)
         name = f"llvm.masked.gather.{self._mangled(dtype)}.v{lanes}p0"
-        args = f"<{lanes} x ptr> align {align} {where}, <{lanes} x i1> {self.guarded_mask(guard)}, {wide} zeroinitializer"
+        mask = f"<{lanes} x i1> {self.guarded_mask(guard)}"
+        args = f"<{lanes} x ptr> align {align} {where}, {mask}, {wide} zeroinitializer"
         call = self.intrinsic(name, wide, args, f"<{lanes} x ptr>, <{lanes} x i1>, {wide}")
         return self.from_memory(self.value(call, dtype, lanes))
 
@@ -584,8 +585,7 @@ class FunctionPrinter(Emitter):
     def _first(self, e: Expr) -> tuple[Expr, ...]:
         """What must be computed before `e`; a rare branch waits until it is needed."""
         if isinstance(e, Load):
-            inner = () if e.guard is None else (e.guard,)
-            return inner  # positions are computed with the address
+            return () if e.guard is None else (e.guard,)  # positions come with the address
         if isinstance(e, Apply) and e.op.name == "rare":
             return (e.args[0], e.args[2])
         return e.children

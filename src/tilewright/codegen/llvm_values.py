@@ -16,7 +16,8 @@ from typing import Final
 from tilewright import dtypes
 from tilewright.dtypes import DType
 from tilewright.errors import InternalError
-from tilewright.expr import LIBM_PREFIX, Lit
+from tilewright.expr import Lit
+from tilewright.scalars import LIBM_PREFIX
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,8 @@ class Emitter:
                 else f"sub {first.type} {self.zero(first)}, {first.text}"
             )
         elif op == "not":
-            text = f"xor {first}, {'splat (' if lanes > 1 else ''}{element_type(dtype) + ' ' if lanes > 1 else ''}{'true' if dtypes.is_bool(dtype) else '-1'}{')' if lanes > 1 else ''}"
+            ones = Lit(True, dtype) if dtypes.is_bool(dtype) else Lit(-1, dtype)
+            text = f"xor {first}, {constant(ones, lanes).text}"
         elif op == "shr":
             text = f"{'ashr' if dtypes.is_signed(dtype) else 'lshr'} {first}, {args[1].text}"
         elif floating and op in _FLOAT_OPS:

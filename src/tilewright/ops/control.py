@@ -445,53 +445,49 @@ class Scan(Op):
             filled(t, o).node if m else None for t, o, m in zip(dots, outs, moving, strict=True)
         ]
         start = [filled(t, a) if m else None for t, a, m in zip(tangents, args, mask, strict=True)]
-        places = self.roles(spread(mask, new))
         halves = _Halves(
             known=self.roles(self.body.inputs),
-            moving=tuple([n for n in role if n is not None] for role in places),  # type: ignore[arg-type]
+            moving=self.roles_of(mask, spread(mask, new)),
             known_outs=(list(_nodes(outs[: self.carry])), list(_nodes(outs[self.carry :]))),
             moving_outs=_present(full, self.carry),
         )
-        moved = tuple([v for v in role if v is not None] for role in self.roles(start))
+        moved = self.roles_of(mask, start)
         if apart:
             results, linear = halves.split(self, self.roles(args), wrap)
             dots = linear(*moved)
         else:
-            results, dots = halves.together(self, self.roles(args), moved)  # type: ignore[arg-type]
+            results, dots = halves.together(self, self.roles(args), moved)
         return tuple(results), tuple(spread(moving, dots))
 
     # -- reverse mode --
 
     def transpose(self, ct: Any, linear: frozenset[int], *args: Any) -> Sequence[Any]:
         wrap = type(args[0]).wrap
-        consts, carry, xs = self.roles([i in linear for i in range(len(args))])
+        mask, moving = self.spreading([i in linear for i in range(len(args))])
+        known = [not m for m in mask]
+        outs = list(zip(self.body.outputs, moving, strict=True))
+        halves = _Halves(
+            known=self.roles_of(known, self.body.inputs),
+            moving=self.roles_of(mask, self.body.inputs),
+            known_outs=_present([None if m else o for o, m in outs], self.carry),
+            moving_outs=_present([o if m else None for o, m in outs], self.carry),
+        )
+        _, part = halves.split(self, self.roles_of(known, args), wrap)
+        cts = [c for c, m in zip(ct, moving, strict=True) if m]
+        found = part.transposed(cts, self.roles_of(mask, args))
+        return [f if i in linear else None for i, f in enumerate(spread(mask, found))]
+
+    def spreading(self, mask: Sequence[bool]) -> tuple[list[bool], list[bool]]:
+        """The inputs that depend on the masked ones by going round the loop, these included; and
+        the outputs that do."""
+        consts, carry, xs = self.roles(mask)
         while True:
             mask = [*consts, *carry, *xs]
             moved = outputs_batched(self.body, mask)
             grown = [a or b for a, b in zip(carry, moved, strict=False)]
             if grown == carry:
-                break
+                return mask, [*carry, *moved[self.carry :]]
             carry = grown
-        moving = [*carry, *moved[self.carry :]]
-        outs = self.body.outputs
-        halves = _Halves(
-            known=tuple(  # type: ignore[arg-type]
-                [n for n, m in zip(role, where, strict=True) if not m]
-                for role, where in zip(self.roles(self.body.inputs), self.roles(mask), strict=True)
-            ),
-            moving=self.roles_of(mask, self.body.inputs),
-            known_outs=_present(
-                [o if not m else None for o, m in zip(outs, moving, strict=True)], self.carry
-            ),
-            moving_outs=_present(
-                [o if m else None for o, m in zip(outs, moving, strict=True)], self.carry
-            ),
-        )
-        known_args = self.roles_of([not m for m in mask], args)
-        _, part = halves.split(self, known_args, wrap)
-        cts = [c for c, m in zip(ct, moving, strict=True) if m]
-        found = part.transposed(cts, self.roles_of(mask, args))
-        return [f if i in linear else None for i, f in enumerate(spread(mask, found))]
 
     def roles_of(self, mask: Sequence[bool], items: Sequence[Any]) -> Roles:
         """The masked items by role."""
@@ -503,15 +499,9 @@ class Scan(Op):
 
     def batch(self, size: Extent, batched: Sequence[bool], *args: Any) -> Any:
         wrap = type(args[0]).wrap
-        consts, carry, xs = self.roles(batched)
-        while True:
-            moved = outputs_batched(self.body, [*consts, *carry, *xs])
-            grown = [a or b for a, b in zip(carry, moved, strict=False)]
-            if grown == carry:
-                break
-            carry = grown
-        out_mask = [*carry, *moved[self.carry :]]
-        body = batched_graph(self.body, [*consts, *carry, *xs], out_mask, size, wrap)
+        mask, moved = self.spreading(batched)
+        body = batched_graph(self.body, mask, moved, size, wrap)
+        _, carry, xs = self.roles(mask)
         const_args, carry_args, x_args = self.roles(args)
         had = self.roles(batched)[1]
         start = [

@@ -13,16 +13,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from tilewright import dtypes
-from tilewright.expr import (
-    REDUCTIONS,
-    Buffer,
-    Expr,
-    Extent,
-    apply,
-    as_index,
-    axis,
-    cast,
-)
+from tilewright.expr import Buffer, Expr, Extent, apply, as_index, axis, cast
 from tilewright.graph import Op, Type
 from tilewright.loops import Alloc, Stmt, block, loop, store
 from tilewright.ops import elementwise as el
@@ -31,6 +22,7 @@ from tilewright.ops.elementwise import number
 from tilewright.ops.nests import extreme, nested
 from tilewright.ops.samples import AWKWARD_AXES, Example, numbers, of_kinds, samples
 from tilewright.ops.shape import Pad
+from tilewright.scalars import REDUCTIONS
 
 KINDS: Final[dict[str, str]] = {
     "sum": "biufc", "prod": "biufc", "max": "biuf", "min": "biuf", "logsumexp": "f",

@@ -20,10 +20,11 @@ import numpy as np
 from tilewright import dtypes
 from tilewright.dtypes import DType
 from tilewright.errors import InternalError
-from tilewright.expr import Expr, Extent, Scalar, apply, cast, literal
+from tilewright.expr import Expr, Extent, apply, cast, literal
 from tilewright.graph import Op, Type, View
 from tilewright.ops.base import same_type
 from tilewright.ops.samples import Example, numbers, of_kinds, samples
+from tilewright.scalars import Scalar
 
 Rule = Callable[..., Any] | None
 

@@ -18,7 +18,6 @@ from tilewright import dtypes
 from tilewright.dtypes import DType
 from tilewright.errors import InternalError
 from tilewright.expr import (
-    REDUCTIONS,
     Expr,
     Extent,
     Reduce,
@@ -34,6 +33,7 @@ from tilewright.graph import Op, Piece, Place, Type, View
 from tilewright.ops.base import shifted, sizes, without
 from tilewright.ops.elementwise import imag, make_complex, number, real
 from tilewright.ops.samples import AWKWARD_AXES, Example, awkward, numbers, of_kinds, samples
+from tilewright.scalars import REDUCTIONS
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ class Broadcast(Op):
 
 @dataclass(frozen=True)
 class Reduction(Op):
-    """The elements over `axes` combined by `kind` (of `expr.REDUCTIONS`).
+    """The elements over `axes` combined by `kind` (of `scalars.REDUCTIONS`).
 
     Over no elements it is the kind's identity; 16-bit floats combine in float32.
     """

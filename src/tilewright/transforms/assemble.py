@@ -12,10 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-import numpy as np
-
 from tilewright import dtypes, loops
 from tilewright import kernel as kernels
+from tilewright.dtypes import DType
 from tilewright.expr import (
     Buffer,
     Expr,
@@ -28,7 +27,7 @@ from tilewright.expr import (
     load,
     static,
 )
-from tilewright.graph import Graph, Input, Node, Pick, Type
+from tilewright.graph import Graph, Input, Node, Pick, Type, users
 from tilewright.kernel import Assign, Kernel
 from tilewright.loops import (
     Accumulate,
@@ -216,6 +215,7 @@ class _Builder:
             for b in reads:
                 read_by.setdefault(b, set()).add(k)
         taken: dict[Buffer, int] = {}
+        readers = users(graph)
         out: list[Stmt] = []
         for k, step in enumerate(steps):
             if isinstance(step, fusion.Group):
@@ -226,10 +226,16 @@ class _Builder:
                     place,
                     taken,
                 )
-                out += self.kernel(fusion.finish(step, _name(graph, step.nodes), needed), place)
-                self.record(step, needed, kept, buffers)
+                name = _name(graph, step.nodes)
+                out += self.kernel(fusion.finish(step, name, needed), place)
+                for n in step.nodes:
+                    nbytes = buffers[n].nbytes if buffers[n] in needed else 0
+                    self.edges.append(fusion.Edge(n, kept[n], tuple(readers[n]), name, nbytes))
             else:
                 self.claim(touched[k][1], place, taken)
+                nbytes = sum(b.nbytes for b in touched[k][1])
+                edge = fusion.Edge(step, kept[step], tuple(readers[step]), step.op.name, nbytes)
+                self.edges.append(edge)
                 out += self.opaque(
                     step, [place[buffers[a]] for a in step.args], [place[b] for b in touched[k][1]]
                 )
@@ -250,17 +256,6 @@ class _Builder:
     def slot(self, offset: int) -> Place:
         return Place(self.arena_buffer, as_index(offset), in_arena=True)
 
-    def record(
-        self,
-        step: fusion.Group,
-        needed: frozenset[Buffer],
-        kept: dict[Node, str],
-        buffers: dict[Node, Buffer],
-    ) -> None:
-        for n in step.nodes:
-            if buffers[n] in needed:
-                self.edges.append(fusion.Edge(n, kept[n], buffers[n].nbytes))
-
     # -- kernels ------------------------------------------------------------------------------
 
     def kernel(self, k: Kernel, place: dict[Buffer, Place]) -> list[Stmt]:
@@ -268,7 +263,8 @@ class _Builder:
         if any(static(a.extent) == 0 for a in k.axes):
             return []
         k, origin = split_complex(k)
-        text = f"{[(b.dtype, b.shape) for b in k.params]} {kernels.show(replace(k, name=''), Canonical())}"
+        types = [(b.dtype, b.shape) for b in k.params]
+        text = f"{types} {kernels.show(replace(k, name=''), Canonical())}"
         function = self.by_text.get(text)
         if function is None:
             k = replace(k, name=self.unique(k.name))
@@ -321,7 +317,7 @@ class _Builder:
         used = tuple(x for x in axes if x.extent != 1)
         return self.kernel(Kernel("copy", used, (assign,)), {a: source, b: target})
 
-    def scalar(self, name: str, dtype: np.dtype) -> Buffer:  # type: ignore[type-arg]
+    def scalar(self, name: str, dtype: DType) -> Buffer:
         b = Buffer(name, dtype, (), "stack")
         self.scalars.append(b)
         return b

@@ -48,10 +48,13 @@ computed before the inner loop); or again along outer axes."""
 
 @dataclass(frozen=True)
 class Edge:
-    """Why a node is kept, and what keeping it moves through memory."""
+    """Why a node is not inlined, which nodes read it, and the bytes it takes in memory (0 if it
+    stays in the registers or the row buffer of the one kernel that computes and reads it)."""
 
     node: Node
     reason: str
+    readers: tuple[Node, ...]
+    kernel: str
     nbytes: int
 
 
@@ -215,14 +218,13 @@ def group(
 
 def _assigns(n: Node, buffer: Buffer, lowering: Lowering) -> tuple[tuple[Axis, ...], list[Assign]]:
     """The assignments that fill the node's buffer, over fresh axes."""
-    pieces = n.op.pieces([lowering._view(a, None) for a in n.args]) if len(n.args) > 1 else None
+    pieces = n.op.pieces([lowering.view(a, None) for a in n.args]) if len(n.args) > 1 else None
     if pieces is not None:
         assigns = []
-        for shape, place, value in pieces:
+        for shape, place, element in pieces:
             own = axes_for(shape)
-            index, v = list(place(position(own))), value(position(own))
-            *index, v = simplify([*index, v])
-            assigns.append(Assign(buffer, tuple(index), own, v))
+            *index, value = simplify([*place(position(own)), element(position(own))])
+            assigns.append(Assign(buffer, tuple(index), own, value))
         return (), assigns
     axes = axes_for(n.type.shape)
     (value,) = simplify([lowering.compute(n, position(axes))])
@@ -240,7 +242,7 @@ def _home(
     latest = max(producers, default=-1)
     candidates = [latest] if latest >= 0 else []
     # A sibling over the same space may be older than the producers allow, or independent.
-    candidates += [k for k in range(len(steps) - 1, max(latest, len(steps) - 9), -1)]
+    candidates += range(len(steps) - 1, max(latest, len(steps) - 9), -1)
     for k in candidates:
         g = steps[k]
         if isinstance(g, Group) and _fits(g, axes, assigns[0], loads, k == latest):

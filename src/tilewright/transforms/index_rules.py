@@ -79,7 +79,7 @@ def affine(e: Expr) -> Affine:
 
 
 def flat(buffer: Buffer, idx: Sequence[Expr]) -> Expr:
-    """The row-major offset of a position; a single index into a buffer of another rank is one already."""
+    """The row-major offset of a position; one index into a buffer of other rank is one already."""
     if len(idx) == 1 and len(buffer.shape) != 1:
         return idx[0]
     offset: Expr = as_index(0)

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 from tilewright.errors import InternalError
 from tilewright.expr import (
-    REDUCTIONS,
     Apply,
     Axis,
     Buffer,
@@ -46,6 +45,7 @@ from tilewright.loops import (
     block,
     loop,
 )
+from tilewright.scalars import REDUCTIONS
 from tilewright.transforms.index_rules import simplify
 from tilewright.transforms.schedule import Plan, Schedule, plans
 

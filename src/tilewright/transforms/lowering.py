@@ -34,13 +34,15 @@ class Lowering:
         key = (node, idx, guard)
         found = self._done.get(key)
         if found is None:
-            found = node.op.lower(idx, *(self._view(a, guard) for a in node.args))
+            found = node.op.lower(idx, *(self.view(a, guard) for a in node.args))
             if found.type != node.type.dtype:
                 raise InternalError(f"{node!r} lowers to an element of type {found.type}")
             self._done[key] = found
         return found
 
-    def _view(self, node: Node, guard: Expr | None) -> View:
+    def view(self, node: Node, guard: Expr | None) -> View:
+        """The node as an argument of `Op.lower`."""
+
         def at(idx: tuple[Expr, ...], inner: Expr | None) -> Expr:
             both = inner if guard is None else guard if inner is None else guard & inner
             return self.element(node, idx, both)

@@ -13,6 +13,7 @@ from tilewright.graph import Graph, Node
 from tilewright.ops import custom
 from tilewright.options import Options, show
 from tilewright.transforms.assemble import Assembly, Scheduler, assemble
+from tilewright.transforms.fusion import Edge
 from tilewright.transforms.simplify import simplify
 
 
@@ -58,29 +59,31 @@ def lower(graph: Graph, scheduler: Scheduler, options: Options) -> tuple[Graph, 
 
 
 def explain(graph: Graph, assembly: Assembly) -> str:
-    """What is kept in memory and why, and what each kernel computes."""
-    lines = [
-        f"{graph.name}: {len(assembly.kernels)} kernels, {assembly.arena_bytes:,} bytes of arena"
-    ]
-    for s in assembly.kernels:
-        lines.append(
-            f"  {s.kernel.name}: {', '.join(b.name for b in s.kernel.writes)}    {s.schedule}"
-        )
-    lines.append("kept in memory:")
-    for e in assembly.edges:
-        where = f" at {e.node.source}" if e.node.source else ""
-        lines.append(f"  {e.node.op.name} {e.node.type!r}{where}: {e.reason} ({e.nbytes:,} bytes)")
+    """Every edge of the graph: kept in memory, passed on inside a kernel, or inlined; with the
+    reason and the bytes."""
     kept = {e.node for e in assembly.edges}
-    inlined = [n for n in graph.nodes if n.args and n not in kept]
-    lines.append("computed in registers, never stored:")
-    for n in inlined:
-        where = f" at {n.source}" if n.source else ""
-        lines.append(f"  {n.op.name} {_type(n)}{where}: saves {2 * _nbytes(n):,} bytes of traffic")
-    return "\n".join(lines)
+    inlined = [n for n in graph.nodes if n.args and n not in kept and n not in graph.inputs]
+    sections = [
+        [f"{graph.name}: {len(assembly.kernels)} kernels, {assembly.arena_bytes:,} bytes of arena"],
+        [f"  {s.kernel.name}    schedule {s.schedule}" for s in assembly.kernels],
+        ["kept in memory:"],
+        [_edge(e) for e in assembly.edges if e.nbytes],
+        ["passed on inside a kernel, in registers or a row buffer:"],
+        [_edge(e) for e in assembly.edges if not e.nbytes],
+        ["inlined into their readers:"],
+        [f"  {_where(n)}: saves {2 * _nbytes(n):,} bytes of traffic" for n in inlined],
+    ]
+    return "\n".join(line for section in sections for line in section)
 
 
-def _type(n: Node) -> str:
-    return repr(n.type)
+def _edge(e: Edge) -> str:
+    readers = ", ".join(dict.fromkeys(n.op.name for n in e.readers)) or "the caller"
+    size = f", {e.nbytes:,} bytes" if e.nbytes else ""
+    return f"  {_where(e.node)} -> {readers}: {e.reason} ({e.kernel}{size})"
+
+
+def _where(n: Node) -> str:
+    return f"{n.op.name} {n.type!r}" + (f" at {n.source}" if n.source else "")
 
 
 def _nbytes(n: Node) -> int:

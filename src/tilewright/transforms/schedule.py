@@ -36,7 +36,8 @@ class Plan:
 class Split:
     """Cut `axis` into `axis`.o and `axis`.i, the inner one of extent `factor`.
 
-    rewrite:   for i in n: s(i)   ->   for i.o in n // f: for i.i in f: s(i.o*f + i.i), then the rest
+    rewrite:   for i in n: s(i)
+          ->   for i.o in n // f: for i.i in f: s(i.o*f + i.i), then the rest
     """
 
     axis: str

@@ -80,7 +80,7 @@ def neutral(op: Op, args: Sequence[Node]) -> Node | None:
         return args[0]
     if op == el.multiply and a is not None and a == 1:
         return args[1]
-    if op == el.subtract and b is not None and b == 0 and not np.signbit(b):  # type: ignore[call-overload]
+    if op == el.subtract and b is not None and b == 0 and not np.signbit(b):
         return args[0]
     if op == el.add:
         for value, other in ((b, args[0]), (a, args[1])):
@@ -89,7 +89,7 @@ def neutral(op: Op, args: Sequence[Node]) -> Node | None:
     return None
 
 
-def _adds_nothing(value: np.ndarray) -> bool:  # type: ignore[type-arg]
+def _adds_nothing(value: np.ndarray) -> bool:
     if value.dtype.kind in "iu":
         return bool(value == 0)
     return value.dtype.kind == "f" and bool(value == 0 and np.signbit(value))
