@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from slopes import check_slopes, compare, runner  # noqa: F401
+from tilewright.compile import compile
 from tilewright.errors import MissingRule, NoForwardMode, NotDifferentiable, TreeMismatch
 from tilewright.graph import Graph, Type
 from tilewright.ops.control import Barrier
@@ -427,3 +428,12 @@ def test_python_numbers_stay_python_numbers_inside() -> None:
     assert (value.dtype, g.dtype) == (np.float32, np.float64)
     assert jvp(lambda s: s * x, (2.0,), (1.0,))[1].dtype == np.float32
     assert jvp(np.sin, (np.float32(2),), (1.0,))[1].dtype == np.float32
+
+
+def test_compile_inside_and_outside() -> None:
+    f = lambda x: np.sum(np.sin(x) * x)
+    expected = np.cos(X) * X + np.sin(X)
+    for g in (compile(grad(f)), grad(compile(f)), compile(grad(compile(f)))):
+        np.testing.assert_allclose(g(X), expected)
+    np.testing.assert_allclose(vmap(compile(grad(lambda x: np.sin(x) * x)))(X), expected)
+    np.testing.assert_allclose(compile(hessian(compile(f)))(X), hessian(f)(X))
