@@ -19,6 +19,7 @@ check: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/test_layers.py
 
 bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/start_up.py
 	$(BIN)/python benchmarks/pointwise.py
 
 clean:
