@@ -70,6 +70,10 @@ ZERO = "@zero.element"
 
 STACK_ALIGN = 64
 
+STREAM_BYTES = 16 << 20
+STREAM_ALIGN = 64
+"""From this size on, results bypass the caches (docs/notes/stores.md); they start on a line."""
+
 
 ENTRY = "tilewright_entry"
 """The placeholder for the name under which the program is found; see `named`."""
@@ -86,6 +90,7 @@ def print_program(program: Program) -> str:
         declarations |= printer.declarations
     head = [f"{ZERO} = internal constant [16 x i8] zeroinitializer, align 16"]
     parts.append(_unpacking(program.entry))
+    parts.append("!0 = !{i32 1}")
     return "\n\n".join(["\n".join(head + sorted(declarations)), *parts]) + "\n"
 
 
@@ -122,6 +127,7 @@ class FunctionPrinter(Emitter):
         self.expansions: dict[Expr, Expr] = {}
         self.vector: Axis | None = None
         self.lanes, self.extent = 1, 1
+        self.streamed = False
 
     def text(self) -> str:
         params = []
@@ -129,6 +135,8 @@ class FunctionPrinter(Emitter):
             self.pointer[b] = f"%p{k}"
             params.append(f"ptr noalias noundef %p{k}")
         self.statement(self.function.body)
+        if self.streamed:
+            self.emit("fence seq_cst")
         head = f"define internal void @{self.function.name}({', '.join(params)}) {{\nentry:"
         return "\n".join([head, *self.allocas, *self.lines, "  ret void", "}"])
 
@@ -522,7 +530,11 @@ class FunctionPrinter(Emitter):
             return
         x = self.splat(x, self.lanes)
         if step == 1 and self.extent == self.lanes:
-            self.emit(f"store {x}, ptr {self.address(buffer, offset)}, align {align}")
+            hint = f"align {align}"
+            if self.streams(buffer, offset):
+                hint = f"align {STREAM_ALIGN}, !nontemporal !0"
+                self.streamed = True
+            self.emit(f"store {x}, ptr {self.address(buffer, offset)}, {hint}")
             return
         wide, mask = vector_type(element, self.lanes), self.lane_mask()
         if step == 1:
@@ -541,6 +553,15 @@ class FunctionPrinter(Emitter):
                 f"{wide}, {kind}, <{self.lanes} x i1>",
             )
         )
+
+    def streams(self, buffer: Buffer, offset: Expr) -> bool:
+        """Whether to store around the caches: a whole line of a result too large to stay in them,
+        which this program never reads again."""
+        line = self.lanes * buffer.dtype.itemsize == STREAM_ALIGN
+        if not line or buffer.scope != "output" or buffer.nbytes < STREAM_BYTES:
+            return False
+        form = affine(offset)
+        return all(c % self.lanes == 0 for c in (form.constant, *(c for _, c in form.terms)))
 
     def from_memory(self, x: Operand) -> Operand:
         if not dtypes.is_bool(x.dtype):

@@ -143,7 +143,7 @@ def assemble(graph: Graph, scheduler: Scheduler) -> Assembly:
     captured = [Buffer(f"c{k}", h.array.dtype, h.array.shape, "input") for k, h in enumerate(held)]
     builder.constants = dict(zip(held, map(_whole, captured), strict=True))
     outs = [_buffer(n, "output", f"out{k}") for k, n in enumerate(graph.outputs)]
-    body = builder.block(graph, [_whole(b) for b in inputs], [_whole(b) for b in outs])
+    body = builder.block(graph, [_whole(b) for b in inputs], [_whole(b) for b in outs], whole=True)
     params = (*inputs, *captured, *outs, builder.arena_buffer)
     entry = Function("entry", params, block(*(Alloc(b) for b in builder.scalars), *body))
     program = Program((*builder.functions, entry))
@@ -176,9 +176,13 @@ class _Builder:
 
     # -- one graph ----------------------------------------------------------------------------
 
-    def block(self, graph: Graph, inputs: Sequence[Place], outs: Sequence[Place]) -> list[Stmt]:
-        """Statements that compute the graph from `inputs` into `outs`."""
+    def block(
+        self, graph: Graph, inputs: Sequence[Place], outs: Sequence[Place], whole: bool = False
+    ) -> list[Stmt]:
+        """Statements that compute the graph from `inputs` into `outs`. `whole` says that these
+        are the program's results: aligned, and written once."""
         graph = _own_outputs(graph)
+        readers = users(graph)
         kept = {n: r for n, r in fusion.keep(graph).items() if not isinstance(n.op, Constant)}
         buffers: dict[Node, Buffer] = {}
         place: dict[Buffer, Place] = {}
@@ -190,7 +194,8 @@ class _Builder:
                 buffers[n] = _buffer(n, "input", "c")
                 place[buffers[n]] = self.constants[n.op.held]
             elif n in kept and not isinstance(n.type, tuple):
-                buffers[n] = _buffer(n, "temp", n.op.name)
+                final = n in graph.outputs and whole and not readers[n]
+                buffers[n] = _buffer(n, "output" if final else "temp", n.op.name)
         for n, where in zip(graph.outputs, outs, strict=True):
             place[buffers[n]] = where
         results = _results(graph, kept, buffers)
@@ -263,7 +268,7 @@ class _Builder:
         if any(static(a.extent) == 0 for a in k.axes):
             return []
         k, origin = split_complex(k)
-        types = [(b.dtype, b.shape) for b in k.params]
+        types = [(b.dtype, b.shape, b.scope) for b in k.params]
         text = f"{types} {kernels.show(replace(k, name=''), Canonical())}"
         function = self.by_text.get(text)
         if function is None:

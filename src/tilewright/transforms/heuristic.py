@@ -153,14 +153,14 @@ def _plan_reduction(r: Reduce, plans: dict[Axis, Plan], target: Target) -> None:
     lanes = min(_lanes([r.type.itemsize], [r.body], target), _power(static(last.extent)))
     light = _weight([r.body]) <= LIGHT
     vectors = static(last.extent) // max(lanes, 1)
-    plans[last] = Plan(unroll=max(1, min(4 if light else 2, vectors)), lanes=max(lanes, 1))
+    plans[last] = Plan(unroll=_divisor(max(vectors, 1), 4 if light else 2), lanes=max(lanes, 1))
 
 
 def _elementwise_plan(a: Axis, lanes: int, weight: int) -> Plan:
     extent = static(a.extent)
     lanes = min(lanes, _power(extent))
     unroll = 4 if weight <= LIGHT else 1
-    return Plan(unroll=max(1, min(unroll, extent // lanes)), lanes=lanes)
+    return Plan(unroll=_divisor(max(extent // lanes, 1), unroll), lanes=lanes)
 
 
 def _power(n: int) -> int:
