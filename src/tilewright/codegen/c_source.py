@@ -156,6 +156,7 @@ class FunctionPrinter:
         self.lines: list[str] = []
         self.depth = 1
         self.temporaries = 0
+        self.declared: set[Buffer] = set()
         every = list(statements(function.body))
         roots = expand([e for s in every for e in expressions(s)])
         nodes = topological(roots, lambda e: e.children)
@@ -217,8 +218,13 @@ class FunctionPrinter:
     def statement(self, s: Stmt) -> None:
         match s:
             case Block(inner):
-                for t in inner:
-                    self.inner_block(t) if isinstance(t, Block) else self.statement(t)
+                for k, t in enumerate(inner):
+                    if isinstance(t, Block):
+                        self.inner_block(t)
+                    elif isinstance(t, Alloc) and _starts_soon(t.buffer, inner[k + 1 :]):
+                        self.declared.discard(t.buffer)
+                    else:
+                        self.statement(t)
             case For():
                 self.loop(s)
             case While(condition, body):
@@ -292,15 +298,21 @@ class FunctionPrinter:
     def alloc(self, b: Buffer) -> None:
         if b not in self.used:
             return
-        if b.scope == "registers":
+        self.declared.add(b)
+        if b.scope != "registers":
+            self.emit(f"{self.memory(b)} {self.names(b)}[{max(static(b.size), 1)}];")
+        elif b.shape:
             extents = "".join(f"[{max(static(n), 1)}]" for n in b.shape)
+            self.emit(f"{self.memory(b)} {self.names(b)}{extents};")
         else:
-            extents = f"[{max(static(b.size), 1)}]"
-        self.emit(f"{self.memory(b)} {self.names(b)}{extents};")
+            self.emit(f"{self.memory(b)} {self.names(b)} = 0;")
 
     def assign(self, buffer: Buffer, index: Sequence[Expr], value: Expr) -> None:
         *at, x = self.texts([*self.place(buffer, index), value])
-        self.emit(f"{self.element(buffer, at)} = {x.text};")
+        first = buffer.scope == "registers" and buffer not in self.declared
+        self.declared.add(buffer)
+        kind = f"{self.memory(buffer)} " if first else ""
+        self.emit(f"{kind}{self.element(buffer, at)} = {x.text};")
 
     def accumulate(self, s: Accumulate) -> None:
         """element = combined(element, value); float sums and products have their own operator."""
@@ -454,3 +466,15 @@ class FunctionPrinter:
             return binary("-", SUM, y, atom(x.text[1:]))
         exact = op not in ("//", "%") or self.ranges(a)[0] >= 0
         return self.values.index(op, x, y, exact)
+
+
+def _starts_soon(b: Buffer, following: Sequence[Stmt]) -> bool:
+    """Whether a variable is set before anything else happens: then it is declared there."""
+    if b.scope != "registers" or b.shape:
+        return False
+    for s in following:
+        if isinstance(s, Store) and s.buffer is b:
+            return True
+        if not isinstance(s, (Alloc, Store)):
+            return False
+    return False

@@ -203,9 +203,9 @@ class Values:
                 minus if dtypes.is_float(dtype) else self._wrapped("sub", [atom("0"), *args], dtype)
             )
         if op == "not":
-            mark = "!" if dtypes.is_bool(dtype) else "~"
-            flipped = Text(f"{mark}{args[0].inside(ATOM)}", UNARY)
-            return flipped if dtypes.is_bool(dtype) else self._converted(dtype, flipped)
+            if dtypes.is_bool(dtype):
+                return Text(f"!{args[0].inside(ATOM)}", LOOSE)
+            return self._converted(dtype, Text(f"~{args[0].inside(ATOM)}", UNARY))
         if op in _BINARY:
             return self._arithmetic(op, args, dtype)
         raise InternalError(f"{self.dialect.name} has no spelling for {op} at {dtype}")
