@@ -40,7 +40,7 @@ def run(f: Callable[..., Any], *args: Any) -> Any:
 
 
 def same(got: Any, expected: Any, tolerance: float | None = None) -> None:
-    """Assert the same tree of arrays, with the same shapes and dtypes and nearly the same values."""
+    """Assert the same tree of arrays: the same shapes and dtypes, nearly the same values."""
     left, right = trees.leaves(got), trees.leaves(expected)
     assert len(left) == len(right), (got, expected)
     for a, b in zip(left, right, strict=True):

@@ -382,6 +382,20 @@ def an_index_past_the_end() -> None:
     tw.compile(f)(X)
 
 
+@case(errors.BadAxis, np.exceptions.AxisError)
+def a_sum_over_an_axis_too_many() -> None:
+    """
+    axis 2 is out of bounds for an array with 1 axes
+    AT
+    Axes are -1 to 0.
+    """
+
+    def f(x: Any) -> Any:
+        return np.sum(x, axis=2)  # HERE
+
+    tw.compile(f)(X)
+
+
 @case(errors.Unsized, TypeError)
 def length_of_a_scalar() -> None:
     """

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from tilewright.source import Source, user_source
 
 
@@ -307,6 +309,20 @@ class Unsized(TilewrightError, TypeError):
         super().__init__(
             f"{value} has no axes: it has no length and cannot be iterated over",
             "Use np.atleast_1d(x) for an axis of extent 1.",
+        )
+
+
+class BadAxis(TilewrightError, np.exceptions.AxisError):
+    """An axis the array does not have. It is NumPy's AxisError too.
+
+    Fails: `np.sum(x, axis=2)` with shape (3, 4), `np.transpose(x, (0, 2))`.
+    Way out: count axes from 0, or from -1 backwards.
+    """
+
+    def __init__(self, axis: int, ndim: int) -> None:
+        super().__init__(
+            f"axis {axis} is out of bounds for an array with {ndim} axes",
+            f"Axes are {-ndim} to {ndim - 1}." if ndim else "A scalar has none.",
         )
 
 

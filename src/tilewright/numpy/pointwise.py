@@ -42,7 +42,7 @@ def clip(a: ArrayLike, a_min: Any = None, a_max: Any = None, out: None = None, *
     """The elements held between two bounds, either of which may be None."""
     low, high = (a_min if min is None else min), (a_max if max is None else max)
     x = asarray(a)
-    if dtypes.is_integer(x.dtype):  # as NumPy's: a Python integer out of the type's range is no bound
+    if dtypes.is_integer(x.dtype):  # a Python integer out of the type's range is no bound
         info = np.iinfo(x.dtype)
         low = None if type(low) is int and low <= info.min else low
         high = None if type(high) is int and high >= info.max else high

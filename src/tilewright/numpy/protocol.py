@@ -9,15 +9,15 @@ A call without a traced argument, outside a trace, is NumPy's own function: eage
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from tilewright import dtypes, tracing
 from tilewright.dtypes import DType
-from tilewright.errors import DynamicShape
+from tilewright.errors import BadAxis, DynamicShape
 from tilewright.expr import Extent
 from tilewright.graph import Type
 from tilewright.ops.shape import Broadcast, Iota, fill
@@ -94,15 +94,21 @@ def staged(build: F) -> F:
 
 
 def axis_of(axis: Any, ndim: int) -> int:
-    """A non-negative axis number; out of range raises NumPy's AxisError."""
-    return normalize_axis_index(axis, ndim)
+    """A non-negative axis number. Raises BadAxis, which is NumPy's AxisError too."""
+    number = operator.index(axis)
+    if not -ndim <= number < ndim:
+        raise BadAxis(number, ndim)
+    return number % ndim
 
 
 def axes_of(axis: Axes, ndim: int) -> tuple[int, ...]:
     """Sorted non-negative axis numbers; None means all axes."""
     if axis is None:
         return tuple(range(ndim))
-    return tuple(sorted(normalize_axis_tuple(axis, ndim)))
+    found = sorted(axis_of(d, ndim) for d in shape_of(axis))
+    if len(set(found)) < len(found):
+        raise ValueError(f"axis {axis} names an axis twice")
+    return tuple(found)
 
 
 def at_axis(ndim: int, axis: int, item: Any) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from tilewright import dtypes
 from tilewright.dtypes import DType
-from tilewright.errors import UnsupportedFunction
+from tilewright.errors import DTypeMismatch, UnsupportedFunction
 from tilewright.expr import Extent, product
 from tilewright.numpy.protocol import (
     Axes,
@@ -117,6 +117,10 @@ def count_nonzero(a: ArrayLike, axis: Axes = None, *, keepdims: bool = False) ->
 def _extreme(kind: str, a: ArrayLike, axis: Axes, keepdims: Any, initial: Any, where: Any) -> Array:
     op, combine = (ReduceMax, el.maximum) if kind == "max" else (ReduceMin, el.minimum)
     x = asarray(a)
+    if dtypes.is_complex(x.dtype):
+        raise DTypeMismatch(
+            f"np.{kind} of complex numbers", "Reduce np.abs(x), or x.real and x.imag apart."
+        )
     axes = axes_of(axis, x.ndim)
     if _given(where) and not _given(initial):
         raise ValueError(
