@@ -128,8 +128,6 @@ class Writer:
 
     def add(self, line: Line) -> bool:
         """Run the line in NumPy; keep it if that works."""
-        if "clip" in line.source and any(_type_of(self.values[n]) == BF16 for n in line.args):
-            return False  # NumPy's clip of bfloat16 gives float32: ml_dtypes has no clip
         space = {"np": np} | self.values
         try:
             with np.errstate(all="ignore"):
@@ -138,21 +136,31 @@ class Writer:
             return False
         value = space[line.target]
         known = isinstance(value, np.ndarray | np.generic) and value.dtype in dtypes.SHORT
-        if not known or value.size > MOST_ELEMENTS:
+        if not known or value.size > MOST_ELEMENTS or self.unknown_to_bfloat16(line, value):
             return False
         inexact = dtypes.is_complex(value.dtype) and line.kind == EXACT and _computes(line)
         self.lines.append(replace(line, kind=SUMMED) if inexact else line)
         self.values[line.target] = value
         return True
 
-
-def _type_of(v: Any) -> Any:
-    return getattr(v, "dtype", None)
+    def unknown_to_bfloat16(self, line: Line, value: Any) -> bool:
+        """Whether NumPy computed in another type for want of a bfloat16 function (clip, some
+        products) or of a common type (bfloat16 has none with most integers)."""
+        types = [self.values[n].dtype for n in line.args if hasattr(self.values[n], "dtype")]
+        if BF16 not in types:
+            return False
+        if "astype" in line.source:
+            return "clip" in line.source
+        try:
+            common = np.result_type(*types)
+        except TypeError:
+            return True
+        return "clip" in line.source or (common == BF16 and value.dtype == np.float32)
 
 
 def _computes(line: Line) -> bool:
     """Complex products and quotients are several roundings, in an order of their own."""
-    return any(w in line.source for w in ("multiply", "divide", "square", "reciprocal", "**", "*"))
+    return any(w in line.source for w in ("multiply", "divide", "square", "reciprocal", "*", "abs"))
 
 
 def write(seed: int) -> Program:
@@ -296,7 +304,7 @@ BINARY: Final = (
 )  # fmt: skip
 BINARY_FUNCTIONS: Final = (
     "np.power(np.abs({0}), np.clip({1}, 0, 3))", "np.arctan2({0}, {1})", "np.hypot({0}, {1})",
-    "np.logaddexp({0}, {1})", "np.exp(np.minimum({0}, 1)) * {1}",
+    "np.logaddexp({0}, {1})",
 )  # fmt: skip
 
 
@@ -337,7 +345,7 @@ def binary(w: Writer) -> Line | None:
         return None
     rounded = w.chance(0.15)
     source = w.one(BINARY_FUNCTIONS if rounded else BINARY)
-    kind = ROUNDED if rounded else _loose(source)
+    kind = (SUMMED if "logaddexp" in source else ROUNDED) if rounded else _loose(source)
     return Line(w.fresh(), source.format(*pair), pair, kind)
 
 
@@ -381,7 +389,7 @@ def reduction(w: Writer) -> Line | None:
     if x is None:
         return None
     v, name = w.values[x], w.one(("sum", "prod", "max", "min", "mean", "var", "std", "any", "all"))
-    if name == "prod" and v.size > 40:
+    if (name == "prod" and v.size > 40) or (name in ("max", "min") and not _is_real(v)):
         return None
     kind = SUMMED if name in ("sum", "prod", "mean", "var", "std") else LOOSE_ZERO
     if kind is SUMMED and not dtypes.is_inexact(v.dtype) and name in ("sum", "prod"):
@@ -543,7 +551,8 @@ def product(w: Writer) -> Line | None:
         y = x
     else:
         source = w.one(("{0} @ {1}", "np.matmul({0}, {1})", "np.dot({0}, {1})"))
-    kind = SUMMED if dtypes.is_inexact(np.result_type(v, w.values[y])) else EXACT
+    inexact = any(dtypes.is_inexact(w.values[n].dtype) for n in (x, y))
+    kind = SUMMED if inexact else EXACT
     return Line(w.fresh(), source.format(x, y), (x, y), kind)
 
 
@@ -558,7 +567,7 @@ def composition(w: Writer) -> Line | None:
         "({0} - {0}.mean(-1, keepdims=True)) / np.sqrt({0}.var(-1, keepdims=True) + 1e-3)",
         "{0}.max(0) + np.log(np.exp({0} - {0}.max(0)).sum(0))",
         "{0} / np.sqrt(np.square({0}).sum(-1, keepdims=True) + 1)",
-        "0.5 * {0} * (1 + np.tanh(0.79788456 * ({0} + 0.044715 * {0} ** 3)))",
+        "{0} / (1 + np.exp(-1.702 * {0}))",
         "({0} * {0}).sum(-1) - {0}.sum(-1) ** 2",
         "np.cumsum({0}[::-1], axis=0)[::-1]",
         "({0}.sum(-1, keepdims=True) * {0}).sum(0)",
@@ -626,7 +635,7 @@ class Reference:
                 if rng is not None and line.kind in (ROUNDED, SUMMED):
                     value = disturb(value, rng, None)
                 elif rng is not None and line.kind == LOOSE_ZERO:
-                    value = _flip_zeros(value)
+                    value = _flip_zeros(value, rng)
                 values[line.target] = value
         return values
 
@@ -692,18 +701,12 @@ def disturb(a: Any, rng: np.random.Generator, summed: Any) -> Any:
     return moved[()] if isinstance(a, np.generic) else moved
 
 
-def _flip_zeros(a: Any) -> Any:
-    return a * a.dtype.type(-1) if _is_zero_signed(a) and np.all(a == 0) else _flipped(a)
-
-
-def _is_zero_signed(a: Any) -> bool:
-    return bool(dtypes.is_float(a.dtype))
-
-
-def _flipped(a: Any) -> Any:
-    if not _is_zero_signed(a):
+def _flip_zeros(a: Any, rng: np.random.Generator) -> Any:
+    """Zeros with random signs."""
+    if not dtypes.is_float(a.dtype):
         return a
-    return np.where(np.asarray(a) == 0, -np.asarray(a), a).astype(a.dtype)[()]
+    flips = (np.asarray(a) == 0) & (rng.random(np.shape(a)) < 0.5)
+    return np.where(flips, -np.asarray(a), a).astype(a.dtype)[()]
 
 
 # -- running -----------------------------------------------------------------------------------

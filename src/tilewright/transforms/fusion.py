@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tilewright.expr import (
+    Apply,
     Axis,
     Buffer,
     Expr,
     Load,
+    Reduce,
     is_static,
     product,
     static,
@@ -37,6 +39,8 @@ DEAR: Final = 8
 """Recomputing an element of this cost (in multiply-adds) is worth a store and a load."""
 MOST_OPS: Final = 96
 """Operations one kernel's expression may hold: keeps compile time linear in the program."""
+MOST_GROUPED: Final = 256
+"""Operations of all assignments of one kernel together, for the same reason."""
 MOST_SINKS: Final = 8
 STACK_BYTES: Final = 128 * 1024
 """Row-private memory of one kernel: it should stay in the second-level cache."""
@@ -176,11 +180,15 @@ def _edge(user: Node, n: Node) -> int:
 
 @dataclass
 class Group:
-    """Kept nodes that will be one kernel: the shared row axes and the assignments so far."""
+    """Kept nodes that will be one kernel: the shared row axes and the assignments so far, the
+    buffers they write and read, and how many operations they are."""
 
     rows: tuple[Axis, ...]
     body: list[Assign] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
+    made: set[Buffer] = field(default_factory=set)
+    read: set[Buffer] = field(default_factory=set)
+    size: int = 0
 
 
 Step = Group | Node
@@ -237,7 +245,7 @@ def _home(
     """The group the assignments can join: all they read is made there or before."""
     if len(assigns) != 1 or not axes:
         return None
-    loads = [e for e in walk(assigns[0].value) if isinstance(e, Load)]
+    loads, size = _contents(assigns)
     producers = [made_by[e.buffer] for e in loads if e.buffer in made_by]
     latest = max(producers, default=-1)
     candidates = [latest] if latest >= 0 else []
@@ -245,7 +253,9 @@ def _home(
     candidates += range(len(steps) - 1, max(latest, len(steps) - 9), -1)
     for k in candidates:
         g = steps[k]
-        if isinstance(g, Group) and _fits(g, axes, assigns[0], loads, k == latest):
+        if not isinstance(g, Group) or g.size + size > MOST_GROUPED:
+            continue
+        if _fits(g, axes, assigns[0], loads, k == latest):
             return k
     return None
 
@@ -258,7 +268,7 @@ def _fits(
         return False
     full = len(axes) == len(g.rows) == r and not any(a.axes for a in g.body)
     if full:
-        return reads_it or _shares_input(g, loads) or not loads
+        return reads_it or not loads or any(e.buffer in g.read for e in loads)
     if not reads_it:
         return False
     inner = [product(b.shape[r:]) for b in {assign.buffer, *(a.buffer for a in g.body)}]
@@ -266,15 +276,16 @@ def _fits(
     return nbytes <= STACK_BYTES
 
 
-def _shares_input(g: Group, loads: list[Load]) -> bool:
-    read = {e.buffer for a in g.body for e in walk(a.value) if isinstance(e, Load)}
-    return any(e.buffer in read for e in loads)
+def _contents(assigns: Sequence[Assign]) -> tuple[list[Load], int]:
+    """The loads of some assignments, and how many operations they do."""
+    found = walk(*(a.value for a in assigns))
+    size = sum(isinstance(e, (Apply, Reduce)) for e in found)
+    return [e for e in found if isinstance(e, Load)], size
 
 
 def _common_rows(g: Group, axes: tuple[Axis, ...], loads: list[Load]) -> int:
     """Leading axes the newcomer shares with the group: equal extents, and every load of the
     group's results stays in its own row."""
-    made = {a.buffer for a in g.body}
     r = min(len(axes), len(g.rows))
     for d in range(r):
         if axes[d].extent != g.rows[d].extent:
@@ -282,7 +293,7 @@ def _common_rows(g: Group, axes: tuple[Axis, ...], loads: list[Load]) -> int:
             break
     at = position(axes)
     for e in loads:
-        if e.buffer in made:
+        if e.buffer in g.made:
             same = 0
             while same < min(r, len(e.index)) and e.index[same] is at[same]:
                 same += 1
@@ -292,13 +303,9 @@ def _common_rows(g: Group, axes: tuple[Axis, ...], loads: list[Load]) -> int:
 
 
 def _join(g: Group, n: Node, axes: tuple[Axis, ...], assigns: list[Assign]) -> None:
-    g.nodes.append(n)
-    if not g.body:
-        g.rows = axes
-        g.body += assigns
-        return
-    loads = [e for a in assigns for e in walk(a.value) if isinstance(e, Load)]
-    r = _common_rows(g, axes, loads)
+    """Add a node; a first one brings its axes as the rows."""
+    loads, size = _contents(assigns)
+    r = _common_rows(g, axes, loads) if g.nodes else len(axes)
     if r < len(g.rows):  # the rows shrink: what was shared becomes the members' own
         lost = g.rows[r:]
         g.body = [Assign(a.buffer, a.index, (*_used(lost, a), *a.axes), a.value) for a in g.body]
@@ -307,6 +314,10 @@ def _join(g: Group, n: Node, axes: tuple[Axis, ...], assigns: list[Assign]) -> N
     for a in assigns:
         *index, value = substitute([*a.index, a.value], env)
         g.body.append(Assign(a.buffer, tuple(index), (*axes[r:], *a.axes), value))
+    g.nodes.append(n)
+    g.made.update(a.buffer for a in assigns)
+    g.read.update(e.buffer for e in loads)
+    g.size += size
 
 
 def _used(lost: Sequence[Axis], a: Assign) -> tuple[Axis, ...]:
