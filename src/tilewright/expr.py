@@ -14,6 +14,7 @@ divisor is positive. A `Load` whose guard is false does not touch memory and yie
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -320,7 +321,13 @@ def literal(value: Operand, dtype: DType) -> Lit:
 
 
 def as_index(x: Extent) -> Expr:
-    return x if isinstance(x, Expr) else Lit(int(x), dtypes.int64)
+    """A number or index expression as an index expression."""
+    return x if isinstance(x, Expr) else _number(int(x))
+
+
+@functools.lru_cache(4096)
+def _number(n: int) -> Lit:
+    return Lit(n, dtypes.int64)
 
 
 def axis(name: str, extent: Extent) -> Axis:
@@ -492,14 +499,20 @@ def walk(*roots: Expr) -> list[Expr]:
 def substitute(roots: Sequence[Expr], env: Mapping[Expr, Expr]) -> list[Expr]:
     """Replace the keys of `env` everywhere; what does not change stays the same object."""
     done: dict[Expr, Expr] = dict(env)
-    for e in topological(roots, lambda e: () if e in env else e.children):
-        if e not in done:
-            new = tuple(done[c] for c in e.children)
-            done[e] = (
-                e
-                if all(a is b for a, b in zip(new, e.children, strict=True))
-                else e.with_children(new)
-            )
+    stack = list(roots)
+    while stack:  # spelled out: the printer substitutes for every copy of an unrolled loop
+        e = stack[-1]
+        if e in done:
+            stack.pop()
+            continue
+        children = e.children
+        missing = [c for c in children if c not in done]
+        if missing:
+            stack += missing
+            continue
+        new = tuple([done[c] for c in children])
+        done[e] = e if new == children else e.with_children(new)
+        stack.pop()
     return [done[r] for r in roots]
 
 

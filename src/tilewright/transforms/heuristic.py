@@ -137,12 +137,10 @@ def _plan_tile(
 
 
 def _divisor(n: int, most: int) -> int:
-    """The largest factor up to `most` that leaves no remainder, if one is near; `most` if not:
-    each remainder is one more copy of the tile's code."""
-    for factor in range(min(most, n), max(most // 2, 1) - 1, -1):
-        if n % factor == 0:
-            return factor
-    return min(most, n)
+    """The factor up to `most`, and not far below it, that leaves the least remainder: what remains
+    is one more copy of the tile's code."""
+    most = min(most, n)
+    return min(range(most, max(most // 2, 1) - 1, -1), key=lambda factor: n % factor)
 
 
 def _plan_reduction(r: Reduce, plans: dict[Axis, Plan], target: Target) -> None:
