@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import functools
 import hashlib
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 import tilewright as tw
+from programs import PROGRAMS
 from tilewright import dtypes, expr, loops
 from tilewright.codegen.c_source import print_program
 from tilewright.expr import Buffer, Lit, as_index, axis, fma, load, rare, var
@@ -65,24 +67,34 @@ def run_c(program: Program, arrays: Sequence[Any]) -> None:
     entry(*pointers)
 
 
-def check(f: Callable[..., Any], *args: Any, rtol: float = 1e-6) -> str:
-    """Compile `f` to C, compare with `f` itself, and give the text."""
+def by_c(f: Callable[..., Any], *args: Any) -> tuple[list[Any], str]:
+    """The results of `f` compiled by way of C, and the text."""
     lowered = tw.compile(f).lower(*args)
-    want = [np.asarray(w) for w in tw.tree.leaves(f(*args))]
-    outs = [np.zeros(w.shape, w.dtype) for w in want]
-    params = lowered.program.entry.params
-    captured = list(lowered.entry.captured)
-    inputs = [np.ascontiguousarray(a) for a in args]
-    arena = np.zeros(lowered.arena_bytes + 64, np.uint8)
-    assert len(params) == len(inputs) + len(captured) + len(outs) + 1
+    entry = lowered.entry
+    inputs = [
+        np.require(np.asarray(a), d, ["C", "A"])
+        for a, d in zip(tw.tree.leaves(args), entry.dtypes, strict=True)
+    ]
+    captured = [np.ascontiguousarray(c) for c in entry.captured]
+    outs = [np.zeros(n.type.shape, n.type.dtype) for n in entry.program.graph.outputs]
+    arena = np.zeros(max(lowered.arena_bytes, 1), np.uint8)
     run_c(lowered.program, [*inputs, *captured, *outs, arena])
-    for o, w in zip(outs, want, strict=True):
-        if w.dtype.kind in "fc" or w.dtype == dtypes.bfloat16:
+    return tw.tree.leaves(entry.traced.rebuild(outs)), lowered.c
+
+
+def check(f: Callable[..., Any], *args: Any, rtol: float = 1e-6, want: Any = None) -> str:
+    """Run `f` by way of C, compare with `f` itself (or with `want`), and give the text."""
+    results, text = by_c(f, *args)
+    wanted = tw.tree.leaves(f(*args) if want is None else want)
+    for got, w in zip(results, wanted, strict=True):
+        w = np.asarray(w)
+        assert (np.shape(got), np.asarray(got).dtype) == (w.shape, w.dtype)
+        if dtypes.is_inexact(w.dtype):
             wide = np.complex128 if w.dtype.kind == "c" else np.float64
-            np.testing.assert_allclose(o.astype(wide), w.astype(wide), rtol=rtol, atol=rtol)
+            np.testing.assert_allclose(got.astype(wide), w.astype(wide), rtol=rtol, atol=rtol)
         else:
-            np.testing.assert_array_equal(o, w)
-    return str(lowered.c)
+            np.testing.assert_array_equal(got, w)
+    return text
 
 
 def reals(*shape: int, seed: int = 0, dtype: Any = np.float32) -> Any:
@@ -158,6 +170,7 @@ def test_gather_pad_and_concatenate() -> None:
         return np.concatenate([padded, padded[::-1] * 2]), np.roll(x, 2, axis=1)[:, ::-2]
 
     check(moves, reals(5, 6))
+    check(lambda x: np.pad(x, 1), reals(3, 4, dtype=dtypes.bfloat16))
 
 
 def test_sort_and_cumulative() -> None:
@@ -173,14 +186,15 @@ def test_loops_carry_values_through_the_arena() -> None:
 
         return tw.scan(step, np.zeros(8, np.float32), xs)
 
+    def unrolled(w: Any, xs: Any) -> Any:
+        h, every = np.zeros(8, np.float32), []
+        for x in xs:
+            h = np.tanh(h @ w + x)
+            every.append(h * 2)
+        return h, np.stack(every)
+
     w, xs = reals(8, 8) / 4, reals(12, 8, seed=2)
-    lowered = tw.compile(recurrent).lower(w, xs)
-    last, every = tw.compile(recurrent)(w, xs)
-    outs = [np.zeros_like(last), np.zeros_like(every)]
-    arena = np.zeros(lowered.arena_bytes + 64, np.uint8)
-    run_c(lowered.program, [w, xs, *lowered.entry.captured, *outs, arena])
-    np.testing.assert_allclose(outs[0], last, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(outs[1], every, rtol=1e-5, atol=1e-6)
+    check(recurrent, w, xs, rtol=1e-5, want=unrolled(w, xs))
 
 
 def test_while_loops_and_branches() -> None:
@@ -191,21 +205,22 @@ def test_while_loops_and_branches() -> None:
         )
 
     a = np.abs(reals(7, dtype=np.float64)) + 0.5
-    lowered = tw.compile(newton).lower(a)
-    out, arena = np.zeros_like(a), np.zeros(lowered.arena_bytes + 64, np.uint8)
-    run_c(lowered.program, [a, *lowered.entry.captured, out, arena])
-    np.testing.assert_allclose(out, np.sqrt(a), rtol=1e-10)
+    check(newton, a, rtol=1e-10, want=np.sqrt(a))
 
 
 def test_gradients() -> None:
-    def loss(w: Any, x: Any) -> Any:
-        return np.sum(np.tanh(x @ w) ** 2)
-
     w, x = reals(6, 3), reals(5, 6, seed=1)
-    lowered = tw.compile(tw.grad(loss)).lower(w, x)
-    out, arena = np.zeros_like(w), np.zeros(lowered.arena_bytes + 64, np.uint8)
-    run_c(lowered.program, [w, x, *lowered.entry.captured, out, arena])
-    np.testing.assert_allclose(out, tw.grad(loss)(w, x), rtol=1e-4, atol=1e-6)
+    h = np.tanh(x @ w)
+    gradient = tw.grad(lambda w, x: np.sum(np.tanh(x @ w) ** 2))
+    check(gradient, w, x, rtol=1e-5, want=x.T @ (2 * h * (1 - h * h)))
+
+
+@pytest.mark.parametrize("name", ["black_scholes", "kalman_step", "lstm_cell", "batchnorm"])
+def test_programs_from_the_field(name: str) -> None:
+    program = PROGRAMS[name]
+    args = program.arguments(np.random.default_rng(7))
+    want = program.function(*copy.deepcopy(args))
+    check(program.function, *args, rtol=10 * program.tolerance, want=want)
 
 
 def test_complex_numbers_are_pairs_of_floats() -> None:

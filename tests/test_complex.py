@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tilewright as tw
 from tilewright import dtypes, expr, loops
 from tilewright import kernel as kernels
 from tilewright.errors import InternalError
@@ -257,3 +258,41 @@ def test_what_has_no_complex_meaning_says_so() -> None:
     value = apply(el.floor.row.scalar, x[i])
     with pytest.raises(InternalError, match=r"no meaning on complex numbers: floor\(x\[i\]\)"):
         split_complex(Kernel("k", (i,), (Assign(out, (i,), (), value),)))
+
+
+PROGRAMS = {
+    "arithmetic": lambda z: (z * z.conj() + 1j) / z - z.real,
+    "powers": lambda z: np.sqrt(z) ** 3 + z**2.5,
+    "exponentials": lambda z: np.exp(z) * np.sin(z) + np.log(z),
+    "parts": lambda z: (np.abs(z), np.angle(z), z.real * 2, z.imag.astype(complex)),
+    "reductions": lambda z: (z.sum(1), z.mean(), z.prod(1), z.prod()),
+    "rows": lambda z: z / np.sqrt((np.abs(z) ** 2).sum(1, keepdims=True)),
+    "matrices": lambda z: z @ z.T.conj(),
+    "movement": lambda z: np.concatenate([np.pad(z, 1)[1:-1, 1:-1], z[::-1]]).T,
+    "choice": lambda z: np.where(z.real > 0, z, 0),
+    "cumulative": lambda z: np.cumprod(z, axis=1),
+    "loops": lambda z: (
+        tw.scan(lambda c, x: (c * x, c + x), z[0], z)[0] if _traced(z) else z[0] * z.prod(0)
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", COMPLEX, ids=str)
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_compiled_programs(name: str, dtype: Any) -> None:
+    f, z = PROGRAMS[name], ordinary(dtype, (5, 13), 9, 0.4)
+    rtol = 1e-4 if dtype == dtypes.complex64 else 1e-11
+    want, got = (tw.tree.leaves(r) for r in (f(z), tw.compile(f)(z)))
+    for w, g in zip(want, got, strict=True):
+        assert np.asarray(g).dtype == np.asarray(w).dtype
+        np.testing.assert_allclose(g, w, rtol=rtol, atol=rtol)
+
+
+def test_loops_carry_complex_values() -> None:
+    def running(z: Any) -> Any:
+        return tw.scan(lambda c, x: (c * x, c + x), z[0], z)
+
+    z = ordinary(dtypes.complex128, (4, 3), 2, 0.4)
+    last, every = tw.compile(running)(z)
+    np.testing.assert_allclose(last, z[0] * z.prod(0))
+    np.testing.assert_allclose(every[1], z[0] * z[0] + z[1])

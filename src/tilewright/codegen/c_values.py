@@ -161,6 +161,8 @@ class Values:
         return atom(f"{n}{suffix}")
 
     def _float(self, value: float, dtype: DType) -> Text:
+        if dtype == dtypes.bfloat16:
+            return atom(str(int(dtypes.bfloat16.type(value).view("uint16"))))
         if dtype == dtypes.float16:
             return self._converted(dtype, self._float(value, dtypes.float32))
         if math.isnan(value):
