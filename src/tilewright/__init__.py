@@ -1,7 +1,11 @@
 """Tilewright: NumPy functions as native programs. The public names, nothing else."""
 
 from tilewright import errors as errors
+from tilewright import lax as lax
+from tilewright import nn as nn
 from tilewright import numpy as numpy
+from tilewright import random as random
+from tilewright import scipy as scipy
 from tilewright import staging as _staging
 from tilewright import trees as tree
 from tilewright.compile import Compiled as Compiled
