@@ -265,7 +265,7 @@ class _Builder:
 
     def kernel(self, k: Kernel, place: dict[Buffer, Place]) -> list[Stmt]:
         """Call the function of a kernel; equal kernels share one."""
-        if any(static(a.extent) == 0 for a in k.axes):
+        if not k.body or any(static(a.extent) == 0 for a in k.axes):
             return []
         k, origin = split_complex(k)
         types = [(b.dtype, b.shape, b.scope) for b in k.params]

@@ -351,8 +351,11 @@ def finish(g: Group, name: str, needed: frozenset[Buffer]) -> Kernel:
             local[b] = Buffer(b.name, b.dtype, b.shape[r:], "stack")
         body.append(Assign(local[a.buffer], a.index[r:], a.axes, value))
     axes = tuple(a for a in g.rows if a.extent != 1)
+    # Over no points nothing is done, nor is what does not change over them computed beforehand.
     body = [
-        Assign(a.buffer, a.index, tuple(x for x in a.axes if x.extent != 1), a.value) for a in body
+        Assign(a.buffer, a.index, tuple(x for x in a.axes if x.extent != 1), a.value)
+        for a in body
+        if not any(x.extent == 0 for x in a.axes)
     ]
     sources = tuple(dict.fromkeys(n.source for n in g.nodes if n.source is not None))
     return Kernel(name, axes, tuple(body), sources)

@@ -29,6 +29,7 @@ from tilewright.expr import (
     substitute,
     walk,
 )
+from tilewright.scalars import REDUCTIONS
 
 INF = math.inf
 Range = tuple[float, float]
@@ -135,7 +136,8 @@ class Ranges:
 def simplify(roots: Sequence[Expr]) -> list[Expr]:
     """The expressions with simpler positions and guards; unchanged ones stay the same objects.
 
-    Reductions lose their axes of one point: reduce[k:1](x[k]) is x[0].
+    Reductions lose their axes of one point, and over no points they are a number:
+    reduce[k:1](x[k]) is x[0], reduce[k:0](x[k]) the neutral element.
     """
     ranges = Ranges()
     done: dict[Expr, Expr] = {}
@@ -153,6 +155,8 @@ def simplify(roots: Sequence[Expr]) -> list[Expr]:
                 done[e] = _apply(rebuilt, ranges)
             case Load(buffer, idx, Lit(True)):
                 done[e] = Load(buffer, idx, None)
+            case Reduce(kind, axes, body) if _empty(axes) and not dtypes.is_complex(body.type):
+                done[e] = literal(REDUCTIONS[kind][1](body.type), body.type)
             case Reduce(kind, axes, body):
                 longer = tuple(a for a in axes if a.extent != 1)
                 done[e] = (
@@ -161,6 +165,10 @@ def simplify(roots: Sequence[Expr]) -> list[Expr]:
             case _:
                 done[e] = rebuilt
     return [done[r] for r in roots]
+
+
+def _empty(axes: Sequence[Axis]) -> bool:
+    return any(a.extent == 0 for a in axes)
 
 
 def _index(e: Index, ranges: Ranges) -> Expr:
