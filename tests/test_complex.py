@@ -271,9 +271,6 @@ PROGRAMS = {
     "movement": lambda z: np.concatenate([np.pad(z, 1)[1:-1, 1:-1], z[::-1]]).T,
     "choice": lambda z: np.where(z.real > 0, z, 0),
     "cumulative": lambda z: np.cumprod(z, axis=1),
-    "loops": lambda z: (
-        tw.scan(lambda c, x: (c * x, c + x), z[0], z)[0] if _traced(z) else z[0] * z.prod(0)
-    ),
 }
 
 
