@@ -198,5 +198,3 @@ from tilewright.lax.reducing import (
     top_k,
 )  # fmt: skip
 from tilewright.numpy.pointwise import imag, real
-
-__all__ = [name for name in dir() if not name.startswith("_") and name != "annotations"]
