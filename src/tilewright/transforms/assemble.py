@@ -425,7 +425,7 @@ def _own_outputs(graph: Graph) -> Graph:
     seen: set[Node] = set()
     outputs: list[Node] = []
     for n in graph.outputs:
-        while n in seen or isinstance(n.op, (Input, Constant, Pick)):
+        while n in seen or isinstance(n.op, (Input, Constant)):
             copy = Reshape(n.type.shape).node(n)
             n = copy
         seen.add(n)

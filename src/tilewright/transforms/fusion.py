@@ -22,6 +22,7 @@ from tilewright.expr import (
     Expr,
     Load,
     Reduce,
+    free_axes,
     is_static,
     product,
     static,
@@ -42,6 +43,9 @@ MOST_OPS: Final = 96
 MOST_GROUPED: Final = 256
 """Operations of all assignments of one kernel together, for the same reason."""
 MOST_SINKS: Final = 8
+STREAMED_BYTES: Final = 16 * 1024
+"""What a row may read that every other row reads too: beyond half the first-level cache, it is
+better to reuse each load for several rows, in a kernel of its own."""
 STACK_BYTES: Final = 128 * 1024
 """Row-private memory of one kernel: it should stay in the second-level cache."""
 
@@ -271,9 +275,26 @@ def _fits(
         return reads_it or not loads or any(e.buffer in g.read for e in loads)
     if not reads_it:
         return False
+    streamed = _streamed(assign, axes[:r]) + sum(_streamed(a, g.rows[:r]) for a in g.body)
+    if streamed > STREAMED_BYTES:
+        return False
     inner = [product(b.shape[r:]) for b in {assign.buffer, *(a.buffer for a in g.body)}]
     nbytes = sum(static(n) * 8 for n in inner if is_static(n))
     return nbytes <= STACK_BYTES
+
+
+def _streamed(a: Assign, rows: Sequence[Axis]) -> int:
+    """Bytes a reduction reads again for every row: a matrix each of them is multiplied with."""
+    last = next((x for x in reversed(rows) if x.extent != 1), None)
+    loads = {e for r in walk(a.value) if isinstance(r, Reduce) for e in walk(r.body)}
+    total = 0
+    for e in loads:
+        if isinstance(e, Load):
+            axes = {x for i in e.index for x in free_axes([i])[i] if isinstance(x, Axis)}
+            if last not in axes:
+                extents = [x.extent for x in axes if x not in rows and is_static(x.extent)]
+                total += static(product(extents)) * e.buffer.dtype.itemsize
+    return total
 
 
 def _contents(assigns: Sequence[Assign]) -> tuple[list[Load], int]:
