@@ -140,6 +140,7 @@ def simplify(roots: Sequence[Expr]) -> list[Expr]:
     reduce[k:1](x[k]) is x[0], reduce[k:0](x[k]) the neutral element.
     """
     ranges = Ranges()
+    positions = _Positions(ranges)
     done: dict[Expr, Expr] = {}
     summed = [a for e in walk(*roots) if isinstance(e, Reduce) for a in e.axes]
     points: dict[Expr, Expr] = {a: as_index(0) for a in summed if a.extent == 1}
@@ -150,7 +151,7 @@ def simplify(roots: Sequence[Expr]) -> list[Expr]:
         rebuilt = e if same else e.with_children(new)
         match rebuilt:
             case Index():
-                done[e] = _index(rebuilt, ranges)
+                done[e] = positions(rebuilt)
             case Apply():
                 done[e] = _apply(rebuilt, ranges)
             case Load(buffer, idx, Lit(True)):
@@ -171,11 +172,31 @@ def _empty(axes: Sequence[Axis]) -> bool:
     return any(a.extent == 0 for a in axes)
 
 
-def _index(e: Index, ranges: Ranges) -> Expr:
-    a, b = e.args
+class _Positions:
+    """Applies the rules for positions until none changes anything."""
+
+    def __init__(self, ranges: Ranges) -> None:
+        self.ranges = ranges
+        self.known: dict[Expr, Expr] = {}
+
+    def __call__(self, e: Expr) -> Expr:
+        for x in walk(e):
+            if x in self.known:
+                continue
+            self.known[x] = x  # rules that lead back here stop
+            if isinstance(x, Index):
+                same = all(self.known[c] is c for c in x.args)
+                inner = x if same else index(x.op, *(self.known[c] for c in x.args))
+                after = _index(inner, self) if isinstance(inner, Index) else inner
+                self.known[x] = x if after is x else self(after)
+        return self.known[e]
+
+
+def _index(e: Index, positions: _Positions) -> Expr:
+    (a, b), ranges = e.args, positions.ranges
     match e.op:
         case "+" | "*":
-            result = _sum(affine(e))
+            result = _sum(affine(e), positions)
         case "//" if isinstance(b, Lit):
             result = _floordiv(a, int(b.value), ranges)
         case "%" if isinstance(b, Lit):
@@ -189,13 +210,13 @@ def _index(e: Index, ranges: Ranges) -> Expr:
     return e if result is e or _size(result) > _size(e) else result
 
 
-def _sum(form: Affine) -> Expr:
+def _sum(form: Affine, positions: _Positions) -> Expr:
     """Put (x // n) * n + x % n back together wherever both halves are present."""
     terms = dict(form.terms)
     for t, c in form.terms:
         match t:
             case Index("%", (x, Lit(n))):
-                quotient = index("//", x, as_index(int(n)))
+                quotient = positions(index("//", x, as_index(int(n))))
                 parts = affine(quotient)
                 # x // n may itself have been simplified to a sum: every part must be there.
                 if (

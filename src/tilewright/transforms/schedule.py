@@ -9,13 +9,14 @@ the steps add up to). Steps address axes by the names the kernel prints with.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Final
 
 from tilewright.errors import ScheduleError
-from tilewright.expr import Axis, Namer, Reduce, is_static, show_extent, static, walk
+from tilewright.expr import Axis, Namer, Reduce, free_axes, is_static, show_extent, static, walk
 from tilewright.kernel import Kernel
 
 
@@ -152,6 +153,7 @@ def plans(kernel: Kernel, schedule: Schedule) -> tuple[Kernel, dict[Axis, Plan]]
     by_name = names(kernel)
     parts: dict[str, tuple[str, int]] = {}  # inner part -> (axis, extent)
     result: dict[Axis, Plan] = {}
+    cause: dict[Axis, Step] = {}
     for step in schedule.steps:
         match step:
             case Split(name, factor):
@@ -179,7 +181,7 @@ def plans(kernel: Kernel, schedule: Schedule) -> tuple[Kernel, dict[Axis, Plan]]
                             str(step), name, show_extent(axis.extent), "it is not a constant"
                         )
                     extent = max(static(axis.extent), 1)
-                plan = result.get(axis, Plan())
+                plan, cause[axis] = result.get(axis, Plan()), step
                 result[axis] = (
                     replace(plan, unroll=extent)
                     if isinstance(step, Unroll)
@@ -202,7 +204,35 @@ def plans(kernel: Kernel, schedule: Schedule) -> tuple[Kernel, dict[Axis, Plan]]
                         str(step), ", ".join(order), "", "every shared axis must appear once"
                     )
                 kernel = replace(kernel, axes=axes)
+    _check_places(kernel, result, cause)
     return kernel, result
+
+
+def _check_places(kernel: Kernel, plans: dict[Axis, Plan], cause: dict[Axis, Step]) -> None:
+    """Loops are unrolled and vectorised inside a nest, and only one of them has lanes."""
+
+    def refuse(a: Axis, reason: str) -> None:
+        step = cause[a]
+        assert isinstance(step, Unroll | Vectorize), "other steps chunk nothing"
+        raise ScheduleError(str(step), step.axis, show_extent(a.extent), reason)
+
+    inner: set[Axis] = set()
+    nests = [(kernel.axes, kernel.body)] if kernel.is_map else [(a.axes, (a,)) for a in kernel.body]
+    for axes, body in nests:
+        tile = list(itertools.takewhile(lambda a: plans.get(a, Plan()).chunk > 1, axes[::-1]))
+        inner.update(tile)
+        wide = [a for a in tile if plans[a].lanes > 1]
+        if len(wide) > 1:
+            refuse(wide[1], "an axis inside it has the lanes")
+        free = free_axes([a.value for a in body])
+        for r in (e for e in free if isinstance(e, Reduce)):
+            last = r.axes[-1]
+            inner.add(last)
+            if wide and plans.get(last, Plan()).lanes > 1 and free[r] & set(tile):
+                refuse(last, "the axis its results are for has the lanes")
+    for a, plan in plans.items():
+        if plan.chunk > 1 and a not in inner:
+            refuse(a, "there is a whole loop inside it")
 
 
 def _find(by_name: dict[str, Axis], name: str, step: Step) -> Axis:
