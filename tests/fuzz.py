@@ -431,7 +431,17 @@ def _slice(w: Writer, n: int) -> str:
     """A slice of an axis of extent n, in any direction."""
     start, stop = w.small(-n - 1, n + 1), w.small(-n - 1, n + 1)
     return w.one(
-        (":", "::-1", f"{start}:", f":{stop}", f"{start}:{stop}", "::2", "1::3", f"{stop}::-2", ":-1")
+        (
+            ":",
+            "::-1",
+            f"{start}:",
+            f":{stop}",
+            f"{start}:{stop}",
+            "::2",
+            "1::3",
+            f"{stop}::-2",
+            ":-1",
+        )
     )
 
 
@@ -698,7 +708,7 @@ def disturb(a: Any, rng: np.random.Generator, summed: bool) -> Any:
     """Floats moved by a few units in the last place; more where many terms are added."""
     if not isinstance(a, np.ndarray | np.generic) or not dtypes.is_inexact(a.dtype):
         return a
-    eps = 2.0 ** -8 if a.dtype == BF16 else float(np.finfo(a.dtype).eps)
+    eps = 2.0**-8 if a.dtype == BF16 else float(np.finfo(a.dtype).eps)
     many = 1.0 + np.sqrt(np.size(a)) if summed else 1.0
     share = eps * many * rng.uniform(-3, 3, np.shape(a))
     double = np.complex128 if dtypes.is_complex(a.dtype) else np.float64
@@ -759,7 +769,9 @@ def _looped(program: Program) -> Sequence[Any]:
     """The whole program's loops, interpreted."""
     lowered = tw.compile(program.function).lower(*program.inputs.values())
     g = lowered.entry.program.graph
-    inputs = [prepared(np.asarray(v), n.type.dtype) for v, n in zip(program.inputs.values(), g.inputs)]
+    inputs = [
+        prepared(np.asarray(v), n.type.dtype) for v, n in zip(program.inputs.values(), g.inputs)
+    ]
     inputs += [prepared(h.array, h.array.dtype) for h in constants(g)]
     outs = [np.zeros(n.type.shape, n.type.dtype) for n in g.outputs]
     arena = np.zeros(lowered.arena_bytes, np.uint8)
@@ -797,7 +809,7 @@ def kernel_differs(k: kernel.Kernel, function: loops.Function, seed: int = 0) ->
         if not dtypes.is_inexact(b.dtype):
             same = np.array_equal(x, y)
         else:
-            eps = 2.0 ** -8 if b.dtype == BF16 else float(np.finfo(b.dtype).eps)
+            eps = 2.0**-8 if b.dtype == BF16 else float(np.finfo(b.dtype).eps)
             x, y = x.astype(np.complex128), y.astype(np.complex128)
             same = np.allclose(x, y, rtol=1e3 * eps, atol=1e3 * eps, equal_nan=True)
         if not same:

@@ -1,0 +1,231 @@
+"""Schedules: they print, replay and are stored; what is not legal is refused; what is legal never
+changes a value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilewright as tw
+from fuzz import kernel_differs
+from tilewright import dtypes
+from tilewright import kernel as kernels
+from tilewright.errors import ScheduleError
+from tilewright.expr import Buffer, Reduce, axis, static, walk
+from tilewright.kernel import Assign, Kernel
+from tilewright.target import Target
+from tilewright.transforms.heuristic import heuristic
+from tilewright.transforms.loopify import loopify
+from tilewright.transforms.schedule import (
+    Order,
+    Parallel,
+    Schedule,
+    Split,
+    Step,
+    Unroll,
+    Vectorize,
+    names,
+)
+
+ZNVER4 = Target("x86_64-unknown-linux-gnu", "znver4", "", 64)
+
+
+def softmax(x: Any) -> Any:
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+    "dense": (lambda x, w, b: np.maximum(x @ w + b, 0), ((5, 7), (7, 19), (19,))),
+    "transposed": (lambda x, y: x.T * 2 + y, ((6, 11), (11, 6))),
+    "softmax": (softmax, ((3, 21),)),
+    "sum": (lambda x: x.sum(), ((37,),)),
+    "columns": (lambda x: x.sum(0), ((9, 13),)),
+    "outer": (lambda x, y: np.subtract.outer(x, y), ((17,), (3,))),
+    "tensor": (lambda x: (x * x).sum((0, 2)), ((4, 5, 6),)),
+}
+
+
+def kernel_of(name: str) -> Kernel:
+    f, shapes = FUNCTIONS[name]
+    (kernel,) = tw.compile(f).lower(*(np.zeros(s, np.float32) for s in shapes)).kernels
+    return kernel
+
+
+def plane() -> Kernel:
+    """out[i,j] = sum[k:6](x[i,k] * y[k,j]), i:8 j:20"""
+    i, j, k = axis("i", 8), axis("j", 20), axis("k", 6)
+    x, y = Buffer("x", dtypes.float32, (8, 6)), Buffer("y", dtypes.float32, (6, 20))
+    out = Buffer("out", dtypes.float32, (8, 20), "output")
+    value = Reduce("sum", (k,), x[i, k] * y[k, j])
+    return Kernel("plane", (i, j), (Assign(out, (i, j), (), value),))
+
+
+STEPS = (
+    Order(("j", "i")), Parallel("j"), Split("i", 4), Split("j", 16), Split("j.i", 8),
+    Unroll("j.i.o"), Vectorize("j.i.i"), Unroll("i.i"),
+)  # fmt: skip
+
+
+def test_steps_print() -> None:
+    assert str(Schedule(STEPS)) == (
+        "Order(j, i) Parallel(j) Split(i, 4) Split(j, 16) Split(j.i, 8)"
+        " Unroll(j.i.o) Vectorize(j.i.i) Unroll(i.i)"
+    )
+    assert str(Schedule()) == "(as written)"
+
+
+def test_schedules_are_stored() -> None:
+    schedule = Schedule(STEPS)
+    assert Schedule.from_json(schedule.to_json()) == schedule
+    for name in FUNCTIONS:
+        chosen = heuristic(kernel_of(name), ZNVER4)
+        assert Schedule.from_json(chosen.to_json()) == chosen
+
+
+@pytest.mark.parametrize("text", ["", "[", '[["Fold", {"axis": "i"}]]', '[["Split", {"a": 1}]]'])
+def test_what_is_not_a_stored_schedule(text: str) -> None:
+    with pytest.raises(ScheduleError, match="this is not a stored schedule"):
+        Schedule.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        (
+            (Split("z", 8),),
+            "Split(z, 8) cannot be applied to axis z: the kernel has i, j, k",
+        ),
+        (
+            (Split("j", 21),),
+            "Split(j, 21) cannot be applied to axis j of extent 20: the factor does not fit",
+        ),
+        (
+            (Split("j", 0),),
+            "Split(j, 0) cannot be applied to axis j of extent 20: the factor does not fit",
+        ),
+        (
+            (Split("j", 16), Split("j.i", 3)),
+            "Split(j.i, 3) cannot be applied to axis j.i of extent 16: the factor must divide an"
+            " inner part",
+        ),
+        (
+            (Parallel("k"),),
+            "Parallel(k) cannot be applied to axis k of extent 6: only shared axes are independent",
+        ),
+        (
+            (Order(("i",)),),
+            "Order(i) cannot be applied to axis i: every shared axis must appear once",
+        ),
+        (
+            (Vectorize("i"), Vectorize("j")),
+            "Vectorize(i) cannot be applied to axis i of extent 8: an axis inside it has the lanes",
+        ),
+        (
+            (Vectorize("j"), Vectorize("k")),
+            "Vectorize(k) cannot be applied to axis k of extent 6: the axis its results are for"
+            " has the lanes",
+        ),
+        (
+            (Unroll("i"),),
+            "Unroll(i) cannot be applied to axis i of extent 8: there is a whole loop inside it",
+        ),
+    ],
+)
+def test_what_is_not_legal(steps: tuple[Step, ...], message: str) -> None:
+    with pytest.raises(ScheduleError) as raised:
+        loopify(plane(), Schedule(steps))
+    assert str(raised.value).startswith(message)
+    assert "f.lower(...).kernels prints the axes and their extents." in str(raised.value)
+
+
+def test_only_the_last_axis_of_a_reduction_is_cut() -> None:
+    kernel = kernel_of("tensor")
+    (reduction,) = (e for e in walk(*kernel.expressions) if isinstance(e, Reduce))
+    outer, _ = reduction.axes
+    spelled = {a: n for n, a in names(kernel).items()}
+    with pytest.raises(ScheduleError, match="there is a whole loop inside it"):
+        loopify(kernel, Schedule((Unroll(spelled[outer]),)))
+
+
+def random_schedule(kernel: Kernel, rng: np.random.Generator) -> Schedule:
+    """Any steps at all: factors that fit, parts unrolled or given lanes, some order."""
+    steps: list[Step] = []
+    if kernel.is_map and len(kernel.axes) > 1 and rng.random() < 0.5:
+        spelled = {a: n for n, a in names(kernel).items()}
+        order = rng.permutation(len(kernel.axes))
+        steps.append(Order(tuple(spelled[kernel.axes[k]] for k in order)))
+    for name, a in names(kernel).items():
+        extent = static(a.extent)
+        if a in kernel.axes and rng.random() < 0.3:
+            steps.append(Parallel(name))
+        if rng.random() < 0.4:
+            continue
+        inner = name
+        if rng.random() < 0.8:
+            factor = int(rng.integers(1, min(extent, 24) + 1))
+            steps.append(Split(name, factor))
+            inner = f"{name}.i"
+            halves = [k for k in range(1, factor + 1) if factor % k == 0]
+            if rng.random() < 0.5:
+                steps.append(Split(inner, int(rng.choice(halves))))
+                steps.append(Unroll(f"{inner}.o"))
+                inner += ".i"
+        steps.append(Vectorize(inner) if rng.random() < 0.6 else Unroll(inner))
+    return Schedule(tuple(steps))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_legal_schedules_do_not_change_values(name: str) -> None:
+    """Random schedules, interpreted: each is refused or computes what the kernel says."""
+    kernel, rng = kernel_of(name), np.random.default_rng(7)
+    legal = 0
+    for _ in range(60):
+        schedule = random_schedule(kernel, rng)
+        try:
+            function = loopify(kernel, schedule)
+        except ScheduleError:
+            continue
+        wrong = kernel_differs(kernel, function)
+        assert wrong is None, f"{schedule}\n{kernels.show(kernel)}\n{wrong}"
+        legal += 1
+        if legal == 8:
+            return
+    assert legal >= 4, "hardly any random schedule is legal: the test says nothing"
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_compiled_schedules_do_not_change_values(name: str) -> None:
+    """The same through LLVM: every schedule that is legal compiles and computes the same."""
+    f, shapes = FUNCTIONS[name]
+    rng = np.random.default_rng(11)
+    args = [rng.normal(size=s).astype(np.float32) for s in shapes]
+    expected = f(*args)
+    legal = 0
+    for _ in range(60):
+        schedule = random_schedule(kernel_of(name), rng)
+
+        def chosen(kernel: Kernel, schedule: Schedule = schedule) -> Schedule:
+            return schedule
+
+        try:
+            result = tw.compile(f, scheduler=chosen)(*args)
+        except ScheduleError:
+            continue
+        np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5, err_msg=str(schedule))
+        legal += 1
+        if legal == 5:
+            return
+    assert legal >= 4, "hardly any random schedule is legal: the test says nothing"
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("width", [16, 32, 64])
+def test_the_heuristic_is_legal_at_every_width(name: str, width: int) -> None:
+    kernel = kernel_of(name)
+    target = Target("x86_64-unknown-linux-gnu", "x86-64", "", width)
+    function = loopify(kernel, heuristic(kernel, target))
+    assert kernel_differs(kernel, function) is None
