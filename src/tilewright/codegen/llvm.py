@@ -66,7 +66,7 @@ from tilewright.term import topological
 from tilewright.transforms.index_rules import affine, flat
 
 ZERO = "@zero.element"
-"""Where scalar loads whose guard is false read from."""
+"""Where loads whose guard is false for all lanes read from."""
 
 STACK_ALIGN = 64
 
@@ -84,11 +84,13 @@ def print_program(program: Program) -> str:
     one for each parameter of the program's entry."""
     parts: list[str] = []
     declarations: set[str] = set()
+    zero_bytes = 16
     for f in program.functions:
         printer = FunctionPrinter(f)
         parts.append(printer.text())
         declarations |= printer.declarations
-    head = [f"{ZERO} = internal constant [16 x i8] zeroinitializer, align 16"]
+        zero_bytes = max(zero_bytes, printer.zero_bytes)
+    head = [f"{ZERO} = internal constant [{zero_bytes} x i8] zeroinitializer, align 64"]
     parts.append(_unpacking(program.entry))
     parts.append("!0 = !{i32 1}")
     return "\n\n".join(["\n".join(head + sorted(declarations)), *parts]) + "\n"
@@ -451,27 +453,41 @@ class FunctionPrinter(Emitter):
                     self.value(f"load {element}, ptr {where}, align {align}", dtype, 1).text, dtype
                 )
             )
+        if step in (1, -1):
+            return self.from_memory(self.contiguous(buffer, offset, step, guard))
         lanes = self.lanes
         wide = vector_type(element, lanes)
-        full = self.extent == lanes and guard is None
-        if step in (1, -1):
-            where = self.address(buffer, offset if step == 1 else offset - (lanes - 1))
-            if full:
-                x = self.value(f"load {wide}, ptr {where}, align {align}", dtype, lanes)
-            else:
-                mask = self.guarded_mask(guard)
-                if step == -1:
-                    mask = self.reversed(f"<{lanes} x i1>", mask)
-                x = self._masked_load(wide, where, align, mask, dtype)
-            if step == -1:
-                x = Operand(self.reversed(wide, x.text), dtype, lanes)
-            return self.from_memory(x)
         where = self.addresses(buffer, offset, step)
         name = f"llvm.masked.gather.{self._mangled(dtype)}.v{lanes}p0"
         mask = f"<{lanes} x i1> {self.guarded_mask(guard)}"
         args = f"<{lanes} x ptr> align {align} {where}, {mask}, {wide} zeroinitializer"
         call = self.intrinsic(name, wide, args, f"<{lanes} x ptr>, <{lanes} x i1>, {wide}")
         return self.from_memory(self.value(call, dtype, lanes))
+
+    def contiguous(self, buffer: Buffer, offset: Expr, step: int, guard: Operand | None) -> Operand:
+        """Load neighbours, in order (step 1) or backwards (-1)."""
+        lanes, dtype = self.lanes, buffer.dtype
+        element, align = memory_type(dtype), dtype.itemsize if buffer.scope != "registers" else 1
+        wide, uniform = vector_type(element, lanes), guard is None or guard.lanes == 1
+        single = uniform and self.extent == 1
+        where = self.address(buffer, offset if step == 1 or single else offset - (lanes - 1))
+        if guard is not None and uniform:  # one choice of address instead of a mask
+            self.zero_bytes = max(self.zero_bytes, lanes * dtype.itemsize)
+            where = self.value(f"select {guard}, ptr {where}, ptr {ZERO}", dtypes.int64, 1).text
+            guard = None
+        if single:
+            x = self.value(f"load {element}, ptr {where}, align {align}", dtype, 1).text
+            return self.value(
+                f"insertelement {wide} zeroinitializer, {element} {x}, i64 0", dtype, lanes
+            )
+        if guard is None and self.extent == lanes:
+            x = self.value(f"load {wide}, ptr {where}, align {align}", dtype, lanes).text
+        else:
+            mask = self.guarded_mask(guard)
+            if step == -1:
+                mask = self.reversed(f"<{lanes} x i1>", mask)
+            x = self._masked_load(wide, where, align, mask, dtype).text
+        return Operand(x if step == 1 else self.reversed(wide, x), dtype, lanes)
 
     def _masked_load(self, wide: str, where: str, align: int, mask: str, dtype: DType) -> Operand:
         lanes = self.lanes
@@ -535,6 +551,12 @@ class FunctionPrinter(Emitter):
                 hint = f"align {STREAM_ALIGN}, !nontemporal !0"
                 self.streamed = True
             self.emit(f"store {x}, ptr {self.address(buffer, offset)}, {hint}")
+            return
+        if step == 1 and self.extent == 1:
+            # Not as a masked store: LLVM makes that one too wide after a truncation.
+            one = self.value(f"extractelement {x}, i64 0", x.dtype, 1)
+            where = self.address(buffer, offset)
+            self.emit(f"store {element} {one.text}, ptr {where}, align {align}")
             return
         wide, mask = vector_type(element, self.lanes), self.lane_mask()
         if step == 1:
