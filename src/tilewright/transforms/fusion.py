@@ -11,7 +11,7 @@ nodes evaluate it), how often a sink re-reads one of its elements, and what reco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -46,6 +46,8 @@ MOST_SINKS: Final = 8
 STREAMED_BYTES: Final = 16 * 1024
 """What a row may read that every other row reads too: beyond half the first-level cache, it is
 better to reuse each load for several rows, in a kernel of its own."""
+NEAR: Final = 9
+"""A node joins one of so many steps before it: the search is linear in the program."""
 STACK_BYTES: Final = 128 * 1024
 """Row-private memory of one kernel: it should stay in the second-level cache."""
 
@@ -182,7 +184,7 @@ def _edge(user: Node, n: Node) -> int:
 # -- kernels -----------------------------------------------------------------------------------
 
 
-@dataclass
+@dataclass(eq=False)
 class Group:
     """Kept nodes that will be one kernel: the shared row axes and the assignments so far, the
     buffers they write and read, and how many operations they are."""
@@ -207,25 +209,21 @@ def group(
 ) -> list[Step]:
     """Lower every kept node and put those that share rows into one group, in execution order."""
     lowering = Lowering(buffers)
-    steps: list[Step] = []
-    made_by: dict[Buffer, int] = {}
+    order = _Order(buffers, results)
     for n in kept:
         if isinstance(n.op, Pick):
             continue
         if is_opaque(n):
-            made_by.update(dict.fromkeys(results[n], len(steps)))
-            steps.append(n)
+            order.append(n)
             continue
         axes, assigns = _assigns(n, buffers[n], lowering)
-        at = _home(steps, made_by, axes, assigns)
-        if at is None:
-            at = len(steps)
-            steps.append(Group(axes))
-        home = steps[at]
-        assert isinstance(home, Group)
+        home = order.home(axes, assigns)
+        if home is None:
+            home = Group(axes)
+            order.append(home)
         _join(home, n, axes, assigns)
-        made_by[buffers[n]] = at
-    return steps
+        order.made_by[buffers[n]] = order.steps.index(home, -NEAR)
+    return order.steps
 
 
 def _assigns(n: Node, buffer: Buffer, lowering: Lowering) -> tuple[tuple[Axis, ...], list[Assign]]:
@@ -243,25 +241,56 @@ def _assigns(n: Node, buffer: Buffer, lowering: Lowering) -> tuple[tuple[Axis, .
     return axes, [Assign(buffer, position(axes), (), value)]
 
 
-def _home(
-    steps: list[Step], made_by: dict[Buffer, int], axes: tuple[Axis, ...], assigns: list[Assign]
-) -> int | None:
-    """The group the assignments can join: all they read is made there or before."""
-    if len(assigns) != 1 or not axes:
+class _Order:
+    """The steps so far in execution order, and the place of the step that makes each buffer."""
+
+    def __init__(self, buffers: dict[Node, Buffer], results: dict[Node, list[Buffer]]) -> None:
+        self.steps: list[Step] = []
+        self.made_by: dict[Buffer, int] = {}
+        self.buffers = buffers
+        self.results = results
+
+    def append(self, step: Step) -> None:
+        self.made_by.update(dict.fromkeys(self.made(step), len(self.steps)))
+        self.steps.append(step)
+
+    def made(self, step: Step) -> Iterable[Buffer]:
+        return step.made if isinstance(step, Group) else self.results[step]
+
+    def read(self, step: Step) -> Iterable[Buffer]:
+        return step.read if isinstance(step, Group) else (self.buffers[a] for a in step.args)
+
+    def home(self, axes: tuple[Axis, ...], assigns: list[Assign]) -> Group | None:
+        """The near group the assignments can join: all they read is made there or before. A group
+        that makes some of what they read may have to run later for that."""
+        if len(assigns) != 1 or not axes:
+            return None
+        loads, size = _contents(assigns)
+        latest = max((self.made_by.get(e.buffer, -1) for e in loads), default=-1)
+        oldest = max(len(self.steps) - NEAR, 0)
+        near = range(len(self.steps) - 1, oldest - 1, -1)
+        for k in sorted(near, key=lambda k: (k < latest, k != latest)):
+            g = self.steps[k]
+            if not isinstance(g, Group) or g.size + size > MOST_GROUPED:
+                continue
+            reads_it = any(e.buffer in g.made for e in loads)
+            if (k < latest and not reads_it) or not _fits(g, axes, assigns[0], loads, reads_it):
+                continue
+            if k >= latest or self.postponed(k, latest):
+                return g
         return None
-    loads, size = _contents(assigns)
-    producers = [made_by[e.buffer] for e in loads if e.buffer in made_by]
-    latest = max(producers, default=-1)
-    candidates = [latest] if latest >= 0 else []
-    # A sibling over the same space may be older than the producers allow, or independent.
-    candidates += range(len(steps) - 1, max(latest, len(steps) - 9), -1)
-    for k in candidates:
-        g = steps[k]
-        if not isinstance(g, Group) or g.size + size > MOST_GROUPED:
-            continue
-        if _fits(g, axes, assigns[0], loads, k == latest):
-            return k
-    return None
+
+    def postponed(self, k: int, after: int) -> bool:
+        """Move the group at `k` behind the step `after`, if nothing on the way reads it."""
+        g = self.steps[k]
+        made = set(self.made(g))
+        between = self.steps[k + 1 : after + 1]
+        if any(b in made for step in between for b in self.read(step)):
+            return False
+        self.steps[k : after + 1] = [*between, g]
+        for at in range(k, after + 1):
+            self.made_by.update(dict.fromkeys(self.made(self.steps[at]), at))
+        return True
 
 
 def _fits(

@@ -132,6 +132,23 @@ def merged_moves(op: Op, args: Sequence[Node]) -> Node | None:
     return None
 
 
+def reshaped_operands(op: Op, args: Sequence[Node]) -> Node | None:
+    """f(reshape(x), reshape(y), fill) -> reshape(f(x, y, fill)), so that equal values of unlike
+    shapes (a mean with and without its axis) become one"""
+    if not isinstance(op, (Elementwise, Cast)):
+        return None
+    inner = [a.args[0] for a in args if isinstance(a.op, Reshape)]
+    moves = all(isinstance(a.op, (Reshape, Fill)) for a in args)
+    if not inner or not moves or any(x.type.shape != inner[0].type.shape for x in inner):
+        return None
+    shape = inner[0].type.shape
+    sources = [
+        Fill(a.type.with_shape(shape), a.op.bits).node() if isinstance(a.op, Fill) else a.args[0]
+        for a in args
+    ]
+    return Reshape(args[0].type.shape).node(op.node(*sources))
+
+
 def whole_slice(op: Op, args: Sequence[Node]) -> Node | None:
     """x[0:n] -> x"""
     if isinstance(op, Slice) and all(map(is_static, args[0].type.shape)) and set(op.steps) <= {1}:
@@ -146,6 +163,7 @@ RULES: Final[tuple[Rule, ...]] = (
     neutral,
     chosen,
     merged_moves,
+    reshaped_operands,
     whole_slice,
 )
 """In the order they are tried. Each docstring states the rewrite."""
