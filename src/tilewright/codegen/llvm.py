@@ -118,6 +118,7 @@ class FunctionPrinter(Emitter):
         self.function = function
         self.allocas: list[str] = []
         self.label = "entry"
+        self.zero_bytes = 0
         self.pointer: dict[Buffer, str] = {}
         self.slots: dict[tuple[Buffer, tuple[int, ...]], tuple[str, int]] = {}
         self.known: dict[Expr | Ref, Operand] = {}
