@@ -118,7 +118,7 @@ def test_what_is_not_a_stored_schedule(text: str) -> None:
         ),
         (
             (Order(("i",)),),
-            "Order(i) cannot be applied to axis i: every shared axis must appear once",
+            "Order(i) cannot be applied to axis i: every axis of one nest must appear once",
         ),
         (
             (Vectorize("i"), Vectorize("j")),

@@ -627,7 +627,8 @@ def verify(*roots: Expr) -> None:
     for e in walk(*roots):
         match e:
             case Load(buffer, idx, guard):
-                _require(len(idx) == len(buffer.shape), e, "one index for each axis of the buffer")
+                fits = len(idx) in (1, len(buffer.shape))
+                _require(fits, e, "one index for each axis of the buffer, or one flat offset")
                 _require(all(i.type == dtypes.int64 for i in idx), e, "int64 indices")
                 _require(guard is None or guard.type == dtypes.bool_, e, "a bool guard")
             case Index(op, args):
@@ -726,6 +727,8 @@ def _gather(array: Any, idx: list[Any], guard: Any) -> Any:
     elif array.size == 0:
         return np.zeros((1,), array.dtype)
     else:
+        if len(idx) == 1:  # a flat offset, or the position in an array of one axis
+            array = array.reshape(-1)
         inside = [np.clip(i, 0, n - 1) for i, n in zip(idx, array.shape, strict=True)]
         if guard is None and any(np.any(i != j) for i, j in zip(idx, inside, strict=True)):
             raise InternalError(f"a load is out of bounds of shape {array.shape}")

@@ -166,14 +166,28 @@ def evaluate(kernel: Kernel, memory: Mapping[Buffer, Any]) -> None:
         roots = [_widen(e, widened, kernel.axes) for e in (*a.index, a.value)]
         *index, value = expr.evaluate(roots, space, arrays)
         if a.buffer in locals_:
-            index = expr.evaluate(list(kernel.axes), space, arrays) + index
-        full[a.buffer][tuple(index)] = value
+            rows = expr.evaluate(list(kernel.axes), space, arrays)
+            full[a.buffer][(*rows, *_unflat(a.buffer, index))] = value
+        else:
+            full[a.buffer][tuple(_unflat(a.buffer, index))] = value
+
+
+def _unflat(buffer: Buffer, index: list[Any]) -> list[Any]:
+    """One position per axis, also where the index is a flat offset; of arrays or expressions."""
+    if len(index) == len(buffer.shape):
+        return index
+    (rest,) = index
+    parts: list[Any] = []
+    for n in reversed(buffer.shape[1:]):
+        parts.append(rest % static(n))
+        rest = rest // static(n)
+    return [rest, *reversed(parts)]
 
 
 def _widen(root: Expr, widened: Mapping[Buffer, Buffer], rows: tuple[Axis, ...]) -> Expr:
     env: dict[Expr, Expr] = {}
     for e in walk(root):
         if isinstance(e, Load) and e.buffer in widened:
-            index = tuple(expr.substitute(e.index, env))
+            index = _unflat(e.buffer, expr.substitute(e.index, env))
             env[e] = Load(widened[e.buffer], (*rows, *index), e.guard)
     return expr.substitute([root], env)[0]

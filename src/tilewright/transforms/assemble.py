@@ -49,6 +49,7 @@ from tilewright.loops import (
 from tilewright.ops.control import Scan, Switch, While
 from tilewright.ops.shape import Constant, Held, Reshape
 from tilewright.transforms import fusion
+from tilewright.transforms.collapse import collapse
 from tilewright.transforms.complex_parts import split_complex, split_function
 from tilewright.transforms.loopify import loopify
 from tilewright.transforms.lowering import axes_for, position
@@ -268,6 +269,7 @@ class _Builder:
         if not k.body or any(static(a.extent) == 0 for a in k.axes):
             return []
         k, origin = split_complex(k)
+        k = collapse(k)
         types = [(b.dtype, b.shape, b.scope) for b in k.params]
         text = f"{types} {kernels.show(replace(k, name=''), Canonical())}"
         function = self.by_text.get(text)

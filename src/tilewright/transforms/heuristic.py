@@ -35,27 +35,37 @@ LIGHT: Final = 12
 def heuristic(kernel: Kernel, target: Target) -> Schedule:
     """A schedule for the kernel on the target."""
     plans: dict[Axis, Plan] = {}
-    order: Schedule = Schedule.EMPTY
+    orders: list[Order] = []
     by_name = names(kernel)
     spelled = {a: n for n, a in by_name.items()}
     if kernel.is_map:
         axes = list(kernel.axes)
         vector = _plan_nest(axes, list(kernel.body), plans, target)
-        if vector is not None and axes and vector is not axes[-1]:
-            axes.remove(vector)
-            axes.append(vector)
-            order = Schedule((Order(tuple(spelled[a] for a in axes)),))
+        axes = _innermost(vector, axes, spelled, orders)
         tile = [a for a in axes if a in plans]
         if axes and axes[0] not in tile and _independent(axes[0]):
             plans[axes[0]] = Plan(parallel=True)
     else:
-        for assign in kernel.body:
-            _plan_nest(list(assign.axes), [assign], plans, target)
+        for axes in dict.fromkeys(a.axes for a in kernel.body):
+            body = [a for a in kernel.body if a.axes == axes]
+            vector = _plan_nest(list(axes), body, plans, target)
+            _innermost(vector, list(axes), spelled, orders)
         _yield_lanes(kernel.body, plans)
         if kernel.axes:
             plans[kernel.axes[0]] = Plan(parallel=True)
     steps = spell([(n, a, plans[a]) for n, a in by_name.items() if a in plans])
-    return Schedule((*order.steps, *steps.steps))
+    return Schedule((*dict.fromkeys(orders), *steps.steps))
+
+
+def _innermost(
+    vector: Axis | None, axes: list[Axis], spelled: dict[Axis, str], orders: list[Order]
+) -> list[Axis]:
+    """The axes with the one that has the lanes last; the step that says so, if it is news."""
+    if vector is None or vector is axes[-1]:
+        return axes
+    axes = [*(a for a in axes if a is not vector), vector]
+    orders.append(Order(tuple(spelled[a] for a in axes)))
+    return axes
 
 
 def _independent(a: Axis) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final
 
 from tilewright.errors import ScheduleError
 from tilewright.expr import Axis, Namer, Reduce, free_axes, is_static, show_extent, static, walk
-from tilewright.kernel import Kernel
+from tilewright.kernel import Assign, Kernel
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ class Vectorize:
 
 @dataclass(frozen=True)
 class Order:
-    """Walk the shared axes of a map kernel in this order, outermost first.
+    """Walk the axes of one nest, the shared ones or an assignment's own, in this order,
+    outermost first.
 
     rewrite:   for i: for j: s   ->   for j: for i: s
     """
@@ -198,14 +199,28 @@ def plans(kernel: Kernel, schedule: Schedule) -> tuple[Kernel, dict[Axis, Plan]]
                     )
                 result[axis] = replace(result.get(axis, Plan()), parallel=True)
             case Order(order):
-                axes = tuple(_find(by_name, n, step) for n in order)
-                if set(axes) != set(kernel.axes) or len(axes) != len(kernel.axes):
-                    raise ScheduleError(
-                        str(step), ", ".join(order), "", "every shared axis must appear once"
-                    )
-                kernel = replace(kernel, axes=axes)
+                kernel = _ordered(kernel, step, tuple(_find(by_name, n, step) for n in order))
     _check_places(kernel, result, cause)
     return kernel, result
+
+
+def _ordered(kernel: Kernel, step: Order, axes: tuple[Axis, ...]) -> Kernel:
+    """The kernel with the nest over these axes walked in their order."""
+
+    def same(nest: tuple[Axis, ...]) -> bool:
+        return len(nest) == len(axes) and set(nest) == set(axes)
+
+    if kernel.axes and same(kernel.axes):
+        return replace(kernel, axes=axes)
+    body = [replace_axes(a, axes) if same(a.axes) else a for a in kernel.body]
+    if all(a is b for a, b in zip(body, kernel.body, strict=True)):
+        reason = "every axis of one nest must appear once"
+        raise ScheduleError(str(step), ", ".join(step.axes), "", reason)
+    return replace(kernel, body=tuple(body))
+
+
+def replace_axes(a: Assign, axes: tuple[Axis, ...]) -> Assign:
+    return Assign(a.buffer, a.index, axes, a.value)
 
 
 def _check_places(kernel: Kernel, plans: dict[Axis, Plan], cause: dict[Axis, Step]) -> None:
