@@ -2,6 +2,7 @@
 
 The expansions are run by the interpreter of expressions, so no backend takes part. Its float64 fma
 and its library functions are replaced by the C library's: pairs of floats rest on an exact fma.
+The float functions are then run compiled as well, with whatever instructions this machine has.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ import numpy as np
 import pytest
 import scipy.special
 
+import tilewright as tw
 from tilewright import dtypes
 from tilewright import expr as E
 from tilewright.codegen.libm import EXPANSIONS, expand
 from tilewright.dtypes import DType, bfloat16, float16, float32, float64
 from tilewright.errors import InternalError
+from tilewright.scalars import MACHINE, OPTIONAL
+from tilewright.scipy import special
 
 FLOATS = (float32, float64)
 LIMIT = 2.0  # units in the last place
@@ -248,6 +252,77 @@ def _logaddexp2(a: Any, b: Any) -> Any:
     return mpmath.log(mpmath.mpf(2) ** a + mpmath.mpf(2) ** b) / mpmath.log(2)
 
 
+# -- compiled ----------------------------------------------------------------------------------
+
+
+def compiled(name: str) -> Callable[..., Any]:
+    if name == "rsqrt":
+        return tw.compile(lambda x: 1 / np.sqrt(x))
+    return tw.compile(getattr(np, name, None) or getattr(special, SCIPY.get(name, name)))
+
+
+@pytest.mark.parametrize("name", UNARY)
+def test_compiled_float32_is_within_two_units(name: str) -> None:
+    (low, high), _, reference, _ = UNARY[name]
+    x = inputs(float32, low, high, 6000)
+    if name in ("digamma", "lgamma"):
+        x = x[x > 0]
+    errors = ulps_by_float64(compiled(name)(x), reference(x.astype(np.float64)))
+    worst = np.argmax(errors)
+    assert errors[worst] <= LIMIT, f"{name}({x[worst]!r}): {errors[worst]} ulp"
+
+
+@pytest.mark.parametrize("name", UNARY)
+def test_compiled_float64_is_as_the_interpreted(name: str) -> None:
+    """Both are within the limit of the exact value, so they differ by less than twice that."""
+    _, (low, high), _, _ = UNARY[name]
+    x = inputs(float64, low, high, 2000)
+    if name in ("digamma", "lgamma"):
+        x = x[(x > 0) & (x < 1e300)]
+    got, expected = compiled(name)(x), run(name, x)
+    same = np.isnan(got) & np.isnan(expected) | (got == expected)
+    with np.errstate(invalid="ignore", over="ignore"):
+        unit = np.spacing(np.abs(expected))
+        errors = np.where(same, 0, np.abs(got - expected) / unit)
+    worst = np.argmax(errors)
+    assert errors[worst] <= 2 * LIMIT, f"{name}({x[worst]!r}): {errors[worst]} ulp"
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("name", UNARY)
+def test_compiled_special_values_are_numpys(name: str, dtype: DType) -> None:
+    x = kept_specials(name, dtype)
+    with np.errstate(all="ignore"):
+        assert_same_specials(compiled(name)(x), reference_of(name)(x), x)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 37])
+def test_compiled_rows_of_any_length_use_the_same_arithmetic(dtype: DType, n: int) -> None:
+    """Vectors of every width, and single numbers, come to the same bits."""
+    long = np.linspace(0.01, 9, 512).astype(dtype)
+    for name in ("exp", "log", "cbrt"):
+        f = compiled(name)
+        assert_same_bits(f(long[:n].copy()), f(long)[:n], long[:n])
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("name", sorted(OPTIONAL))
+def test_optional_operations_mean_the_same_where_a_machine_lacks_them(
+    name: str, dtype: DType
+) -> None:
+    x = np.concatenate([bit_patterns(dtype, 2000), special_values(dtype)])
+    arrays = [x]
+    if name == "scale":
+        x = np.abs(np.frexp(x)[0]) + dtype.type(0.5)
+        info = np.finfo(dtype)
+        n = np.random.default_rng(12).integers(2 * info.minexp, 2 * info.maxexp - 4, len(x))
+        arrays = [x, n.astype(dtype)]
+    meaning = MACHINE[name].numpy
+    with np.errstate(all="ignore"):
+        assert_same_bits(run(name, *arrays), meaning(*arrays), *arrays)
+
+
 BINARY: dict[str, tuple[Any, Callable[..., Any]]] = {
     "arctan2": ((-3, 3), mpmath.atan2),
     "hypot": ((-3, 3), mpmath.hypot),
@@ -286,9 +361,12 @@ def test_power_is_within_two_units_up_to_the_ends_of_the_range(dtype: DType) -> 
     y = (exponents / np.log2(x.astype(np.float64))).astype(dtype)
     with mpmath.workprec(160):
         pairs = zip(x.tolist(), y.tolist(), strict=True)
-        errors = ulps(run("power", x, y), [real(mpmath.power)(a, b) for a, b in pairs], dtype)
-    worst = np.argmax(errors)
-    assert errors[worst] <= LIMIT, f"{x[worst]!r} ** {y[worst]!r}: {errors[worst]} ulp"
+        exact = [real(mpmath.power)(a, b) for a, b in pairs]
+        errors = ulps(run("power", x, y), exact, dtype)
+        faster = ulps(tw.compile(np.power)(x, y), exact, dtype)
+    for e in (errors, faster):
+        worst = np.argmax(e)
+        assert e[worst] <= LIMIT, f"{x[worst]!r} ** {y[worst]!r}: {e[worst]} ulp"
 
 
 # -- special values ----------------------------------------------------------------------------
@@ -321,12 +399,18 @@ def assert_same_specials(got: Any, expected: Any, *operands: Any) -> None:
     assert_same_bits(got[special], expected[special], *kept)
 
 
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
-@pytest.mark.parametrize("name", UNARY)
-def test_special_values_of_one_operand_are_numpys(name: str, dtype: DType) -> None:
+def kept_specials(name: str, dtype: DType) -> Any:
+    """The special values at which NumPy or SciPy are right."""
     x = special_values(dtype)
     if name == "lgamma":  # SciPy's is -inf at -inf, and inf at subnormals
         x = x[(x != -np.inf) & ((x == 0) | (np.abs(x) >= np.finfo(dtype).tiny) | np.isnan(x))]
+    return x
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("name", UNARY)
+def test_special_values_of_one_operand_are_numpys(name: str, dtype: DType) -> None:
+    x = kept_specials(name, dtype)
     assert_same_specials(run(name, x), reference_of(name)(x), x)
 
 
@@ -340,6 +424,7 @@ def test_special_values_of_two_operands_are_numpys(name: str, dtype: DType) -> N
         kept = ~(np.abs(expected) < 1e-3)
         x, y, expected = x[kept], y[kept], expected[kept]
     assert_same_specials(run(name, x, y), expected, x, y)
+    assert_same_specials(compiled(name)(x, y), expected, x, y)
 
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0, 3.0, -1.0, 0.5, -2.0, 1.5])

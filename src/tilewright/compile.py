@@ -57,7 +57,7 @@ class Program:
     @functools.cached_property
     def _printed(self) -> tuple[str, str]:
         """The entry's name, which is the hash of the rest of the text, and the text."""
-        text = llvm.print_program(self.assembly.program)
+        text = llvm.print_program(self.assembly.program, self.target)
         name = jit.symbol(text)
         return name, llvm.named(text, name)
 

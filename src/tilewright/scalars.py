@@ -56,6 +56,28 @@ def _fma(a: Any, b: Any, c: Any) -> Any:
     return (wide(a) * wide(b) + wide(c)).astype(np.asarray(a).dtype)
 
 
+def _scale(x: Any, n: Any) -> Any:
+    """x * 2^n for whole n, rounded once."""
+    whole = np.where(np.isnan(n), 0, np.clip(n, -5000, 5000)).astype(np.int32)
+    return np.where(np.isnan(n), n, np.ldexp(x, whole)).astype(np.asarray(x).dtype)
+
+
+def _significand(x: Any) -> Any:
+    """m of x = m 2^k, m in [3/4, 3/2): 1 for zeros and infinity, NaN below zero."""
+    m = np.frexp(x)[0]
+    m = np.where(m < 0.75, m + m, m)
+    m = np.where((x == 0) | (x == np.inf), 1, m)
+    return np.where(x >= 0, m, np.nan).astype(np.asarray(x).dtype)
+
+
+def _exponent(x: Any) -> Any:
+    """k of x = m 2^k, m in [3/4, 3/2): -inf for zeros, infinity for itself, NaN below zero."""
+    m, k = np.frexp(x)
+    k = np.where(m < 0.75, k - 1, k)
+    k = np.where(x == 0, -np.inf, np.where(x == np.inf, x, k))
+    return np.where(x >= 0, k, np.nan).astype(np.asarray(x).dtype)
+
+
 def _shift(shift: Callable[..., Any]) -> Callable[..., Any]:
     return lambda a, b: shift(a, np.asarray(b).astype(np.asarray(a).dtype))
 
@@ -96,9 +118,16 @@ MACHINE: Final[dict[str, Scalar]] = {
         _machine("cast", lambda x: x),  # C conversion; float to int saturates nothing, NaN is 0
         _machine("bitcast", lambda x: x),  # same bits, other type
         _machine("rare", np.where),  # a select whose first branch is evaluated only if needed
+        # Some machines have these; for the others `libm.expand` says them in the rest.
+        _machine("scale", _scale),  # x, n: x * 2^n, rounded once; n is a float
+        _machine("significand", _significand),
+        _machine("exponent", _exponent),
     )
 }
-"""The operations every printer spells. `cast` and `bitcast` take their target from the `Apply`."""
+"""The operations printers spell. `cast` and `bitcast` take their target from the `Apply`."""
+
+OPTIONAL: Final = frozenset(("scale", "significand", "exponent"))
+"""The operations that a printer spells only where the machine has them."""
 
 LIBM_PREFIX: Final = "libm."
 """`libm.sin` and the like: a call to the C library, one element at a time."""

@@ -11,6 +11,7 @@ integers, bits and the table itself are here.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -34,7 +35,7 @@ from tilewright.expr import (
     show,
     walk,
 )
-from tilewright.scalars import MACHINE
+from tilewright.scalars import MACHINE, OPTIONAL
 
 Expansion = Callable[..., Expr]
 
@@ -440,23 +441,46 @@ for _name in ("population_count", "bitwise_count", "popcount"):
 # -- the pass ----------------------------------------------------------------------------------
 
 
-def expand(expr_roots: Sequence[Expr]) -> list[Expr]:
+def expand(expr_roots: Sequence[Expr], native: frozenset[str] = frozenset()) -> list[Expr]:
     """Rewrite every elementwise function into machine operations; unchanged is the same object.
 
     Afterwards no arithmetic is left on 16-bit floats, and only moves (`Load`, `select`, bits) on
-    bfloat16, whose literals have become the bits of a uint16.
+    bfloat16, whose literals have become the bits of a uint16. Of the `OPTIONAL` operations only the
+    `native` ones are left.
     """
+    expanded = _rewritten(expr_roots, _expanded)
+    return expanded if native == OPTIONAL else _rewritten(expanded, partial(_portable, native))
+
+
+def _rewritten(expr_roots: Sequence[Expr], rule: Callable[[Expr], Expr]) -> list[Expr]:
+    """Apply a rule to every sub-expression, children first."""
     done: dict[Expr, Expr] = {}
     for e in walk(*expr_roots):
         children = tuple(done[c] for c in e.children)
         same = all(a is b for a, b in zip(children, e.children, strict=True))
         rebuilt = e if same else e.with_children(children)
-        if isinstance(rebuilt, Apply):
-            rebuilt = _expand_apply(rebuilt)
-        elif isinstance(rebuilt, Lit) and rebuilt.dtype == dtypes.bfloat16:
-            rebuilt = narrow_literal(rebuilt)
-        done[e] = rebuilt
+        done[e] = rule(rebuilt)
     return [done[r] for r in expr_roots]
+
+
+def _expanded(e: Expr) -> Expr:
+    if isinstance(e, Apply):
+        return _expand_apply(e)
+    return narrow_literal(e) if isinstance(e, Lit) and e.dtype == dtypes.bfloat16 else e
+
+
+_PORTABLE: Final[dict[str, Expansion]] = {
+    "scale": elementary.portable_scale,
+    "significand": elementary.portable_significand,
+    "exponent": elementary.portable_exponent,
+}
+
+
+def _portable(native: frozenset[str], e: Expr) -> Expr:
+    """An optional operation that the machine lacks, said in the others."""
+    if isinstance(e, Apply) and e.op.name in OPTIONAL and e.op.name not in native:
+        return _PORTABLE[e.op.name](*e.args)
+    return e
 
 
 def narrow_literal(x: Lit) -> Expr:

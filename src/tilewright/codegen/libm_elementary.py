@@ -4,10 +4,12 @@ Knows argument reduction, polynomials and rounding for float32 and float64 alike
 one expression, and only the constants (`Format`) and coefficient tables differ by type. Refuses to
 know 16-bit floats, integers and vectors.
 
-Method. Branch-free: every case is computed and one is selected. Polynomials are Horner chains of
-fma. Their coefficients are minimax for the relative error of the whole function (Lawson's
-iteratively reweighted least squares at 50 digits on Chebyshev points; each coefficient is rounded
-to the type before the higher ones are fitted again), and each table states interval and error.
+Method. Branch-free: every case is computed and one is selected. Powers of two are put on and taken
+off by `scale`, `significand` and `exponent`, whose values at zeros, infinities and NaN make most of
+the functions' own. Coefficients of polynomials are minimax for the relative error of the whole
+function (Remez's exchange, or Lawson's iteratively reweighted least squares, at 45 digits or more;
+they are rounded to the type, where it pays one by one with the higher ones fitted again), and each
+table states interval and error.
 Arguments are reduced as by Cody and Waite ("Software Manual for the Elementary Functions", 1980),
 with fma. A value a + b with |b| <= ulp(a)/2 is a `Pair`; the error-free sums and products that make
 pairs are Dekker's (Muller et al., "Handbook of Floating-Point Arithmetic", chapter 4).
@@ -45,7 +47,8 @@ Coefficients: TypeAlias = Mapping[DType, Sequence[float]]
 class Format:
     """A binary floating-point type: its layout, and constants as (high, low) parts.
 
-    The high parts of `ln2` and `log10_2` end in zeros: times an exponent they are exact.
+    The high parts of `ln2` and `log10_2` end in zeros: times an exponent they are exact. The low
+    parts have the same sign, so that infinite exponents give infinite sums.
     """
 
     signed: DType
@@ -56,8 +59,6 @@ class Format:
     log10_2: tuple[float, float]
     log2e: tuple[float, float]
     log10e: tuple[float, float]
-    two_thirds: tuple[float, float]
-    half_sqrt2: int  # the bits of sqrt(1/2)
     underflow: float  # exp is 0 below
     overflow: float  # exp is infinite above
 
@@ -65,6 +66,11 @@ class Format:
     def one(self) -> int:
         """The bits of 1.0."""
         return self.bias << self.mantissa
+
+    @property
+    def three_quarters(self) -> int:
+        """The bits of 3/4."""
+        return self.one - (1 << (self.mantissa - 1))
 
     @property
     def magic(self) -> float:
@@ -86,11 +92,9 @@ FORMATS: Final[dict[DType, Format]] = {
         mantissa=23,
         bias=127,
         ln2=(_hex("0x1.62e4p-1"), _hex("0x1.7f7d1cp-20")),
-        log10_2=(_hex("0x1.3442p-2"), _hex("-0x1.95ec1p-19")),
+        log10_2=(_hex("0x1.344p-2"), _hex("0x1.3509f8p-18")),
         log2e=(_hex("0x1.715476p+0"), _hex("0x1.4ae0cp-26")),
         log10e=(_hex("0x1.bcb7b2p-2"), _hex("-0x1.5b235ep-27")),
-        two_thirds=(_hex("0x1.555556p-1"), _hex("-0x1.555556p-26")),
-        half_sqrt2=0x3F3504F3,
         underflow=-104.0,
         overflow=89.0,
     ),
@@ -103,8 +107,6 @@ FORMATS: Final[dict[DType, Format]] = {
         log10_2=(_hex("0x1.34413509f78p-2"), _hex("0x1.fef311f12b358p-46")),
         log2e=(_hex("0x1.71547652b82fep+0"), _hex("0x1.777d0ffda0d24p-56")),
         log10e=(_hex("0x1.bcb7b1526e50ep-2"), _hex("0x1.95355baaafad3p-57")),
-        two_thirds=(_hex("0x1.5555555555555p-1"), _hex("0x1.5555555555555p-55")),
-        half_sqrt2=0x3FE6A09E667F3BCD,
         underflow=-746.0,
         overflow=710.0,
     ),
@@ -149,9 +151,23 @@ def flip_sign(x: Expr, y: Expr) -> Expr:
     return from_bits(to_bits(x) ^ sign_bit(y))
 
 
+LONG: Final = 10
+"""Coefficients from which the latency of one chain costs more than a second chain."""
+
+
 def polynomial(x: Expr, coefficients: Sequence[float]) -> Expr:
-    """sum(c_i x^i), lowest power first, by Horner's rule."""
-    result: Expr = literal(coefficients[-1], x.type)
+    """sum(c_i x^i), lowest power first. A long one is two chains, of even and of odd powers, with
+    c_0 added last."""
+    c = [literal(v, x.type) for v in coefficients]
+    if len(c) < LONG:
+        return horner(x, c)
+    square = x * x
+    return fma(x, fma(x, horner(square, c[2::2]), horner(square, c[1::2])), c[0])
+
+
+def horner(x: Expr, coefficients: Sequence[Expr]) -> Expr:
+    """The same by Horner's rule, for coefficients of any kind."""
+    result = coefficients[-1]
     for c in reversed(coefficients[:-1]):
         result = fma(result, x, c)
     return result
@@ -172,8 +188,19 @@ def product(a: Expr, b: Expr) -> Pair:
 def nearest(x: Expr, factor: float) -> tuple[Expr, Expr]:
     """x * factor rounded to an integer: as a float, and as the low bits of an unsigned integer."""
     magic = FORMATS[x.type].magic
-    shifted = fma(x, factor, magic)
+    shifted = x + magic if factor == 1.0 else fma(x, factor, magic)
     return shifted - magic, _code(shifted)
+
+
+def nearest_power(x: Expr, factor: float, add: int = 0) -> Pair:
+    """(n, 2^(n + add)), n = x * factor rounded to an integer; the power must be a normal number.
+
+    The exponent's bias is part of what is added to round, so one shift makes the power.
+    """
+    f = FORMATS[x.type]
+    magic = f.magic + f.bias + add
+    shifted = x + magic if factor == 1.0 else fma(x, factor, magic)
+    return shifted - magic, from_bits(_code(shifted) << f.mantissa)
 
 
 def power_of_two(code: Expr, dtype: DType, add: int = 0) -> Expr:
@@ -211,12 +238,9 @@ _EXPM1: Final[Coefficients] = {
         2.0919961004980978e-09,
     ),
 }  # fmt: skip
-# (2^r - 1) / r on |r| <= 1/2; error relative to 2^r: 2^-32.5, 2^-57.9.
+# (2^r - 1) / r on |r| <= 1/2; error relative to 2^r: 2^-27.5, 2^-57.9.
 _EXP2: Final[Coefficients] = {
-    float32: (
-        0.6931472, 0.2402265, 0.05550406, 0.009618087, 0.0013336662, 0.00015452299,
-        1.4671355e-05,
-    ),
+    float32: (0.69314724, 0.24022654, 0.055502776, 0.009617979, 0.0013414611, 0.00015412424),
     float64: (
         0.6931471805599453, 0.24022650695910122, 0.05550410866482276, 0.009618129107596858,
         0.0013333558146212605, 0.0001540353045434001, 1.5252733990411499e-05,
@@ -226,39 +250,44 @@ _EXP2: Final[Coefficients] = {
 }  # fmt: skip
 
 
-def scaled(x: Expr, code: Expr) -> Expr:
-    """x * 2^n, n the low bits of `code`: in two steps, so that only the last one can round."""
+def scaled(x: Expr, n: Expr) -> Expr:
+    """x * 2^n for a whole n, rounded once."""
+    return apply("scale", x, n)
+
+
+def portable_scale(x: Expr, n: Expr) -> Expr:
+    """`scale` in two steps, of which only the last one can round."""
+    code = _code(n + FORMATS[x.type].magic)
     half = code >> 1
     return x * power_of_two(half, x.type) * power_of_two(code - half, x.type)
 
 
 def _reduced(x: Expr) -> Pair:
-    """(r, code) with x = n ln 2 + r, |r| <= ln(2)/2, n the low bits of `code`."""
+    """(r, n) with x = n ln 2 + r, |r| <= ln(2)/2."""
     f = FORMATS[x.type]
-    n, code = nearest(x, f.log2e[0])
-    return fma(n, -f.ln2[1], fma(n, -f.ln2[0], x)), code
+    n, _ = nearest(x, f.log2e[0])
+    return fma(n, -f.ln2[1], fma(n, -f.ln2[0], x)), n
 
 
 def exp_reduced(x: Expr, tail: Expr) -> Pair:
-    """(e, code) with exp(x + tail) = (1 + e) 2^n, n the low bits of `code`, e in [-0.3, 0.42].
+    """(e, n) with exp(x + tail) = (1 + e) 2^n, e in [-0.3, 0.42].
 
     `x` is within the range of exp; |tail| is small against 1.
     """
-    r, code = _reduced(x)
+    r, n = _reduced(x)
     r = r + tail
-    return fma(r * r, polynomial(r, _EXP[x.type]), r), code
+    return fma(r * r, polynomial(r, _EXP[x.type]), r), n
 
 
 def exp_parts(x: Expr) -> Pair:
-    """(p, code) with exp(x) = p 2^n, n the low bits of `code`; `x` is within the range of exp."""
-    r, code = _reduced(x)
-    return polynomial(r, (1.0, 1.0, *_EXP[x.type])), code
+    """(p, n) with exp(x) = p 2^n; `x` is within the range of exp."""
+    r, n = _reduced(x)
+    return polynomial(r, (1.0, 1.0, *_EXP[x.type])), n
 
 
-def exp2_parts(x: Expr) -> Pair:
-    """(p, code) with 2^x = p 2^n, n the low bits of `code`; `x` is within the range of exp2."""
-    n, code = nearest(x, 1.0)
-    return polynomial(x - n, (1.0, *_EXP2[x.type])), code
+def exp2_of_fraction(r: Expr) -> Expr:
+    """2^r for |r| <= 1/2."""
+    return polynomial(r, (1.0, *_EXP2[r.type]))
 
 
 def exp(x: Expr) -> Expr:
@@ -277,15 +306,16 @@ def half_exp(x: Expr) -> Expr:
     """e^x / 2 for x >= 0, finite as far as the result is."""
     f = FORMATS[x.type]
     top = literal(f.overflow + 1, x.type)
-    p, code = exp_parts(select(top < x, top, x))
-    half = code >> 1
-    return p * power_of_two(half, x.type, -1) * power_of_two(code - half, x.type)
+    p, n = exp_parts(select(top < x, top, x))
+    return scaled(p, n - 1.0)
 
 
 def exp2(x: Expr) -> Expr:
     """2^x = 2^n 2^r, r = x - n exact; below 1 ULP."""
     f = FORMATS[x.type]
-    return scaled(*exp2_parts(clamped(x, -f.bias - f.mantissa - 2.0, f.bias + 1.0)))
+    x = clamped(x, -f.bias - f.mantissa - 2.0, f.bias + 1.0)
+    n, _ = nearest(x, 1.0)
+    return scaled(exp2_of_fraction(x - n), n)
 
 
 def expm1(x: Expr) -> Expr:
@@ -294,25 +324,30 @@ def expm1(x: Expr) -> Expr:
     Half the result is formed, because 2^n itself may overflow.
     """
     f = FORMATS[x.type]
-    y = clamped(x, -2.0 * (f.mantissa + 2) * f.ln2[0], f.overflow)
-    r, code = _reduced(y)
-    e = fma(r * r, polynomial(r, _EXPM1[x.type]), r)
-    scale = power_of_two(code, x.type, -1)
-    result = fma(scale, e, scale - 0.5) * 2.0
-    return select(eq(x, 0.0), x, result)
+    half, e = expm1_parts(clamped(x, -2.0 * (f.mantissa + 2) * f.ln2[0], f.overflow), -1)
+    return select(eq(x, 0.0), x, fma(half, e, half - 0.5) * 2.0)
+
+
+def expm1_parts(x: Expr, add: int = 0) -> Pair:
+    """(2^(n + add), e^r - 1), x = n ln 2 + r; the power must be a normal number."""
+    f = FORMATS[x.type]
+    n, power = nearest_power(x, f.log2e[0], add)
+    r = fma(n, -f.ln2[1], fma(n, -f.ln2[0], x))
+    return power, fma(r * r, polynomial(r, _EXPM1[x.type]), r)
 
 
 def logistic(x: Expr) -> Expr:
-    """1 / (1 + e^-x), as e^x / (1 + e^x) for negative x, so that small results keep their digits.
+    """e^x / (1 + e^x) = 2^n / ((1 + 2^n) + (e^-r - 1)), r = x - n ln 2; below 2 ULP.
 
-    The rounding error of 1 + e^-|x| is known, and undone to first order.
+    The first sum is exact or its error vanishes in the second, and small results keep their digits.
     """
-    e = exp_of_negative(-absolute(x))
-    d, d_low = fast_sum(literal(1.0, x.type), e)
-    negative = x < 0
-    q = select(negative, e, 1.0) / d
-    inverse = select(negative, 1.0 - q, q)
-    return fma(-q * d_low, inverse, q)
+    f = FORMATS[x.type]
+    x = clamped(x, f.underflow - 1.0, 2.0 * f.mantissa)
+    n, _ = nearest(x, f.log2e[0])
+    r = fma(n, f.ln2[1], fma(n, f.ln2[0], -x))
+    e = fma(r * r, polynomial(r, _EXP[x.type]), r)
+    power = scaled(literal(1.0, x.type), n)
+    return power / ((power + 1.0) + e)
 
 
 def ldexp(x: Expr, n: Expr) -> Expr:
@@ -328,35 +363,56 @@ def ldexp(x: Expr, n: Expr) -> Expr:
 
 # -- logarithms --------------------------------------------------------------------------------
 
-# (log(1 + f) - f + f^2/2) / f^3 on [sqrt(1/2) - 1, sqrt(2) - 1]; error of log(1 + f): 2^-27.4.
+# (log(1 + f) - f + f^2/2) / f^3 on [-1/4, 1/2]; error of log(1 + f): 2^-26.7.
 _LOG: Final[Sequence[float]] = (
-    0.3333333, -0.25000823, 0.20001224, -0.16623296, 0.14202142, -0.13161364, 0.12758128,
-    -0.07626011,
+    0.3333345, -0.24999519, 0.19989783, -0.16668779, 0.1453501, -0.1299955, 0.09799472,
+    -0.039392058,
 )  # fmt: skip
-# (2 atanh(s) - 2 s) / s^3 in s^2, s = f / (2 + f) for the same f; error of the whole: 2^-58.5.
+# (2 atanh(s) - 2 s) / s^3 in s^2, s = f / (2 + f) for the same f; error of the whole: 2^-62.4.
 _ATANH: Final[Sequence[float]] = (
-    0.6666666666666735, 0.39999999999410807, 0.2857142874312386, 0.22222198506271962,
-    0.1818356748410091, 0.1531397580505216, 0.14796651506583405,
+    0.666666666666666, 0.4000000000005688, 0.28571428555750933, 0.2222222430490293,
+    0.1818166551469988, 0.15391117457929787, 0.13173614137635925, 0.13842276986915275,
 )  # fmt: skip
-# (2 atanh(s) - 2 s - 2/3 s^3) / s^5 in s^2; error of the whole: 2^-35.8, 2^-72.5.
-_ATANH_TAIL: Final[Coefficients] = {
-    float32: (0.40000153, 0.28547096, 0.2341939),
-    float64: (
-        0.3999999999999998, 0.2857142857144382, 0.22222222217797388, 0.1818181884294359,
-        0.15384558502414605, 0.1333626166852015, 0.11675836913421385, 0.11981300003330266,
-    ),
-}  # fmt: skip
+_TWO_THIRDS: Final = (_hex("0x1.5555555555555p-1"), _hex("0x1.5555555555555p-55"))
+# (2 atanh(s) - 2 s - 2/3 s^3) / s^5 in s^2; error of the whole: 2^-72.4.
+_ATANH_TAIL: Final[Sequence[float]] = (
+    0.4, 0.28571428571426827, 0.22222222222603574, 0.18181818138789665, 0.15384618548468654,
+    0.13333168617481403, 0.11770631341686118, 0.10390734383952561, 0.11246260678585687,
+)  # fmt: skip
+# log2(1 + f) / f for the same f, for float32 computed in float64; relative error 2^-33.1.
+_LOG2: Final[Sequence[float]] = (
+    1.44269504099552, -0.7213475168287927, 0.48089828186519207, -0.36067436269762015,
+    0.28854604761976127, -0.240428128356212, 0.2058197787064803, -0.18031508512833447,
+    0.16466304554846742, -0.15287504184295791, 0.11549085321217856, -0.04493882532222961,
+)  # fmt: skip
 
 
-def _split(x: Expr, *, subnormal: bool = True) -> Pair:
-    """x = m 2^k for positive x, m in [sqrt(1/2), sqrt(2)); k as a float. Else, garbage."""
+def portable_significand(x: Expr) -> Expr:
+    """m of x = m 2^k, m in [3/4, 3/2): 1 for zeros and infinity, NaN below zero."""
+    m, _ = _split(_lifted(x)[0])
+    return select(x >= 0.0, m, math.nan)
+
+
+def portable_exponent(x: Expr) -> Expr:
+    """k of x = m 2^k: -inf for zeros, infinity for itself, NaN below zero."""
+    lifted, lift = _lifted(x)
+    _, k = _split(lifted)
+    special = select(eq(x, 0.0), -math.inf, select(x > 0.0, x, math.nan))
+    return select((x > 0.0) & (x < math.inf), k - lift, special)
+
+
+def _lifted(x: Expr) -> Pair:
+    """(x 2^lift, lift), a normal number where `x` is subnormal."""
+    lift = FORMATS[x.type].mantissa + 1
+    tiny = absolute(x) < FORMATS[x.type].smallest
+    return select(tiny, x * 2.0**lift, x), select(tiny, float(lift), literal(0.0, x.type))
+
+
+def _split(x: Expr) -> Pair:
+    """x = m 2^k for normal positive x, m in [3/4, 3/2); k as a float. Else, m = 1 or garbage."""
     f = FORMATS[x.type]
-    lift = f.mantissa + 1
-    if subnormal:
-        tiny = x < f.smallest
-        x = select(tiny, x * 2.0**lift, x)
     bits = to_bits(x)
-    above = bits - f.half_sqrt2
+    above = bits - f.three_quarters
     shifted = above & (-1 << f.mantissa)
     if x.type == float32:
         k = cast(apply("shr", above, literal(f.mantissa, above.type)), x.type)
@@ -364,13 +420,16 @@ def _split(x: Expr, *, subnormal: bool = True) -> Pair:
         biased = bitcast(above + f.one, f.unsigned) >> f.mantissa
         base = 2.0**f.mantissa
         k = from_bits(biased | int(f.bias + f.mantissa << f.mantissa)) - (base + f.bias)
-    if subnormal:
-        k = select(tiny, k - float(lift), k)
     return from_bits(bits - shifted), k
 
 
+def _parts(x: Expr) -> Pair:
+    """x = m 2^k for any positive x, m in [3/4, 3/2). The exponent carries the special values."""
+    return apply("significand", x), apply("exponent", x)
+
+
 def _log_tail(y: Expr) -> Expr:
-    """log(1 + y) - y for 1 + y in [sqrt(1/2), sqrt(2)).
+    """log(1 + y) - y for 1 + y in [3/4, 3/2).
 
     float32: a polynomial in y. float64: 2 atanh(y / (2 + y)), as in fdlibm's e_log.c.
     """
@@ -383,18 +442,12 @@ def _log_tail(y: Expr) -> Expr:
     return fma(s, fma(z, polynomial(z, _ATANH), half), -half)
 
 
-def _log_limits(x: Expr, result: Expr) -> Expr:
-    """The logarithm's values at 0, infinity, NaN and below 0."""
-    special = select(eq(x, 0.0), -math.inf, select(x < 0, math.nan, x))
-    return select((x > 0) & (x < math.inf), result, special)
-
-
 def log(x: Expr) -> Expr:
-    """log(x) = k ln 2 + log(m), m in [sqrt(1/2), sqrt(2)); below 1 ULP."""
+    """log(x) = k ln 2 + log(m), m in [3/4, 3/2); below 1 ULP."""
     f = FORMATS[x.type]
-    m, k = _split(x)
+    m, k = _parts(x)
     y = m - 1.0
-    return _log_limits(x, fma(k, f.ln2[0], y + fma(k, f.ln2[1], _log_tail(y))))
+    return fma(k, f.ln2[0], y + fma(k, f.ln2[1], _log_tail(y)))
 
 
 def _scaled_log(m: Expr, factor: tuple[float, float]) -> Expr:
@@ -405,22 +458,22 @@ def _scaled_log(m: Expr, factor: tuple[float, float]) -> Expr:
 
 def log2(x: Expr) -> Expr:
     """k + log(m) log2(e); exact at powers of two."""
-    m, k = _split(x)
-    return _log_limits(x, k + _scaled_log(m, FORMATS[x.type].log2e))
+    m, k = _parts(x)
+    return k + _scaled_log(m, FORMATS[x.type].log2e)
 
 
 def log10(x: Expr) -> Expr:
     """k log10(2) + log(m) log10(e)."""
     f = FORMATS[x.type]
-    m, k = _split(x)
+    m, k = _parts(x)
     tail = fma(k, f.log10_2[1], _scaled_log(m, f.log10e))
-    return _log_limits(x, fma(k, f.log10_2[0], tail))
+    return fma(k, f.log10_2[0], tail)
 
 
 def log_of_pair(x: Expr, tail: Expr, doublings: Expr | None = None) -> Expr:
     """log((x + tail) 2^doublings) for normal positive x, by log(x) + tail / x."""
     f = FORMATS[x.type]
-    m, k = _split(x, subnormal=False)
+    m, k = _split(x)
     if doublings is not None:
         k = k + doublings
     y = m - 1.0
@@ -473,13 +526,13 @@ def integer_power(x: Expr, n: int) -> Expr:
 
 
 def _log_to_pair(x: Expr) -> Pair:
-    """log(x) for positive finite x as a pair good to about 10 bits more than the type holds.
+    """log(x) for positive finite float64 x as a pair good to about 10 bits more than float64.
 
     q = (m-1)/(m+1) is a pair; log(m) = 2 q + (2/3 + q^2 R(q^2)) q^3, where only the last
     polynomial is evaluated in plain arithmetic.
     """
     f = FORMATS[x.type]
-    m, k = _split(x)
+    m, k = _parts(x)
     y = m - 1.0
     g, g_low = fast_sum(literal(1.0, x.type), m)
     q = y / g
@@ -488,10 +541,10 @@ def _log_to_pair(x: Expr) -> Pair:
     z_low = fma(q + q, q_low, z_low)
     cube, cube_low = product(z, q)
     cube_low = fma(z_low, q, fma(z, q_low, cube_low))
-    c, c_low = fast_sum(literal(f.two_thirds[0], x.type), z * polynomial(z, _ATANH_TAIL[x.type]))
-    c_low = c_low + f.two_thirds[1]
+    high, low = _TWO_THIRDS
+    c, c_low = fast_sum(literal(high, x.type), z * polynomial(z, _ATANH_TAIL))
     t, t_low = product(cube, c)
-    t_low = fma(cube_low, c, fma(cube, c_low, t_low))
+    t_low = fma(cube_low, c, fma(cube, c_low + low, t_low))
     s, s_low = fast_sum(q + q, t)
     s_low = s_low + fma(q_low, 2.0, t_low)
     h, h_low = fast_sum(k * f.ln2[0], s)
@@ -499,24 +552,49 @@ def _log_to_pair(x: Expr) -> Pair:
 
 
 def power(x: Expr, y: Expr) -> Expr:
-    """x**y = exp(y log|x|) with the logarithm and the product as pairs; below 1 ULP.
+    """x**y = |x|**y with a sign; below 1 ULP. All special cases of C99's pow (F.9.4.4).
 
-    The method of fdlibm's e_pow.c, without its tables. All special cases of C99's pow. A literal
-    exponent that NumPy or a few products give directly is not raised at all.
+    A literal exponent that NumPy or a few products give directly is not raised at all.
     """
     if isinstance(y, Lit):
         simple = _simple_power(x, float(y.value))
         if simple is not None:
             return simple
-    f = FORMATS[x.type]
-    a = absolute(x)
+    a = select(eq(y, 0.0), 1.0, absolute(x))  # anything to the 0 is 1,
+    exponent = select(eq(a, 1.0), 0.0, y)  # and 1 to anything is 1, even where the other is NaN
+    raised = _positive_power_single if x.type == float32 else _positive_power_double
+    result = raised(a, exponent)
+    whole = eq(apply("trunc", y), y)
+    half = y * 0.5
+    odd = whole & ne(apply("trunc", half), half)
+    result = select((to_bits(x) < 0) & odd, -result, result)
+    return select((x < 0) & ~whole & ne(x, -math.inf), math.nan, result)
+
+
+def _positive_power_single(a: Expr, y: Expr) -> Expr:
+    """2^(y log2 a) for float32 a >= 0, the logarithm and the product in float64."""
+    m, k = _parts(a)
+    u = cast(m - 1.0, float64)
+    log = fma(u, polynomial(u, _LOG2), cast(k, float64))
+    t = clamped(cast(y, float64) * log, -200.0, 200.0)
+    n = apply("rint", t)
+    return scaled(exp2_of_fraction(cast(t - n, float32)), cast(n, float32))
+
+
+def _positive_power_double(a: Expr, y: Expr) -> Expr:
+    """exp(y log a) for float64 a >= 0, the logarithm and the product as pairs.
+
+    The method of fdlibm's e_pow.c, without its tables.
+    """
+    f = FORMATS[a.type]
     high, low = _log_to_pair(a)
-    p = clamped(y * high, 2 * f.underflow, 2 * f.overflow)
-    p_low = fma(y, low, fma(y, high, -p))
-    finite = absolute(y * high) < f.overflow * 1.5
-    p_low = select(finite, p_low, 0.0)
-    e, code = exp_reduced(clamped(p, f.underflow - 1, f.overflow), p_low)
-    return _power_limits(x, y, scaled(e + 1.0, code))
+    high = select(eq(a, 0.0), -math.inf, select(a < math.inf, high, a))
+    exact = y * high
+    p = clamped(exact, f.underflow - 1, f.overflow)
+    inside = eq(p, exact)
+    p_low = select(inside, fma(y, low, fma(y, high, -p)), 0.0)
+    e, n = exp_reduced(p, p_low)
+    return scaled(e + 1.0, n)
 
 
 def _simple_power(x: Expr, n: float) -> Expr | None:
@@ -530,35 +608,15 @@ def _simple_power(x: Expr, n: float) -> Expr | None:
     return None
 
 
-def _power_limits(x: Expr, y: Expr, result: Expr) -> Expr:
-    """`result` = |x|**y with its sign, and the values C99 (F.9.4.4) gives where |x|**y has none."""
-    a = absolute(x)
-    infinite = literal(math.inf, x.type)
-    extreme = eq(a, 0.0) | eq(a, math.inf)
-    grows = eq(y, infinite) & (a > 1.0) | eq(y, -infinite) & (a < 1.0)
-    grows = grows | extreme & ~(apply("eq", y > 0, eq(a, 0.0)))
-    edge = extreme | eq(absolute(y), math.inf)
-    result = select(edge, select(grows, infinite, 0.0), result)
-    result = select(eq(a, 1.0), 1.0, result)
-    whole = eq(apply("trunc", y), y)
-    half = y * 0.5
-    odd = whole & ne(apply("trunc", half), half)
-    negative = to_bits(x) < 0
-    result = select(negative & odd, -result, result)
-    result = select((x < 0) & ~whole & (a < math.inf), math.nan, result)
-    result = select(ne(x, x) | ne(y, y), x + y, result)
-    return select(eq(x, 1.0) | eq(y, 0.0), 1.0, result)
-
-
-# cbrt on [sqrt(1/2), sqrt(2)); relative error 2^-16.7.
-_CBRT: Final = (0.4517372, 0.9045347, -0.5352092, 0.21666494, -0.0377233)  # fmt: skip
+# cbrt on [3/4, 3/2); relative error 2^-16.7.
+_CBRT: Final = (0.46062067, 0.8699834, -0.4855564, 0.1854113, -0.030450039)  # fmt: skip
 
 
 def cbrt(x: Expr) -> Expr:
     """Cube root: x = m 2^(3 n + r), a polynomial for m, then Newton's steps; below 1 ULP."""
     a = absolute(x)
-    m, k = _split(a)
-    n, code = nearest(k, 1.0 / 3.0)
+    m, k = _parts(a)
+    n, scale = nearest_power(k, 1.0 / 3.0)
     r = fma(n, -3.0, k)
     root = select(r > 0, 2.0 ** (1 / 3), select(r < 0, 0.5 ** (1 / 3), literal(1.0, x.type)))
     target = m * select(r > 0, 2.0, select(r < 0, 0.5, literal(1.0, x.type)))
@@ -566,7 +624,7 @@ def cbrt(x: Expr) -> Expr:
     for _ in range(1 if x.type == float32 else 2):
         square = y * y
         y = fma(fma(-square, y, target) / square, 1.0 / 3.0, y)
-    y = copysign(y * power_of_two(code, x.type), x)
+    y = copysign(y * scale, x)
     return select((a > 0) & (a < math.inf), y, x)
 
 

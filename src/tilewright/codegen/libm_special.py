@@ -14,12 +14,13 @@ from tilewright.codegen.libm_elementary import (
     Coefficients,
     absolute,
     copysign,
-    exp2_parts,
+    exp2_of_fraction,
     exp_reduced,
     fast_sum,
+    horner,
     log,
+    nearest_power,
     polynomial,
-    power_of_two,
     product,
     scaled,
 )
@@ -29,23 +30,35 @@ from tilewright.expr import Expr, apply, cast, eq, fma, libm, literal, select
 
 _hex = float.fromhex
 
-# erf(x) / x - 1 in x^2 on |x| <= 0.9 and 1; relative error of erf: 2^-26.1, 2^-56.1.
+# erf(x) / x - 1 in x^2 on |x| <= 1 and 3/2; relative error of erf: 2^-29.3, 2^-56.0.
 _ERF: Final[Coefficients] = {
     float32: (
-        0.12837915, -0.37612516, 0.11282085, -0.026777273, 0.0050098943, -0.00060809095,
+        0.12837917, -0.37612626, 0.11283577, -0.026853235, 0.005186873, -0.00079947343,
+        7.794919e-05,
     ),
     float64: (
-        0.12837916709551256, -0.37612638903183415, 0.11283791670941026, -0.02686617064270437,
-        0.005223977603292719, -0.0008548325811291979, 0.00012055290437906424,
-        -1.4924657857712227e-05, 1.6446517931378322e-06, -1.6201980666907744e-07,
-        1.3693566772884602e-08, -7.749075501222522e-10,
+        0.12837916709551256, -0.37612638903183476, 0.1128379167094686, -0.026866170644150793,
+        0.005223977619326634, -0.0008548326792918162, 0.00012055327291792666,
+        -1.4925553763143358e-05, 1.6460951802870481e-06, -1.63557558990527e-07,
+        1.4743683926255012e-08, -1.2001814625172276e-09, 8.489547266768541e-11,
+        -4.630709570711666e-12, 1.4114087790087444e-13,
     ),
 }  # fmt: skip
-# log2(erfc(a)) on 0.9 <= a <= 3.95; relative error of erf: 2^-29.1.
-_LOG2_ERFC: Final = (
-    -0.00023799812, -1.6270771, -0.9189446, -0.15022114, 0.032202873, -0.004424968,
-    0.00028623507,
-)  # fmt: skip
+# log2(erfc(a)) from there to where erf is 1; relative error of erf: 2^-29.8, 2^-57.0.
+_LOG2_ERFC: Final[Coefficients] = {
+    float32: (
+        -0.0004928208, -1.6260456, -0.920649, -0.14875112, 0.031505458, -0.004252525,
+        0.00026888427,
+    ),
+    float64: (
+        3.0763106009000763e-06, -1.6279146635603436, -0.9184770667386497, -0.1480812524843439,
+        0.027113750524474664, 0.0010718720080825656, -0.0033087208401100386, 0.0015618530626605163,
+        -0.0004759010406236787, 0.00010597043060313796, -1.7571449133947496e-05,
+        2.1271155629107233e-06, -1.7824438532781214e-07, 9.254313214872635e-09,
+        -2.2433762616939618e-10,
+    ),
+}  # fmt: skip
+_ERF_BORDERS: Final[dict[DType, tuple[float, float]]] = {float32: (1.0, 3.95), float64: (1.5, 5.95)}
 # (erfc(a) e^(a^2) (1 + 2 a) - c) / q in q = (a - K) / (a + K) for 0.47 <= a up to where erfc
 # vanishes, with c its value at a = K as a pair; relative error of erfc: 2^-28.3, 2^-61.9.
 _ERFCX: Final[Coefficients] = {
@@ -154,21 +167,26 @@ def _erfc_large(a: Expr) -> Expr:
     r = top * inverse
     r_low = (fma(-r, d, top) + (top_low + c_low - r * d_low)) * inverse
     square, square_low = product(a, a)
-    e, code = exp_reduced(-square, -square_low)
+    e, n = exp_reduced(-square, -square_low)
     p, p_low = fast_sum(literal(1.0, a.type), e)
-    return scaled(fma(r, p, fma(r, p_low, r_low * p)), code)
+    return scaled(fma(r, p, fma(r, p_low, r_low * p)), n)
 
 
 def erf(x: Expr) -> Expr:
-    """x + x P(x^2) near 0. Beyond, float64: 1 - erfc; float32: 1 - 2^Q(|x|), about 1 ULP."""
+    """x + x P(x^2) near 0, 1 - 2^Q(|x|) beyond; about 1 ULP.
+
+    P and Q have the same length: one Horner chain takes either's coefficients.
+    """
+    border, end = (literal(v, x.type) for v in _ERF_BORDERS[x.type])
     a = absolute(x)
-    if x.type == float32:
-        end = literal(3.95, x.type)
-        p, code = exp2_parts(polynomial(select(end < a, end, a), _LOG2_ERFC))
-        near, large = a < 0.9, fma(-p, power_of_two(code, x.type), 1.0)
-    else:
-        near, large = a < 1.0, 1.0 - _erfc_large(a)
-    return select(near, _erf_small(x), copysign(large, x))
+    near = a < border
+    t = select(near, x * x, select(end < a, end, a))
+    pairs = list(zip(_ERF[x.type], _LOG2_ERFC[x.type], strict=True))
+    chosen = [select(near, literal(p, x.type), literal(q, x.type)) for p, q in pairs]
+    p = horner(t, chosen)
+    n, power = nearest_power(p, 1.0)
+    large = fma(-exp2_of_fraction(p - n), power, 1.0)
+    return select(near, fma(x, p, x), copysign(large, x))
 
 
 def erfc(x: Expr) -> Expr:

@@ -14,7 +14,7 @@ from tilewright.codegen.libm_elementary import (
     Coefficients,
     absolute,
     copysign,
-    exp_parts,
+    expm1_parts,
     fast_sum,
     flip_sign,
     from_bits,
@@ -23,7 +23,6 @@ from tilewright.codegen.libm_elementary import (
     log_of_pair,
     nearest,
     polynomial,
-    power_of_two,
     product,
     to_bits,
 )
@@ -89,16 +88,6 @@ _ARCTAN: Final[Coefficients] = {
         0.03663246290876768, -0.029888635467147297, 0.021965855130835828,
         -0.013882391072440449, 0.007183446522674301, -0.0028780996206134784,
         0.000828879761394751, -0.00015162466758163534, 1.3170665626062013e-05,
-    ),
-}  # fmt: skip
-# (tanh x - x) / x^3 in x^2 on |x| <= 0.6; relative error of tanh: 2^-28.4, 2^-57.8.
-_TANH: Final[Coefficients] = {
-    float32: (-0.333333, 0.13331936, -0.053784713, 0.020798596, -0.0058979113),
-    float64: (
-        -0.33333333333333126, 0.13333333333299752, -0.05396825394932233, 0.02186948800295582,
-        -0.008863226780608354, 0.0035920373926811057, -0.0014552153826039587,
-        0.0005871883353116419, -0.00023039643173077503, 7.931327561840831e-05,
-        -1.7178284157364055e-05,
     ),
 }  # fmt: skip
 # (sinh x - x) / x^3 in x^2 on |x| <= 1; relative error of sinh: 2^-31.6, 2^-61.7.
@@ -268,13 +257,15 @@ def cosh(x: Expr) -> Expr:
 
 
 def tanh(x: Expr) -> Expr:
-    """x + x^3 P(x^2) below 0.6, 1 - 2 / (e^(2|x|) + 1) above."""
+    """(1 - t) / (1 + t), t = e^(-2|x|) = 2^n + 2^n (e^r - 1); below 2 ULP.
+
+    Near 0 that is -(e^r - 1) / (2 + (e^r - 1)): the sums of 2^n and 1 are exact.
+    """
+    top = literal((FORMATS[x.type].mantissa + 4) * math.log(2), x.type)
     a = absolute(x)
-    top = literal(2.0 * (FORMATS[x.type].mantissa + 4) * math.log(2) / 2, x.type)
-    twice = a + a
-    p, code = exp_parts(select(top < twice, top, twice))
-    large = 1.0 - 2.0 / fma(p, power_of_two(code, x.type), 1.0)
-    return copysign(select(a < 0.6, _odd(a, _TANH), large), x)
+    a = a + a
+    power, e = expm1_parts(-select(top < a, top, a))
+    return copysign(fma(-power, e, 1.0 - power) / fma(power, e, power + 1.0), x)
 
 
 def arcsinh(x: Expr) -> Expr:

@@ -21,6 +21,7 @@ from tilewright.codegen.llvm_values import (
     constant,
     llvm_type,
     memory_type,
+    native_operations,
     suffix,
     vector_type,
 )
@@ -62,6 +63,7 @@ from tilewright.loops import (
     written,
 )
 from tilewright.scalars import REDUCTIONS
+from tilewright.target import Target
 from tilewright.term import topological
 from tilewright.transforms.index_rules import affine, flat
 
@@ -79,14 +81,15 @@ ENTRY = "tilewright_entry"
 """The placeholder for the name under which the program is found; see `named`."""
 
 
-def print_program(program: Program) -> str:
+def print_program(program: Program, target: Target | None = None) -> str:
     """The whole program as one LLVM module. Its one external function takes an array of pointers,
-    one for each parameter of the program's entry."""
+    one for each parameter of the program's entry. Without a target it runs on any machine."""
     parts: list[str] = []
     declarations: set[str] = set()
     zero_bytes = 16
+    native = native_operations(target) if target is not None else frozenset()
     for f in program.functions:
-        printer = FunctionPrinter(f)
+        printer = FunctionPrinter(f, native)
         parts.append(printer.text())
         declarations |= printer.declarations
         zero_bytes = max(zero_bytes, printer.zero_bytes)
@@ -111,11 +114,11 @@ def named(text: str, name: str) -> str:
 
 
 class FunctionPrinter(Emitter):
-    """The text of one function."""
+    """The text of one function. `native` are the optional operations the machine has."""
 
-    def __init__(self, function: Function) -> None:
+    def __init__(self, function: Function, native: frozenset[str] = frozenset()) -> None:
         super().__init__()
-        self.function = function
+        self.function, self.native = function, native
         self.allocas: list[str] = []
         self.label = "entry"
         self.zero_bytes = 0
@@ -608,7 +611,7 @@ class FunctionPrinter(Emitter):
     def expanded(self, e: Expr) -> Expr:
         found = self.expansions.get(e)
         if found is None:
-            (found,) = expand([e])
+            (found,) = expand([e], self.native)
             self.expansions[e] = found
         return found
 

@@ -17,7 +17,8 @@ from tilewright import dtypes
 from tilewright.dtypes import DType
 from tilewright.errors import InternalError
 from tilewright.expr import Lit
-from tilewright.scalars import LIBM_PREFIX
+from tilewright.scalars import LIBM_PREFIX, OPTIONAL
+from tilewright.target import Target
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,12 @@ _INTRINSICS: Final = {
 _COMPARE_FLOAT: Final = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole"}
 
 
+def native_operations(target: Target) -> frozenset[str]:
+    """The optional machine operations that a target has: all of them, or none."""
+    features = target.features.split(",")
+    return OPTIONAL if {"+avx512f", "+avx512vl"} <= set(features) else frozenset()
+
+
 class Emitter:
     """Appends instructions to a list of lines; gives fresh names; collects declarations."""
 
@@ -152,6 +159,8 @@ class Emitter:
             return self._compare(op, first, args[1])
         if op in ("idiv", "irem"):
             return self._divide(op, first, args[1])
+        if op in OPTIONAL:
+            return self._avx512(op, args)
         floating = dtypes.is_float(dtype)
         if op in _INTRINSICS:
             t = llvm_type(dtype, lanes)
@@ -226,6 +235,57 @@ class Emitter:
         word = ("s" if signed else "u") + ("div" if op == "idiv" else "rem")
         result = self.value(f"{word} {a}, {safe.text}", a.dtype, a.lanes)
         return self.value(f"select {by_zero}, {zero}, {result}", a.dtype, a.lanes)
+
+    def _avx512(self, op: str, args: list[Operand]) -> Operand:
+        """An optional operation by AVX-512's instructions, one register at a time."""
+        dtype, lanes = args[0].dtype, args[0].lanes
+        if lanes * dtype.itemsize > 64:
+            half = lanes // 2
+            low = self._avx512(op, [self.lanes_of(a, 0, half) for a in args])
+            high = self._avx512(op, [self.lanes_of(a, half, lanes) for a in args])
+            order = ", ".join(f"i32 {i}" for i in range(lanes))
+            both = f"shufflevector {low}, {high}, <{lanes} x i32> <{order}>"
+            return self.value(both, dtype, lanes)
+        if lanes * dtype.itemsize < 16:
+            wide = [self.lanes_of(a, 0, 16 // dtype.itemsize) for a in args]
+            return self.lanes_of(self._avx512(op, wide), 0, lanes)
+        if op == "scale":
+            return self._masked_avx512("scalef", args, args[0])
+        # The interval [3/4, 3/2), and NaN for negative numbers.
+        significand = self._masked_avx512("getmant", [args[0]], args[0], ("i32", "11"))
+        if op == "significand":
+            return significand
+        over, under = (self._masked_avx512("getexp", [x], x) for x in (args[0], significand))
+        return self.value(f"fsub {over}, {under.text}", dtype, lanes)
+
+    def _masked_avx512(
+        self, name: str, args: list[Operand], like: Operand, *more: tuple[str, str]
+    ) -> Operand:
+        """Intel's instruction under a mask of all lanes; the widest also name the rounding."""
+        bits = 8 * like.lanes * like.dtype.itemsize
+        parts = [(a.type, a.text) for a in args] + [*more, (like.type, like.text)]
+        parts.append((f"i{max(like.lanes, 8)}", "-1"))
+        if bits == 512:
+            parts.append(("i32", "4"))
+        kind = "ps" if like.dtype == dtypes.float32 else "pd"
+        call = self.intrinsic(
+            f"llvm.x86.avx512.mask.{name}.{kind}.{bits}",
+            like.type,
+            ", ".join(f"{t} {x}" for t, x in parts),
+            ", ".join(t for t, _ in parts),
+        )
+        return self.value(call, like.dtype, like.lanes)
+
+    def lanes_of(self, x: Operand, start: int, stop: int) -> Operand:
+        """Some lanes of a vector; those beyond its end hold anything."""
+        if x.lanes == 1:
+            wide = llvm_type(x.dtype, stop)
+            return self.value(f"insertelement {wide} poison, {x}, i64 0", x.dtype, stop)
+        if stop - start == 1:
+            return self.value(f"extractelement {x}, i64 {start}", x.dtype, 1)
+        chosen = (f"i32 {i}" if i < x.lanes else "i32 poison" for i in range(start, stop))
+        order = f"<{stop - start} x i32> <{', '.join(chosen)}>"
+        return self.value(f"shufflevector {x}, {x.type} poison, {order}", x.dtype, stop - start)
 
     def _library(self, name: str, args: list[Operand], dtype: DType) -> Operand:
         """A C library function, one lane at a time."""
