@@ -34,7 +34,7 @@ def shown(channel: str) -> bool:
     return channel in wanted or "all" in wanted
 
 
-def show(channel: str, text: object) -> None:
-    """Print on a channel, if it is asked for."""
+def show(channel: str, *text: object) -> None:
+    """Print on a channel, if it is asked for; only then is anything turned into text."""
     if shown(channel):
-        print(f"[{channel}] {text}", file=sys.stderr)
+        print(f"[{channel}]", *text, file=sys.stderr)

@@ -38,12 +38,12 @@ from tilewright.expr import (
     Load,
     Var,
     as_index,
-    free_axes,
     is_static,
     literal,
     show,
     static,
     substitute,
+    walk,
 )
 from tilewright.loops import (
     Accumulate,
@@ -71,6 +71,7 @@ ZERO = "@zero.element"
 """Where loads whose guard is false for all lanes read from."""
 
 STACK_ALIGN = 64
+NOTHING: frozenset[Buffer] = frozenset()
 
 STREAM_BYTES = 16 << 20
 STREAM_ALIGN = 64
@@ -201,10 +202,14 @@ class FunctionPrinter(Emitter):
         """The buffers the function writes that an expression reads."""
         found = self.reads.get(root)
         if found is None:
-            for x in topological([root], lambda x: () if x in self.reads else x.children):
-                own = frozenset((x.buffer,)) & self.changing if isinstance(x, Load) else frozenset()
-                self.reads[x] = own.union(*(self.reads[c] for c in x.children))
-            found = self.reads[root]
+            children = root.children
+            if any(c not in self.reads for c in children):
+                for x in topological(children, lambda x: () if x in self.reads else x.children):
+                    self._reads(x)
+            found = NOTHING.union(*(self.reads[c] for c in children)) if children else NOTHING
+            if isinstance(root, Load) and root.buffer in self.changing:
+                found |= {root.buffer}
+            self.reads[root] = found
         return found
 
     def start(self, label: str) -> None:
@@ -435,13 +440,16 @@ class FunctionPrinter(Emitter):
             return offset, 0
         form = affine(offset)
         rest = form.without(self.vector)
-        free = free_axes([rest.expr()])[rest.expr()]
-        depends = self.vector in free or any(self._varies(v) for v in free)
-        return (offset, None) if depends else (rest.expr(), form.coefficient(self.vector))
+        if any(self._varies(t) for t, _ in rest.terms):
+            return offset, None
+        return rest.expr(), form.coefficient(self.vector)
 
-    def _varies(self, v: Expr) -> bool:
-        found = self.known.get(v) if isinstance(v, Var) else None
-        return found is not None and found.lanes > 1
+    def _varies(self, e: Expr) -> bool:
+        """Whether the lanes may have different values of `e`."""
+        if isinstance(e, (Axis, Var)):
+            found = self.known.get(e)
+            return found is not None and found.lanes > 1
+        return any(self._varies(x) for x in walk(e) if isinstance(x, (Axis, Var)))
 
     def read(self, buffer: Buffer, index: Sequence[Expr], guard: Operand | None) -> Operand:
         """Load one element, or one for each lane."""

@@ -20,7 +20,7 @@ import llvmlite.binding as llvm
 from tilewright.errors import InternalError
 from tilewright.target import Target
 
-OPT_LEVEL = 2
+OPT_LEVEL = 1
 _lock = threading.RLock()
 _linked: list[Any] = []
 

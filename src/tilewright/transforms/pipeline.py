@@ -42,7 +42,7 @@ def run(passes: Sequence[Pass], graph: Graph, options: Options) -> Graph:
     for p in passes:
         after = p.run(graph)
         if after is not graph:
-            show("graph", f"after {p.name}: {after}")
+            show("graph", f"after {p.name}:", after)
         graph = after
         if options.verify:
             graphs.verify(graph)
@@ -54,7 +54,7 @@ def lower(graph: Graph, scheduler: Scheduler, options: Options) -> tuple[Graph, 
     graph = run(GRAPH, graph, options)
     assembly = assemble(graph, scheduler)
     for s in assembly.kernels:
-        show("kernels", f"{s.kernel}\n  schedule {s.schedule}")
+        show("kernels", s.kernel, "\n  schedule", s.schedule)
     return graph, assembly
 
 
