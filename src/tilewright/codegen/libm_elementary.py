@@ -535,8 +535,9 @@ def _log_to_pair(x: Expr) -> Pair:
     m, k = _parts(x)
     y = m - 1.0
     g, g_low = fast_sum(literal(1.0, x.type), m)
-    q = y / g
-    q_low = fma(-q, g_low, fma(-q, g, y)) / g
+    inverse = 1.0 / g
+    q = y * inverse
+    q_low = fma(-q, g_low, fma(-q, g, y)) * inverse
     z, z_low = product(q, q)
     z_low = fma(q + q, q_low, z_low)
     cube, cube_low = product(z, q)
@@ -564,6 +565,11 @@ def power(x: Expr, y: Expr) -> Expr:
     exponent = select(eq(a, 1.0), 0.0, y)  # and 1 to anything is 1, even where the other is NaN
     raised = _positive_power_single if x.type == float32 else _positive_power_double
     result = raised(a, exponent)
+    return rare(to_bits(x) < 0, _signed_power(x, y, result), result)
+
+
+def _signed_power(x: Expr, y: Expr, result: Expr) -> Expr:
+    """x**y from |x|**y for x < 0 and -0."""
     whole = eq(apply("trunc", y), y)
     half = y * 0.5
     odd = whole & ne(apply("trunc", half), half)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from tilewright.codegen.libm_elementary import (
+    LONG,
     Coefficients,
     absolute,
     copysign,
@@ -30,35 +31,35 @@ from tilewright.expr import Expr, apply, cast, eq, fma, libm, literal, select
 
 _hex = float.fromhex
 
-# erf(x) / x - 1 in x^2 on |x| <= 1 and 3/2; relative error of erf: 2^-29.3, 2^-56.0.
+# erf(x) / x - 1 in x^2 on |x| <= 1 and 5/4; relative error of erf: 2^-29.3, 2^-56.2.
 _ERF: Final[Coefficients] = {
     float32: (
         0.12837917, -0.37612626, 0.11283577, -0.026853235, 0.005186873, -0.00079947343,
         7.794919e-05,
     ),
     float64: (
-        0.12837916709551256, -0.37612638903183476, 0.1128379167094686, -0.026866170644150793,
-        0.005223977619326634, -0.0008548326792918162, 0.00012055327291792666,
-        -1.4925553763143358e-05, 1.6460951802870481e-06, -1.63557558990527e-07,
-        1.4743683926255012e-08, -1.2001814625172276e-09, 8.489547266768541e-11,
-        -4.630709570711666e-12, 1.4114087790087444e-13,
+        0.1283791670955126, -0.37612638903183754, 0.11283791670955125, -0.026866170645131044,
+        0.005223977625439866, -0.0008548327023293894, 0.00012055332974810219,
+        -1.492565014349387e-05, 1.6462109631090761e-06, -1.636576856034875e-07,
+        1.4806290689038168e-08, -1.2282673154928159e-09, 9.372452711356165e-11,
+        -6.481898519833676e-12, 3.7445377080727193e-13, -1.3430220184264163e-14,
     ),
 }  # fmt: skip
-# log2(erfc(a)) from there to where erf is 1; relative error of erf: 2^-29.8, 2^-57.0.
+# log2(erfc(a)) from there to where erf is 1; relative error of erf: 2^-29.8, 2^-57.4.
 _LOG2_ERFC: Final[Coefficients] = {
     float32: (
         -0.0004928208, -1.6260456, -0.920649, -0.14875112, 0.031505458, -0.004252525,
         0.00026888427,
     ),
     float64: (
-        3.0763106009000763e-06, -1.6279146635603436, -0.9184770667386497, -0.1480812524843439,
-        0.027113750524474664, 0.0010718720080825656, -0.0033087208401100386, 0.0015618530626605163,
-        -0.0004759010406236787, 0.00010597043060313796, -1.7571449133947496e-05,
-        2.1271155629107233e-06, -1.7824438532781214e-07, 9.254313214872635e-09,
-        -2.2433762616939618e-10,
+        -6.321574836278615e-06, -1.6278530109482554, -0.9186641428635671, -0.14773303012105987,
+        0.026669169352358493, 0.0014841733502264718, -0.003595590593956911, 0.0017143091941393502,
+        -0.0005382847215472393, 0.00012562126981343583, -2.2296815649883878e-05,
+        2.978815632232502e-06, -2.8960563865188727e-07, 1.9224456394368294e-08,
+        -7.707755447506744e-10, 1.381858744181878e-11,
     ),
 }  # fmt: skip
-_ERF_BORDERS: Final[dict[DType, tuple[float, float]]] = {float32: (1.0, 3.95), float64: (1.5, 5.95)}
+_ERF_BORDERS: Final[dict[DType, tuple[float, float]]] = {float32: (1.0, 3.95), float64: (1.25, 5.95)}
 # (erfc(a) e^(a^2) (1 + 2 a) - c) / q in q = (a - K) / (a + K) for 0.47 <= a up to where erfc
 # vanishes, with c its value at a = K as a pair; relative error of erfc: 2^-28.3, 2^-61.9.
 _ERFCX: Final[Coefficients] = {
@@ -183,10 +184,19 @@ def erf(x: Expr) -> Expr:
     t = select(near, x * x, select(end < a, end, a))
     pairs = list(zip(_ERF[x.type], _LOG2_ERFC[x.type], strict=True))
     chosen = [select(near, literal(p, x.type), literal(q, x.type)) for p, q in pairs]
-    p = horner(t, chosen)
+    p = _halves(t, chosen)
     n, power = nearest_power(p, 1.0)
     large = fma(-exp2_of_fraction(p - n), power, 1.0)
     return select(near, fma(x, p, x), copysign(large, x))
+
+
+def _halves(t: Expr, c: Sequence[Expr]) -> Expr:
+    """sum(c_i t^i) as two chains, of lower and of higher powers, where terms of neighbouring powers
+    cancel."""
+    if len(c) < LONG:
+        return horner(t, c)
+    fourth = (t * t) * (t * t)
+    return fma(fourth * fourth, horner(t, c[8:]), horner(t, c[:8]))
 
 
 def erfc(x: Expr) -> Expr:
