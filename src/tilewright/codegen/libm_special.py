@@ -59,7 +59,10 @@ _LOG2_ERFC: Final[Coefficients] = {
         -7.707755447506744e-10, 1.381858744181878e-11,
     ),
 }  # fmt: skip
-_ERF_BORDERS: Final[dict[DType, tuple[float, float]]] = {float32: (1.0, 3.95), float64: (1.25, 5.95)}
+_ERF_BORDERS: Final[dict[DType, tuple[float, float]]] = {
+    float32: (1.0, 3.95),
+    float64: (1.25, 5.95),
+}
 # (erfc(a) e^(a^2) (1 + 2 a) - c) / q in q = (a - K) / (a + K) for 0.47 <= a up to where erfc
 # vanishes, with c its value at a = K as a pair; relative error of erfc: 2^-28.3, 2^-61.9.
 _ERFCX: Final[Coefficients] = {
