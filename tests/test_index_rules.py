@@ -151,6 +151,16 @@ def test_certain_guards_go() -> None:
     assert both is b[I]
 
 
+def test_choices_made_already() -> None:
+    """What writing to a slice makes: the mask of the slice, and its value under the same mask."""
+    b = Buffer("b", dtypes.float32, (7,))
+    inside, zero = as_index(1) <= I, literal(0.0, dtypes.float32)
+    mask = select(inside, literal(True, dtypes.bool_), False)
+    value = select(inside, b[I], zero)
+    (written,) = simplify([select(mask, value, b[0])])
+    assert written is select(inside, b[I], b[0])
+
+
 def test_what_does_not_change_is_the_same_object() -> None:
     b = Buffer("b", dtypes.float32, (7, 4))
     e = b[I, J] + b[I, (J + I) % 4]

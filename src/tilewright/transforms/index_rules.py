@@ -317,6 +317,10 @@ def _apply(e: Apply, ranges: Ranges) -> Expr:
             return literal(False, dtypes.bool_) if e.type == dtypes.bool_ else e
         case "select", (Lit(value), a, b):
             return a if value else b
+        case "select", (c, Lit(True), Lit(False)):
+            return c
+        case "select", (c, Apply(op, (d, a, _)), b) if op.name == "select" and c is d:
+            return Apply(op, (c, a, b), e.dtype)
     return e
 
 
