@@ -91,22 +91,12 @@ def print_program(program: Program, target: Target | None = None) -> str:
     native = native_operations(target) if target is not None else frozenset()
     for f in program.functions:
         printer = FunctionPrinter(f, native)
-        parts.append(printer.text())
+        parts.append(printer.text(external=f is program.entry))
         declarations |= printer.declarations
         zero_bytes = max(zero_bytes, printer.zero_bytes)
     head = [f"{ZERO} = internal constant [{zero_bytes} x i8] zeroinitializer, align 64"]
-    parts.append(_unpacking(program.entry))
     parts.append("!0 = !{i32 1}")
     return "\n\n".join(["\n".join(head + sorted(declarations)), *parts]) + "\n"
-
-
-def _unpacking(entry: Function) -> str:
-    lines = [f"define void @{ENTRY}(ptr %args) {{"]
-    for k in range(len(entry.params)):
-        lines.append(f"  %a{k} = getelementptr ptr, ptr %args, i64 {k}")
-        lines.append(f"  %p{k} = load ptr, ptr %a{k}")
-    params = ", ".join(f"ptr %p{k}" for k in range(len(entry.params)))
-    return "\n".join([*lines, f"  call void @{entry.name}({params})", "  ret void", "}"])
 
 
 def named(text: str, name: str) -> str:
@@ -136,15 +126,21 @@ class FunctionPrinter(Emitter):
         self.lanes, self.extent = 1, 1
         self.streamed = False
 
-    def text(self) -> str:
-        params = []
-        for k, b in enumerate(self.function.params):
-            self.pointer[b] = f"%p{k}"
-            params.append(f"ptr noalias noundef %p{k}")
+    def text(self, external: bool) -> str:
+        """The definition. The external one gets its pointers in an array."""
+        self.pointer = {b: f"%p{k}" for k, b in enumerate(self.function.params)}
+        pointers = list(self.pointer.values())
+        if external:
+            head = f"define void @{ENTRY}(ptr %args) {{\nentry:"
+            for k, p in enumerate(pointers):
+                self.emit(f"%a{k} = getelementptr ptr, ptr %args, i64 {k}")
+                self.emit(f"{p} = load ptr, ptr %a{k}")
+        else:
+            params = ", ".join(f"ptr noalias noundef {p}" for p in pointers)
+            head = f"define internal void @{self.function.name}({params}) {{\nentry:"
         self.statement(self.function.body)
         if self.streamed:
             self.emit("fence seq_cst")
-        head = f"define internal void @{self.function.name}({', '.join(params)}) {{\nentry:"
         return "\n".join([head, *self.allocas, *self.lines, "  ret void", "}"])
 
     # -- statements ---------------------------------------------------------------------------

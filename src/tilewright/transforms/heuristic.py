@@ -159,9 +159,11 @@ def _plan_reduction(r: Reduce, plans: dict[Axis, Plan], target: Target) -> None:
     if last in plans:
         return
     lanes = min(_lanes([r.type.itemsize], [r.body], target), _power(static(last.extent)))
-    light = _weight([r.body]) <= LIGHT
+    # Accumulators hide the latency of additions, which a longer body hides itself.
+    weight = _weight([r.body])
+    deep = 4 if weight <= LIGHT else 2 if weight <= 2 * LIGHT else 1
     vectors = static(last.extent) // max(lanes, 1)
-    plans[last] = Plan(unroll=_divisor(max(vectors, 1), 4 if light else 2), lanes=max(lanes, 1))
+    plans[last] = Plan(unroll=_divisor(max(vectors, 1), deep), lanes=max(lanes, 1))
 
 
 def _elementwise_plan(a: Axis, lanes: int, weight: int) -> Plan:

@@ -152,10 +152,29 @@ class _Builder:
             return [self.serial(axes[0], self.rows(axes[1:], body))]
         out: list[Stmt] = []
         known: dict[Expr, Expr] = {}
-        for a in body:
+        for a, following in zip(body, [*body[1:], None], strict=True):
+            sum_of = None if following is None else _reduction_of(a, following)
+            if sum_of is not None:
+                self.fill_and_reduce(a, sum_of, known, out)
+                continue
             tiled = _tile_start(a.axes, self.plan)
             out += self.nest(a.axes[:tiled], a.axes[tiled:], [a], known)
         return out
+
+    def fill_and_reduce(
+        self, a: Assign, r: Reduce, known: dict[Expr, Expr], out: list[Stmt]
+    ) -> None:
+        """Compute a row and, while its elements are in registers, the reduction of it that the
+        next assignment starts with: softmax's exponentials and their sum are one pass."""
+        (a,) = self.hoist([a], set(a.axes), known, out)
+        moved: dict[Expr, Expr] = dict(zip(a.axes, r.axes, strict=True))
+        *index, value = substitute([*a.index, a.value], moved)
+        row = Assign(a.buffer, tuple(index), r.axes, value)
+        loads = {e: value for e in walk(r.body) if isinstance(e, Load) and e.buffer is a.buffer}
+        (total,) = substitute([r.body], loads)
+        (result,) = self.reduce([Reduce(r.kind, r.axes, total)], (), out, [row])
+        known[r] = v = var("r", r.type)
+        out.append(Let(v, result))
 
     def serial(self, a: Axis, body: list[Stmt]) -> Stmt:
         parallel = self.plan.get(a, Plan()).parallel
@@ -258,8 +277,15 @@ class _Builder:
             stores.append(Store(a.buffer, index, next(rest)))
         return [block(*out, *_over(cells, stores))]
 
-    def reduce(self, group: list[Reduce], cells: tuple[Cell, ...], out: list[Stmt]) -> list[Expr]:
-        """Accumulate reductions over equal extents together, for all cells of a tile.
+    def reduce(
+        self,
+        group: list[Reduce],
+        cells: tuple[Cell, ...],
+        out: list[Stmt],
+        rows: Sequence[Assign] = (),
+    ) -> list[Expr]:
+        """Accumulate reductions over equal extents together, for all cells of a tile; and store
+        `rows`, assignments over the reductions' axes, on the way.
 
         Appends the statements; the results are loads of registers indexed by the cells.
         """
@@ -278,10 +304,14 @@ class _Builder:
         inner: list[Stmt] = []
         for s in parts:
             o, cell, where = _cut(last, s)
-            values = simplify(substitute(bodies, {last: where}))
+            stored = [e for a in rows for e in (*a.index, a.value)]
+            roots = iter(simplify(substitute([*stored, *bodies], {last: where})))
             place = _registers(cells, whole.like(cell))
             steps: list[Stmt] = [
-                Accumulate(b, place, r.kind, v) for b, r, v in zip(accs, group, values, strict=True)
+                Store(a.buffer, tuple(next(roots) for _ in a.index), next(roots)) for a in rows
+            ]
+            steps += [
+                Accumulate(b, place, r.kind, v) for b, r, v in zip(accs, group, roots, strict=True)
             ]
             nest = _over((*cells, cell), steps)
             inner += [loop(o, *nest)] if s.count > 1 else nest
@@ -350,6 +380,27 @@ def _over(cells: Sequence[Cell], body: list[Stmt]) -> list[Stmt]:
         if c.unrolled is not None:
             body = [loop(c.unrolled, *body, kind="unroll")]
     return body
+
+
+def _reduction_of(a: Assign, following: Assign) -> Reduce | None:
+    """A reduction of the next assignment that reads the row `a` fills element by element, and can
+    be computed with it: over the same extent, and depending on nothing computed later."""
+    if len(a.axes) != 1 or a.buffer.scope != "stack":
+        return None
+    (own,) = a.axes
+    if any(isinstance(e, Reduce) and own in free_axes([e])[e] for e in walk(a.value)):
+        return None
+    free, bound = free_axes([following.value]), _bound([following.value])
+    for r in free:
+        if not isinstance(r, Reduce) or len(r.axes) != 1 or r.axes[0].extent != own.extent:
+            continue
+        loads = [e for e in walk(r.body) if isinstance(e, Load) and e.buffer is a.buffer]
+        place = tuple(substitute(a.index, {own: r.axes[0]}))
+        outside = free[r] & (set(following.axes) | bound[r])
+        plain = not any(isinstance(e, Reduce) for e in walk(r.body))
+        if loads and plain and not outside and all(e.index == place for e in loads):
+            return r
+    return None
 
 
 def _bound(roots: Sequence[Expr]) -> dict[Expr, set[Axis]]:
