@@ -122,7 +122,7 @@ def _unlike_operands() -> Kernel:
         (_axis_from_nowhere, "x[i,j] uses axes outside f"),
         (_another_type, "out: i32[4] is assigned a float32"),
         (_read_before_it_is_written, "out: f32[4,5] reads what is written later"),
-        (_too_few_indices, "one index for each axis of the buffer expected"),
+        (_too_few_indices, "one index for each axis"),
         (_unlike_operands, "operands of type float32 expected"),
     ],
 )
