@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import functools
 import mmap
 import os
 import subprocess
@@ -29,9 +30,24 @@ import numpy as np
 import tilewright as tw
 from random_programs import BF16, EXACT, LOOSE_ZERO, ROUNDED, SUMMED, Program, native, write
 from tilewright import dtypes, graph, kernel, loops, tracing
+from tilewright.errors import ScheduleError
+from tilewright.expr import static
 from tilewright.runtime.executable import prepared
 from tilewright.runtime.jit import pointers
+from tilewright.target import host
 from tilewright.transforms.assemble import constants
+from tilewright.transforms.heuristic import heuristic
+from tilewright.transforms.loopify import loopify
+from tilewright.transforms.schedule import (
+    Order,
+    Parallel,
+    Schedule,
+    Split,
+    Step,
+    Unroll,
+    Vectorize,
+    names,
+)
 
 # -- what NumPy says, and how sure it is -------------------------------------------------------
 
@@ -140,11 +156,15 @@ def _flip_zeros(a: Any, rng: np.random.Generator, share: float) -> Any:
     return np.where(flips, -np.asarray(a), a).astype(a.dtype)[()]
 
 
+USUAL: Final = ("interpreted", "compiled")
+"""The ways to run a program that are compared with NumPy unless others are asked for."""
+
+
 # -- running -----------------------------------------------------------------------------------
 
 
-def check(program: Program, stages: Sequence[str] = ("interpreted", "compiled")) -> str | None:
-    """What goes wrong first, or None. Stages: interpreted, kernels, loops, compiled."""
+def check(program: Program, stages: Sequence[str] = USUAL) -> str | None:
+    """What goes wrong first, or None; `stages` are of STAGES."""
     reference = Reference(program)
     for stage in stages:
         try:
@@ -181,6 +201,57 @@ def _compiled(program: Program) -> Sequence[Any]:
     return results
 
 
+def _narrow(program: Program) -> Sequence[Any]:
+    """Compiled for a machine with short vectors: other remainders, other tiles."""
+    machine = replace(host(), vector_bytes=16)
+    scheduler = functools.partial(heuristic, target=machine)
+    return tw.compile(program.function, scheduler=scheduler)(*program.inputs.values())
+
+
+def _scheduled(program: Program) -> Sequence[Any]:
+    """Compiled with any legal schedules."""
+    rng = np.random.default_rng(len(program.source))
+
+    def scheduler(k: kernel.Kernel) -> Schedule:
+        for _ in range(20):
+            schedule = random_schedule(k, rng)
+            try:
+                loopify(k, schedule)
+            except ScheduleError:
+                continue
+            return schedule
+        return Schedule()
+
+    return tw.compile(program.function, scheduler=scheduler)(*program.inputs.values())
+
+
+def random_schedule(kernel: Kernel, rng: np.random.Generator) -> Schedule:
+    """Any steps at all: factors that fit, parts unrolled or given lanes, some order."""
+    steps: list[Step] = []
+    if kernel.is_map and len(kernel.axes) > 1 and rng.random() < 0.5:
+        spelled = {a: n for n, a in names(kernel).items()}
+        order = rng.permutation(len(kernel.axes))
+        steps.append(Order(tuple(spelled[kernel.axes[k]] for k in order)))
+    for name, a in names(kernel).items():
+        extent = static(a.extent)
+        if a in kernel.axes and rng.random() < 0.3:
+            steps.append(Parallel(name))
+        if rng.random() < 0.4:
+            continue
+        inner = name
+        if rng.random() < 0.8:
+            factor = int(rng.integers(1, min(extent, 24) + 1))
+            steps.append(Split(name, factor))
+            inner = f"{name}.i"
+            halves = [k for k in range(1, factor + 1) if factor % k == 0]
+            if rng.random() < 0.5:
+                steps.append(Split(inner, int(rng.choice(halves))))
+                steps.append(Unroll(f"{inner}.o"))
+                inner += ".i"
+        steps.append(Vectorize(inner) if rng.random() < 0.6 else Unroll(inner))
+    return Schedule(tuple(steps))
+
+
 def _looped(program: Program) -> Sequence[Any]:
     """The whole program's loops, interpreted."""
     lowered = tw.compile(program.function).lower(*program.inputs.values())
@@ -199,6 +270,8 @@ STAGES: Final[dict[str, Callable[[Program], Sequence[Any]]]] = {
     "interpreted": _interpreted,
     "loops": _looped,
     "compiled": _compiled,
+    "narrow": _narrow,
+    "scheduled": _scheduled,
 }
 
 
@@ -311,11 +384,11 @@ def _pruned(program: Program) -> Program:
     return replace(program, inputs=inputs, lines=tuple(reversed(lines)))
 
 
-def _crashes_or_fails(program: Program) -> bool:
+def _crashes_or_fails(program: Program, stages: Sequence[str]) -> bool:
     """Run the check in a child, so that a crash is only a failure."""
     child = os.fork()
     if child == 0:
-        os._exit(1 if check(program) is not None else 0)
+        os._exit(1 if check(program, stages) is not None else 0)
     _, status = os.waitpid(child, 0)
     return status != 0
 
@@ -327,6 +400,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", default="0:200", help="17, or 0:2000")
     parser.add_argument("--show", action="store_true", help="print and shrink the failures")
+    parser.add_argument("--stages", default=",".join(USUAL), help=", ".join(STAGES))
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     first, _, last = options.seeds.partition(":")
@@ -334,25 +408,27 @@ def main() -> int:
     if options.worker:
         for seed in seeds:
             print(f"start {seed}", flush=True)
-            wrong = check(write(seed))
+            wrong = check(write(seed), options.stages.split(","))
             if wrong is not None:
                 print(f"fail {seed} {wrong.splitlines()[0]}", flush=True)
         return 0
-    failures = supervise(seeds)
+    failures = supervise(seeds, options.stages.split(","))
     for seed, wrong in failures.items():
         print(f"seed {seed}: {wrong}")
         if options.show:
-            print(shrink(write(seed), _crashes_or_fails))
+            stages = options.stages.split(",")
+            print(shrink(write(seed), functools.partial(_crashes_or_fails, stages=stages)))
     print(f"{len(failures)} of {len(seeds)} programs fail")
     return 1 if failures else 0
 
 
-def supervise(seeds: range) -> dict[int, str]:
+def supervise(seeds: range, stages: Sequence[str] = USUAL) -> dict[int, str]:
     """Check seeds in a process; when it dies, note the seed and go on behind it."""
     failures: dict[int, str] = {}
     at = seeds.start
     while at < seeds.stop:
         command = [sys.executable, __file__, "--worker", "--seeds", f"{at}:{seeds.stop}"]
+        command += ["--stages", ",".join(stages)]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         for line in run.stdout.splitlines():
             word, seed, *rest = line.split(" ", 2)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import tilewright as tw
-from fuzz import kernel_differs
+from fuzz import kernel_differs, random_schedule
 from tilewright import dtypes
 from tilewright import kernel as kernels
 from tilewright.errors import ScheduleError
-from tilewright.expr import Buffer, Reduce, axis, static, walk
+from tilewright.expr import Buffer, Reduce, axis, walk
 from tilewright.kernel import Assign, Kernel
 from tilewright.target import Target
 from tilewright.transforms.heuristic import heuristic
@@ -149,33 +149,6 @@ def test_only_the_last_axis_of_a_reduction_is_cut() -> None:
     spelled = {a: n for n, a in names(kernel).items()}
     with pytest.raises(ScheduleError, match="there is a whole loop inside it"):
         loopify(kernel, Schedule((Unroll(spelled[outer]),)))
-
-
-def random_schedule(kernel: Kernel, rng: np.random.Generator) -> Schedule:
-    """Any steps at all: factors that fit, parts unrolled or given lanes, some order."""
-    steps: list[Step] = []
-    if kernel.is_map and len(kernel.axes) > 1 and rng.random() < 0.5:
-        spelled = {a: n for n, a in names(kernel).items()}
-        order = rng.permutation(len(kernel.axes))
-        steps.append(Order(tuple(spelled[kernel.axes[k]] for k in order)))
-    for name, a in names(kernel).items():
-        extent = static(a.extent)
-        if a in kernel.axes and rng.random() < 0.3:
-            steps.append(Parallel(name))
-        if rng.random() < 0.4:
-            continue
-        inner = name
-        if rng.random() < 0.8:
-            factor = int(rng.integers(1, min(extent, 24) + 1))
-            steps.append(Split(name, factor))
-            inner = f"{name}.i"
-            halves = [k for k in range(1, factor + 1) if factor % k == 0]
-            if rng.random() < 0.5:
-                steps.append(Split(inner, int(rng.choice(halves))))
-                steps.append(Unroll(f"{inner}.o"))
-                inner += ".i"
-        steps.append(Vectorize(inner) if rng.random() < 0.6 else Unroll(inner))
-    return Schedule(tuple(steps))
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
