@@ -15,6 +15,8 @@ hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
+os.environ["TILEWRIGHT_VERIFY"] = "1"  # every stage checks its invariants in the tests
+
 GOLDEN = Path(__file__).parent / "golden"
 
 

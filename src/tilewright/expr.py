@@ -493,7 +493,22 @@ def show_type(dtype: DType, shape: Sequence[Extent]) -> str:
 
 def walk(*roots: Expr) -> list[Expr]:
     """Every sub-expression, children first."""
-    return topological(roots, lambda e: e.children)
+    order: list[Expr] = []
+    done: set[Expr] = set()
+    stack = list(roots)[::-1]
+    while stack:  # `topological`, spelled out: half of lowering is walks over small expressions
+        e = stack[-1]
+        if e in done:
+            stack.pop()
+            continue
+        missing = [c for c in e.children if c not in done]
+        if missing:
+            stack += missing[::-1]
+        else:
+            done.add(e)
+            order.append(e)
+            stack.pop()
+    return order
 
 
 def substitute(roots: Sequence[Expr], env: Mapping[Expr, Expr]) -> list[Expr]:

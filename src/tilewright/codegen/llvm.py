@@ -115,8 +115,8 @@ class FunctionPrinter(Emitter):
         self.zero_bytes = 0
         self.pointer: dict[Buffer, str] = {}
         self.slots: dict[tuple[Buffer, tuple[int, ...]], tuple[str, int]] = {}
-        self.known: dict[Expr | Ref, Operand] = {}
-        self.scopes: list[list[Expr | Ref]] = [[]]
+        self.known: dict[Expr | Ref | tuple[str, int], Operand] = {}
+        self.scopes: list[list[Expr | Ref | tuple[str, int]]] = [[]]
         self.changing = written(function.body)
         self.readers: dict[Buffer, list[Expr | Ref]] = {b: [] for b in self.changing}
         self.reads: dict[Expr, frozenset[Buffer]] = {}
@@ -148,9 +148,8 @@ class FunctionPrinter(Emitter):
     def statement(self, s: Stmt) -> None:
         match s:
             case Block(inner):
-                with self.scope():
-                    for t in inner:
-                        self.statement(t)
+                for t in inner:
+                    self.statement(t)
             case For():
                 self.loop(s)
             case While(condition, body):
@@ -174,7 +173,8 @@ class FunctionPrinter(Emitter):
 
     @contextmanager
     def scope(self) -> Iterator[None]:
-        """Values computed inside are forgotten after."""
+        """What may not run, or not last: values computed inside are forgotten after. Straight-line
+        code, unrolled and vector loops included, needs no scope."""
         self.scopes.append([])
         yield
         for e in self.scopes.pop():
@@ -186,6 +186,16 @@ class FunctionPrinter(Emitter):
         self.scopes[-1].append(e)
         for b in self._reads(e.offset if isinstance(e, Ref) else e):
             self.readers[b].append(e)
+
+    def splat(self, x: Operand, lanes: int) -> Operand:
+        if x.lanes == lanes or not x.text.startswith("%"):
+            return super().splat(x, lanes)
+        key = (x.text, lanes)
+        found = self.known.get(key)
+        if found is None:
+            found = self.known[key] = super().splat(x, lanes)
+            self.scopes[-1].append(key)
+        return found
 
     def forget(self, buffers: frozenset[Buffer]) -> None:
         """Values read from `buffers` no longer hold."""
@@ -232,10 +242,9 @@ class FunctionPrinter(Emitter):
             del self.constants[s.axis]
             return
         self.vector, self.lanes, self.extent = s.axis, s.lanes, static(s.axis.extent)
-        with self.scope():
-            lanes = ", ".join(f"i64 {i}" for i in range(s.lanes))
-            self.remember(s.axis, Operand(f"<{lanes}>", dtypes.int64, s.lanes))
-            self.statement(s.body)
+        lanes = ", ".join(f"i64 {i}" for i in range(s.lanes))
+        self.remember(s.axis, Operand(f"<{lanes}>", dtypes.int64, s.lanes))
+        self.statement(s.body)
         self.vector, self.lanes, self.extent = None, 1, 1
 
     def counted_loop(self, s: For) -> None:
