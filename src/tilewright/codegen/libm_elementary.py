@@ -337,9 +337,9 @@ def expm1_parts(x: Expr, add: int = 0) -> Pair:
 
 
 def logistic(x: Expr) -> Expr:
-    """e^x / (1 + e^x) = 2^n / ((1 + 2^n) + (e^-r - 1)), r = x - n ln 2; below 2 ULP.
+    """e^x / (1 + e^x) = 2^n / (1 + 2^n + (e^-r - 1)), r = x - n ln 2; below 2 ULP.
 
-    The first sum is exact or its error vanishes in the second, and small results keep their digits.
+    What the first sum drops goes into the second, so that one rounding of consequence is left.
     """
     f = FORMATS[x.type]
     x = clamped(x, f.underflow - 1.0, 2.0 * f.mantissa)
@@ -347,7 +347,8 @@ def logistic(x: Expr) -> Expr:
     r = fma(n, f.ln2[1], fma(n, f.ln2[0], -x))
     e = fma(r * r, polynomial(r, _EXP[x.type]), r)
     power = scaled(literal(1.0, x.type), n)
-    return power / ((power + 1.0) + e)
+    d, d_low = fast_sum(literal(1.0, x.type), power)
+    return power / (d + (d_low + e))
 
 
 def ldexp(x: Expr, n: Expr) -> Expr:
