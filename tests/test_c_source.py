@@ -6,6 +6,7 @@ import copy
 import ctypes
 import functools
 import hashlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -53,10 +54,22 @@ def compiled(text: str) -> Any:
     base = _folder() / hashlib.sha256(text.encode()).hexdigest()[:16]
     source, library = base.with_suffix(".c"), base.with_suffix(".so")
     source.write_text(text)
-    command = [str(COMPILER), *FLAGS, "-o", str(library), str(source), "-lm"]
+    given = [str(source), *lapack(text), "-lm"]
+    command = [str(COMPILER), *FLAGS, "-o", str(library), *given]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return ctypes.CDLL(str(library)).entry
+
+
+def lapack(text: str) -> list[str]:
+    """What a file that calls LAPACK is compiled and linked with: the one in NumPy's wheels."""
+    calls = re.findall(r"extern void (\w+)\(", text)
+    if not calls:
+        return []
+    libraries = sorted((Path(np.__file__).parents[1] / "numpy.libs").glob("*openblas*"))
+    if not libraries:
+        pytest.skip("this NumPy brings no LAPACK along")
+    return [*(f"-D{c}=scipy_{c}" for c in calls), str(libraries[0])]
 
 
 def run_c(program: Program, arrays: Sequence[Any]) -> None:

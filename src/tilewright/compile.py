@@ -15,7 +15,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, overload
 
 import numpy as np
@@ -28,7 +28,7 @@ from tilewright.errors import Recompilation
 from tilewright.graph import Graph
 from tilewright.options import Options, show, shown
 from tilewright.promotion import PYTHON
-from tilewright.runtime import jit
+from tilewright.runtime import jit, lapack
 from tilewright.runtime.executable import Executable, prepared
 from tilewright.target import Target, host
 from tilewright.tracing import Call, Traced
@@ -84,7 +84,7 @@ class Programs:
 
     def get(self, graph: Graph, scheduler: Scheduler | None, options: Options) -> Program:
         """The program of a graph; made if none like it is kept."""
-        target = host()
+        target = machine()
         key = (graphs.show(graph, sources=False), target, scheduler, options)
         with self._lock:
             found = self._kept.get(key)
@@ -93,7 +93,7 @@ class Programs:
                 return found
             started = time.perf_counter()
             choose = scheduler or functools.partial(heuristic, target=target)
-            lowered, assembly = pipeline.lower(graph, choose, options)
+            lowered, assembly = pipeline.lower(graph, choose, options, target.lapack)
             position = {h: i for i, h in enumerate(constants(graph))}
             kept = tuple(position[h] for h in constants(lowered))
             found = self._kept[key] = Program(lowered, assembly, target, kept)
@@ -101,6 +101,12 @@ class Programs:
                 self._kept.popitem(last=False)
             show("time", f"{graph.name}: lowered in {1e3 * (time.perf_counter() - started):.1f} ms")
             return found
+
+
+def machine() -> Target:
+    """The machine this process runs on, with the LAPACK that its NumPy uses."""
+    found = lapack.library()
+    return host() if found is None else replace(host(), lapack=found.offered)
 
 
 _programs: Final = Programs()

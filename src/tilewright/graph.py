@@ -23,6 +23,7 @@ from tilewright.expr import Buffer, Expr, Extent, product, show_extent, show_typ
 from tilewright.source import Source as Source
 from tilewright.source import born_at as born_at
 from tilewright.source import user_source as user_source
+from tilewright.target import Lapack
 from tilewright.term import Term, topological
 
 
@@ -189,6 +190,10 @@ class Op:
         outermost block: it gets planned memory. Small buffers may be anywhere.
         """
         raise NotImplementedError
+
+    def calls(self, lapack: Lapack, outs: Sequence[Buffer], *args: Buffer) -> Any:
+        """For opaque ops: what `loops` does by calls of a LAPACK, or None."""
+        return None
 
     @property
     def graphs(self) -> dict[str, Graph]:

@@ -225,6 +225,12 @@ def written(root: Stmt) -> frozenset[Buffer]:
     return frozenset(found)
 
 
+def library_calls(root: Stmt) -> frozenset[str]:
+    """The functions of libraries that running `root` may call."""
+    calls = (s for s in statements(root) if isinstance(s, Call))
+    return frozenset(s.function for s in calls if s.library is not None)
+
+
 # -- printer -----------------------------------------------------------------------------------
 
 
@@ -274,8 +280,10 @@ def _show(s: Stmt, depth: int, names: Namer, lines: list[str]) -> None:
             )
         case Sync(scope):
             lines.append(f"{pad}sync {scope}")
-        case Call(function, args):
-            lines.append(f"{pad}call {function}({', '.join(_argument(a, names) for a in args)})")
+        case Call(function, args, library):
+            of = "" if library is None else f"{library}."
+            given = ", ".join(_argument(a, names) for a in args)
+            lines.append(f"{pad}call {of}{function}({given})")
         case _:
             raise InternalError(f"unknown statement {s!r}")
 
@@ -384,6 +392,8 @@ def _run(
                 if isinstance(a, Ref)
             }
             _run(callee.body, {}, inner_memory, functions)
+        case Call(name, _, library):
+            raise InternalError(f"the interpreter cannot call {name} of the library {library}")
         case Sync():
             pass
         case _:

@@ -1,18 +1,37 @@
 """Target: what the compiler knows of a machine.
 
-Knows vector width, cache sizes and the names LLVM uses. Refuses to know kernels.
+Knows vector width, cache sizes, the names LLVM uses and the libraries programs may call. Refuses to
+know kernels.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Lapack:
+    """A LAPACK (with its BLAS): the size of its integers, and the routines it has."""
+
+    integer_bytes: int
+    routines: frozenset[str]
+
+    def symbol(self, routine: str) -> str:
+        """What programs call a routine: the reference LAPACK's name for it."""
+        return f"{routine}_64_" if self.integer_bytes == 8 else f"{routine}_"
+
+    def has(self, symbols: Iterable[str]) -> bool:
+        """Whether it has all the routines that go by these names."""
+        return {self.symbol(r) for r in self.routines}.issuperset(symbols)
+
+
+@dataclass(frozen=True)
 class Target:
-    """A CPU. `vector_bytes` is the width vectors are written at; sizes are in bytes."""
+    """A CPU. `vector_bytes` is the width vectors are written at; sizes are in bytes. `lapack` is
+    None where programs must do without one."""
 
     triple: str
     cpu: str
@@ -20,6 +39,7 @@ class Target:
     vector_bytes: int
     l1_bytes: int = 32 << 10
     l2_bytes: int = 1 << 20
+    lapack: Lapack | None = None
 
     def lanes(self, itemsize: int) -> int:
         """Elements of the given size in one vector register."""

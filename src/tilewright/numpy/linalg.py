@@ -1,8 +1,9 @@
 """numpy.linalg on traced arrays: norms, solves, decompositions and what follows from them.
 
-Knows which factorisation answers which question, and NumPy's shapes for stacks of matrices. Refuses
-to know how a factorisation runs (`ops/linalg.py`). A program cannot raise: where NumPy raises
-LinAlgError the result is NaN or infinite. Real matrices only, in float32 and float64.
+Knows which factorisation answers which question, and NumPy's shapes for stacks of matrices.
+Refuses to know how a factorisation runs (`ops/linalg.py`). A program cannot raise: for a matrix
+that makes NumPy raise LinAlgError the results are NaN. Real matrices only, in float32 and float64;
+as in NumPy, float32 ones are factored in float64 and the results rounded.
 """
 
 from __future__ import annotations
@@ -27,7 +28,16 @@ from tilewright.numpy.reductions import any_, max, min, prod, sum
 from tilewright.numpy.shaping import matrix_transpose, moveaxis, reshape
 from tilewright.ops import elementwise as el
 from tilewright.ops.indexing import take_along
-from tilewright.ops.linalg import LU, QR, SVD, Cholesky, Eigh, TriangularSolve
+from tilewright.ops.linalg import (
+    LU,
+    QR,
+    SVD,
+    Cholesky,
+    Eigh,
+    Eigvalsh,
+    Svdvals,
+    TriangularSolve,
+)
 from tilewright.tracing import Array, asarray, astype, broadcast_to
 
 ArrayLike = Any
@@ -82,6 +92,11 @@ def matrix(name: str, a: ArrayLike, square: bool = True) -> Array:
     return x
 
 
+def wide(x: Array) -> Array:
+    """The array in the precision NumPy factors in."""
+    return astype(x, dtypes.float64)
+
+
 @implements(np.linalg.diagonal)
 def diagonal(x: ArrayLike, /, *, offset: int = 0) -> Array:
     """The offset-th diagonals of the last two axes."""
@@ -100,50 +115,60 @@ def trace(x: ArrayLike, /, *, offset: int = 0, dtype: Any = None) -> Array:
 @implements(np.linalg.solve)
 def solve(a: ArrayLike, b: ArrayLike) -> Array:
     """x with a x = b, by LU with partial pivoting. `b` is one vector if it has one axis, else
-    matrices of columns; leading axes broadcast."""
+    matrices of columns; leading axes broadcast. NaN if a pivot is zero: `a` is singular."""
     x, y = promoted(inexact(a), inexact(b))
     x = matrix("solve", x)
     y = matrix("solve", y[:, None] if y.ndim == 1 else y, square=False)
     if y.shape[-2] != x.shape[-1]:
         raise ShapeMismatch("linalg.solve: the extents of a and b differ", x.shape, y.shape)
+    out = astype(_solved(wide(x), wide(y)), x.dtype)
+    return out[..., 0] if asarray(b).ndim == 1 else out
+
+
+def _solved(x: Array, y: Array) -> Array:
+    """x⁻¹ y for stacks of matrices."""
     lu, _, permutation = LU()(x)
+    singular = any_(diagonal(lu) == 0, -1)
     lead = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     lu = broadcast_to(lu, (*lead, *lu.shape[-2:]))
     y = broadcast_to(y, (*lead, *y.shape[-2:]))
     rows = broadcast_to(permutation[..., None], y.shape)
     y = TriangularSolve(unit=True)(lu, take_along(y, rows, y.ndim - 2))
     y = TriangularSolve(upper=True)(lu, y)
-    return y[..., 0] if asarray(b).ndim == 1 else y
+    return where(singular[..., None, None], y.full_like(math.nan), y)
 
 
 @implements(np.linalg.inv)
 def inv(a: ArrayLike) -> Array:
-    """The inverse."""
+    """The inverse; NaN if a pivot is zero."""
     x = matrix("inv", a)
     return solve(x, broadcast_to(asarray(eye(x.shape[-1], dtype=x.dtype)), x.shape))
 
 
-def _sign_and_diagonal(name: str, a: ArrayLike) -> tuple[Array, Array]:
+def _sign_and_diagonal(x: Array) -> tuple[Array, Array]:
     """The parity of the row exchanges of LU (1 or -1) and the diagonal of U."""
-    x = matrix(name, a)
-    lu, pivots, _ = LU()(x)
+    lu, pivots, _ = LU()(wide(x))
     exchanged = sum(astype(pivots != np.arange(static(x.shape[-1])), dtypes.int64), -1)
-    sign = astype(1 - 2 * (exchanged % 2), x.dtype)
+    sign = astype(1 - 2 * (exchanged % 2), lu.dtype)
     return sign, diagonal(lu)
 
 
 @implements(np.linalg.det)
 def det(a: ArrayLike) -> Array:
     """The determinant."""
-    sign, d = _sign_and_diagonal("det", a)
-    return sign * prod(d, -1)
+    x = matrix("det", a)
+    sign, d = _sign_and_diagonal(x)
+    return astype(sign * prod(d, -1), x.dtype)
 
 
 @implements(np.linalg.slogdet)
 def slogdet(a: ArrayLike) -> SlogdetResult:
-    """Sign and logarithm of the absolute value of the determinant."""
-    sign, d = _sign_and_diagonal("slogdet", a)
-    return SlogdetResult(sign * prod(np.sign(d), -1), sum(np.log(np.abs(d)), -1))
+    """Sign and logarithm of the determinant's absolute value: 0 and -inf if a pivot is zero."""
+    x = matrix("slogdet", a)
+    sign, d = _sign_and_diagonal(x)
+    signs = where(d < 0, d.full_like(-1), where(d == 0, d.zeros_like(), d.full_like(1)))
+    logarithm = sum(np.log(np.abs(d)), -1)
+    return SlogdetResult(astype(sign * prod(signs, -1), x.dtype), astype(logarithm, x.dtype))
 
 
 @implements(np.linalg.cholesky)
@@ -151,30 +176,33 @@ def cholesky(a: ArrayLike, /, *, upper: bool = False) -> Array:
     """Lower triangular L with L L^T = a (or upper U with U^T U = a). NaN if `a` is not positive
     definite."""
     x = matrix("cholesky", a)
-    if upper:
-        return matrix_transpose(Cholesky()(matrix_transpose(x)))
-    return Cholesky()(x)
+    return astype(Cholesky(bool(upper))(wide(x)), x.dtype)
 
 
 # -- decompositions ----------------------------------------------------------------------------
 
 
-def _lower(x: Array, uplo: str) -> Array:
+def _is_upper(uplo: str) -> bool:
     if uplo.upper() not in ("L", "U"):
         raise ValueError("UPLO argument must be 'L' or 'U'")
-    return x if uplo.upper() == "L" else matrix_transpose(x)
+    return uplo.upper() == "U"
 
 
 @implements(np.linalg.eigh)
 def eigh(a: ArrayLike, UPLO: str = "L") -> EighResult:
-    """Eigenvalues and eigenvectors of symmetric matrices, of which one triangle is read."""
-    return EighResult(*Eigh()(_lower(matrix("eigh", a), UPLO)))
+    """Eigenvalues and eigenvectors of symmetric matrices, of which one triangle is read. NaN if an
+    element of it is not finite."""
+    x = matrix("eigh", a)
+    w, v = Eigh(_is_upper(UPLO))(wide(x))
+    return EighResult(astype(w, x.dtype), astype(v, x.dtype))
 
 
 @implements(np.linalg.eigvalsh)
 def eigvalsh(a: ArrayLike, UPLO: str = "L") -> Array:
-    """Eigenvalues of symmetric matrices, in rising order."""
-    return eigh(a, UPLO)[0]
+    """Eigenvalues of symmetric matrices, in rising order. NaN if an element of the triangle that is
+    read is not finite."""
+    x = matrix("eigvalsh", a)
+    return astype(Eigvalsh(_is_upper(UPLO))(wide(x)), x.dtype)
 
 
 @implements(np.linalg.qr)
@@ -182,7 +210,8 @@ def qr(a: ArrayLike, mode: str = "reduced") -> Any:
     """The QR decomposition; `mode` is reduced or r."""
     if mode not in ("reduced", "r"):
         raise UnsupportedFunction(f"linalg.qr with mode={mode!r}", "mode='reduced' or mode='r'")
-    q, r = QR()(matrix("qr", a, square=False))
+    x = matrix("qr", a, square=False)
+    q, r = (astype(y, x.dtype) for y in QR()(wide(x)))
     return r if mode == "r" else QRResult(q, r)
 
 
@@ -190,41 +219,46 @@ def qr(a: ArrayLike, mode: str = "reduced") -> Any:
 def svd(a: ArrayLike, full_matrices: bool = True, compute_uv: bool = True,
         hermitian: bool = False) -> Any:  # fmt: skip
     """The singular value decomposition. The full one exists for square matrices only, where it is
-    the reduced one."""
+    the reduced one. NaN if an element is not finite."""
     x = matrix("svd", a, square=False)
     if compute_uv and full_matrices and x.shape[-1] != x.shape[-2]:
         raise UnsupportedFunction("linalg.svd with full_matrices=True", "full_matrices=False")
-    u, s, vh = SVD()(x)
-    return SVDResult(u, s, vh) if compute_uv else s
+    if not compute_uv:
+        return svdvals(x)
+    return SVDResult(*(astype(y, x.dtype) for y in SVD()(wide(x))))
 
 
 @implements(np.linalg.svdvals)
 def svdvals(x: ArrayLike, /) -> Array:
-    """The singular values, falling."""
-    return SVD()(matrix("svdvals", x, square=False))[1]
+    """The singular values, falling. NaN if an element is not finite."""
+    a = matrix("svdvals", x, square=False)
+    return astype(Svdvals()(wide(a)), a.dtype)
 
 
 @implements(np.linalg.pinv)
 def pinv(a: ArrayLike, rcond: Any = None, hermitian: bool = False, *, rtol: Any = None) -> Array:
     """The pseudo-inverse; singular values below `rcond` times the largest count as zero."""
     x = matrix("pinv", a, square=False)
-    u, s, vh = SVD()(x)
+    u, s, vh = svd(x, full_matrices=False)
     if rtol is None and rcond is None:
         cut: Any = 1e-15
     else:
         cut = rcond if rcond is not None else rtol
     keep = s > cut * max(s, -1, keepdims=True)
     inverse = where(keep, 1 / where(keep, s, s.full_like(1)), s.zeros_like())
-    return matmul(matrix_transpose(vh) * inverse[..., None, :], matrix_transpose(u))
+    return matmul(matrix_transpose(vh), inverse[..., None] * matrix_transpose(u))
 
 
 @implements(np.linalg.lstsq)
 def lstsq(a: ArrayLike, b: ArrayLike, rcond: Any = None) -> tuple[Array, Array, Array, Array]:
-    """The x of least norm that minimises |a x - b|; residuals, rank and singular values. The
-    residuals are given for every shape and rank, as sums of squares per column."""
+    """The x of least norm that minimises |a x - b|; residuals, rank and singular values.
+
+    The residuals, sums of squares per column, are empty if `a` has no more rows than columns. The
+    shape of a result cannot depend on values: they are given for lower ranks too."""
     x, y = promoted(inexact(a), inexact(b))
     x = matrix("lstsq", x, square=False)
-    columns = y[:, None] if y.ndim == 1 else y
+    dtype, x = x.dtype, wide(x)
+    columns = wide(y[:, None] if y.ndim == 1 else y)
     u, s, vh = SVD()(x)
     m, n = (static(k) for k in x.shape[-2:])
     cut = (np.finfo(x.dtype).eps * _larger(m, n) if rcond is None else rcond) * max(s)
@@ -232,8 +266,10 @@ def lstsq(a: ArrayLike, b: ArrayLike, rcond: Any = None) -> tuple[Array, Array, 
     inverse = where(keep, 1 / where(keep, s, s.full_like(1)), s.zeros_like())
     found = matmul(matrix_transpose(vh), inverse[:, None] * matmul(matrix_transpose(u), columns))
     residuals = sum(np.square(columns - matmul(x, found)), 0)
-    rank = sum(astype(keep, dtypes.int64))
-    return (found[:, 0] if y.ndim == 1 else found), residuals, rank, s
+    residuals = residuals if m > n else residuals[:0]
+    found = found[:, 0] if y.ndim == 1 else found
+    rank = sum(astype(keep, dtypes.int32), dtype=dtypes.int32)
+    return astype(found, dtype), astype(residuals, dtype), rank, astype(s, dtype)
 
 
 def _larger(a: int, b: int) -> int:

@@ -13,7 +13,16 @@ from tilewright.ops import elementwise
 from tilewright.ops.contract import Conv, Dot
 from tilewright.ops.cumulative import Cumulative, Recurrence
 from tilewright.ops.indexing import DynamicSlice, DynamicUpdateSlice, Gather, Scatter
-from tilewright.ops.linalg import LU, QR, SVD, Cholesky, Eigh, TriangularSolve
+from tilewright.ops.linalg import (
+    LU,
+    QR,
+    SVD,
+    Cholesky,
+    Eigh,
+    Eigvalsh,
+    Svdvals,
+    TriangularSolve,
+)
 from tilewright.ops.reduce import (
     ArgMax,
     ArgMin,
@@ -47,7 +56,7 @@ CLASSES: Final = (
     Dot, Conv,
     Gather, Scatter, DynamicSlice, DynamicUpdateSlice,
     Cumulative, Recurrence, Sort,
-    TriangularSolve, Cholesky, LU, QR, Eigh, SVD,
+    TriangularSolve, Cholesky, LU, QR, Eigh, Eigvalsh, SVD, Svdvals,
 )  # fmt: skip
 """Ops with attributes: one class each."""
 

@@ -2,9 +2,11 @@
 
 Knows what each gives, and its derivative: Giles, "Collected matrix derivative results for forward
 and reverse mode algorithmic differentiation" (2008), and Murray, "Differentiation of the Cholesky
-decomposition" (2016). Refuses to know the algorithms (`linalg_loops.py`). float32 and float64.
+decomposition" (2016). Refuses to know how they are found: by LAPACK (`linalg_calls.py`), or by
+loops of our own where there is none (`linalg_loops.py`). float32 and float64.
 
-Where NumPy raises because a matrix has no factorisation, these give NaN.
+Signs and orders that mathematics leaves open are LAPACK's, and so NumPy's; our own loops may choose
+others. Where NumPy raises because a matrix has no factorisation, these give NaN.
 """
 
 from __future__ import annotations
@@ -19,14 +21,15 @@ from tilewright import dtypes
 from tilewright.errors import InternalError
 from tilewright.expr import Buffer, Extent
 from tilewright.graph import Op, Type
-from tilewright.loops import Stmt
+from tilewright.loops import Alloc, Stmt, block
 from tilewright.ops import elementwise as el
-from tilewright.ops import linalg_loops
+from tilewright.ops import linalg_calls, linalg_loops
 from tilewright.ops.base import sizes
 from tilewright.ops.contract import Dot
 from tilewright.ops.indexing import positions, take_along
 from tilewright.ops.samples import Example, numbers
 from tilewright.ops.shape import Broadcast, Concatenate, Pad, ReduceSum, Slice, moved
+from tilewright.target import Lapack
 
 REAL = (dtypes.float32, dtypes.float64)
 
@@ -64,8 +67,9 @@ def upper_part(a: Any, diagonal: float) -> Any:
     return transposed(lower_part(transposed(a), diagonal))
 
 
-def symmetric_from_lower(a: Any) -> Any:
-    """The symmetric matrix whose lower triangle is a's."""
+def symmetric(a: Any, upper: bool) -> Any:
+    """The symmetric matrix whose lower (or upper) triangle is a's."""
+    a = transposed(a) if upper else a
     return lower_part(a, 1) + transposed(lower_part(a, 0))
 
 
@@ -112,6 +116,13 @@ class Factorisation(Op):
 
     def batch(self, size: Extent, batched: Sequence[bool], *args: Any) -> Any:
         return self(*args)
+
+    def calls(self, lapack: Lapack, outs: Sequence[Buffer], *args: Buffer) -> Stmt | None:
+        return None if 0 in args[0].shape else self._calls(lapack, outs, args[0])
+
+    def _calls(self, lapack: Lapack, outs: Sequence[Buffer], a: Buffer) -> Stmt:
+        """`calls`, for matrices that have elements."""
+        raise NotImplementedError
 
     def _matrix(self, x: Type, square: bool = False) -> tuple[tuple[Extent, ...], Extent, Extent]:
         if x.ndim < 2 or x.dtype not in REAL or (square and x.shape[-1] != x.shape[-2]):
@@ -209,6 +220,14 @@ class TriangularSolve(Op):
         (a, b), (out,) = args, outs
         return linalg_loops.triangular_solve(out, a, b, self.upper, self.transpose_a, self.unit)
 
+    def calls(self, lapack: Lapack, outs: Sequence[Buffer], *args: Buffer) -> Stmt | None:
+        (a, b), (out,) = args, outs
+        if 0 in out.shape:
+            return None
+        return linalg_calls.triangular_solve(
+            lapack, out, a, b, self.upper, self.transpose_a, self.unit
+        )
+
     @classmethod
     def examples(cls) -> list[Example]:
         found = []
@@ -238,33 +257,41 @@ def _known(op: TriangularSolve, i: int, n: int) -> Any:
 
 @dataclass(frozen=True)
 class Cholesky(Factorisation):
-    """Lower triangular L with L Lᵀ = x; only x's lower triangle is read.
+    """Lower triangular L with L Lᵀ = x, of which the lower triangle is read; with `upper`, upper
+    triangular U with Uᵀ U = x, of which the upper one is.
 
     A matrix that is not positive definite gives NaN everywhere.
     """
+
+    upper: bool = False
 
     def type(self, x: Type) -> Type:
         self._matrix(x, square=True)
         return x
 
     def numpy(self, x: Any) -> Any:
-        return self._each(x, lambda a: (np.linalg.cholesky(_finite(a)),))[0]
+        return self._each(x, lambda a: (np.linalg.cholesky(a, upper=self.upper),))[0]
 
     def jvp(self, tangents: Sequence[Any], out: Any, *args: Any) -> Any:
         """dL = L Φ(L⁻¹ dx L⁻ᵀ), Φ keeping the lower triangle and half the diagonal (Murray)."""
-        dx = symmetric_from_lower(tangents[0])
+        dx = symmetric(tangents[0], self.upper)
+        lower = transposed(out) if self.upper else out
         solve = TriangularSolve()
-        inner = solve(out, transposed(solve(out, dx)))
-        return matmul(out, lower_part(inner, 0.5))
+        inner = solve(lower, transposed(solve(lower, dx)))
+        change = matmul(lower, lower_part(inner, 0.5))
+        return transposed(change) if self.upper else change
 
     def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
-        return linalg_loops.cholesky(outs[0], args[0])
+        return linalg_loops.cholesky(outs[0], args[0], self.upper)
+
+    def _calls(self, lapack: Lapack, outs: Sequence[Buffer], a: Buffer) -> Stmt:
+        return linalg_calls.cholesky(lapack, outs[0], a, self.upper)
 
     @classmethod
     def examples(cls) -> list[Example]:
-        found = examples_of(cls(), positive, SQUARES)
+        found = examples_of(cls(), positive, SQUARES) + examples_of(cls(True), positive, ((4, 4),))
         bad = np.stack([np.diag([1.0, -1.0, 2.0]), np.eye(3), np.full((3, 3), np.nan)])
-        return [*found, Example((bad,), cls()), Example((np.zeros((2, 2)),), cls())]
+        return [*found, Example((bad,), cls()), Example((np.zeros((2, 2)),), cls(True))]
 
 
 @dataclass(frozen=True)
@@ -303,6 +330,10 @@ class LU(Factorisation):
     def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
         lu, pivots, permutation = outs
         return linalg_loops.lu(lu, pivots, permutation, args[0])
+
+    def _calls(self, lapack: Lapack, outs: Sequence[Buffer], a: Buffer) -> Stmt:
+        lu, pivots, permutation = outs
+        return linalg_calls.lu(lapack, lu, pivots, permutation, a)
 
     @classmethod
     def examples(cls) -> list[Example]:
@@ -371,6 +402,10 @@ class QR(Factorisation):
         q, r = outs
         return linalg_loops.qr(q, r, args[0])
 
+    def _calls(self, lapack: Lapack, outs: Sequence[Buffer], a: Buffer) -> Stmt:
+        q, r = outs
+        return linalg_calls.qr(lapack, q, r, a)
+
     @classmethod
     def examples(cls) -> list[Example]:
         return examples_of(cls(), lambda x: x, RECTANGLES)
@@ -380,33 +415,81 @@ class QR(Factorisation):
 class Eigh(Factorisation):
     """Eigenvalues (ascending) and eigenvectors (columns) of symmetric matrices: (w, v).
 
-    Only the lower triangle is read. The sign of each eigenvector is arbitrary. Derivatives exist
-    where eigenvalues are distinct.
+    Only the lower (`upper`: upper) triangle is read. Derivatives exist where eigenvalues are
+    distinct.
     """
+
+    upper: bool = False
 
     def type(self, x: Type) -> tuple[Type, ...]:
         lead, n, _ = self._matrix(x, square=True)
         return x.with_shape((*lead, n)), x
 
     def numpy(self, x: Any) -> tuple[Any, ...]:
-        return self._each(x, lambda a: np.linalg.eigh(_finite(a)))
+        triangle = np.triu if self.upper else np.tril
+        one = lambda a: np.linalg.eigh(_finite(triangle(a)), "U" if self.upper else "L")
+        return self._each(x, one)
 
     def jvp(self, tangents: Sequence[Any], out: Any, *args: Any) -> Any:
         """dw = diag(vᵀ dx v), dv = v (F * vᵀ dx v), F_ij = 1 / (w_j - w_i) off the diagonal."""
         w, v = out
-        inner = matmul(transposed(v), matmul(symmetric_from_lower(tangents[0]), v))
+        inner = turned(symmetric(tangents[0], self.upper), v)
         return diagonal(inner), matmul(v, inner * inverse_gaps(w))
 
     def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
         w, v = outs
-        return linalg_loops.eigh(w, v, args[0])
+        return linalg_loops.eigh(w, v, args[0], self.upper)
+
+    def _calls(self, lapack: Lapack, outs: Sequence[Buffer], a: Buffer) -> Stmt:
+        w, v = outs
+        return linalg_calls.eigh(lapack, w, v, a, self.upper)
 
     @classmethod
     def examples(cls) -> list[Example]:
-        found = examples_of(cls(), positive, SQUARES)
+        found = examples_of(cls(), positive, SQUARES) + examples_of(cls(True), positive, ((4, 4),))
         diagonal = np.diag([3.0, -1.0, 2.0])
         bad = np.stack([np.eye(3), np.full((3, 3), np.nan), np.zeros((3, 3))])
-        return [*found, Example((diagonal,), cls()), Example((bad,), cls())]
+        half = np.array([[1.0, np.nan], [0.5, 2.0]])
+        return [*found, *(Example((a,), cls()) for a in (diagonal, bad, half))]
+
+
+@dataclass(frozen=True)
+class Eigvalsh(Factorisation):
+    """The eigenvalues (ascending) of symmetric matrices, of which only the lower (`upper`: upper)
+    triangle is read. Its derivative needs the eigenvectors too."""
+
+    upper: bool = False
+
+    def type(self, x: Type) -> Type:
+        lead, n, _ = self._matrix(x, square=True)
+        return x.with_shape((*lead, n))
+
+    def numpy(self, x: Any) -> Any:
+        triangle = np.triu if self.upper else np.tril
+        one = lambda a: (np.linalg.eigvalsh(_finite(triangle(a)), "U" if self.upper else "L"),)
+        return self._each(x, one)[0]
+
+    def forward(self, tangents: Sequence[Any], *args: Any, apart: bool = False) -> tuple[Any, Any]:
+        w, v = Eigh(self.upper)(*args)
+        return w, diagonal(turned(symmetric(tangents[0], self.upper), v))
+
+    def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
+        v = Buffer("v", args[0].dtype, args[0].shape)
+        return block(Alloc(v), linalg_loops.eigh(outs[0], v, args[0], self.upper))
+
+    def _calls(self, lapack: Lapack, outs: Sequence[Buffer], a: Buffer) -> Stmt:
+        return linalg_calls.eigh(lapack, outs[0], None, a, self.upper)
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        found = examples_of(cls(), positive, SQUARES) + examples_of(cls(True), positive, ((4, 4),))
+        bad = np.stack([np.eye(3), np.full((3, 3), np.nan), np.zeros((3, 3))])
+        return [*found, Example((bad,), cls())]
+
+
+def turned(x: Any, v: Any) -> Any:
+    """vᵀ x v."""
+    return matmul(transposed(v), matmul(x, v))
 
 
 def inverse_gaps(w: Any) -> Any:
@@ -424,8 +507,8 @@ def inverse_gaps(w: Any) -> Any:
 class SVD(Factorisation):
     """Reduced singular value decomposition (u, s, vt): x = u diag(s) vt, s descending.
 
-    u: [..., m, k], s: [..., k], vt: [..., k, n], k = min(m, n). The signs of the pairs of vectors
-    are arbitrary. Derivatives exist where singular values are distinct and not zero.
+    u: [..., m, k], s: [..., k], vt: [..., k, n], k = min(m, n). Derivatives exist where singular
+    values are distinct and not zero.
     """
 
     def type(self, x: Type) -> tuple[Type, ...]:
@@ -458,12 +541,46 @@ class SVD(Factorisation):
         u, s, vt = outs
         return linalg_loops.svd(u, s, vt, args[0])
 
+    def _calls(self, lapack: Lapack, outs: Sequence[Buffer], a: Buffer) -> Stmt:
+        u, s, vt = outs
+        return linalg_calls.svd(lapack, u, s, vt, a)
+
     @classmethod
     def examples(cls) -> list[Example]:
         found = examples_of(cls(), lambda x: x, RECTANGLES)
         deficient = np.outer([1.0, 2.0, 3.0, 4.0], [1.0, 0.0, -1.0])
         bad = np.stack([np.eye(3), np.full((3, 3), np.nan), np.zeros((3, 3))])
         return [*found, *(Example((a,), cls()) for a in (deficient, deficient.T, bad))]
+
+
+@dataclass(frozen=True)
+class Svdvals(Factorisation):
+    """The singular values (descending). Their derivative needs the singular vectors too."""
+
+    def type(self, x: Type) -> Type:
+        lead, m, n = self._matrix(x)
+        return x.with_shape((*lead, _smaller(m, n)))
+
+    def numpy(self, x: Any) -> Any:
+        return self._each(x, lambda a: (np.linalg.svdvals(_finite(a)),))[0]
+
+    def forward(self, tangents: Sequence[Any], *args: Any, apart: bool = False) -> tuple[Any, Any]:
+        u, s, vt = SVD()(*args)
+        return s, diagonal(matmul(transposed(u), matmul(tangents[0], transposed(vt))))
+
+    def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
+        (u, _, vt), a = SVD().type(Type(args[0].dtype, args[0].shape)), args[0]
+        left, right = Buffer("u", a.dtype, u.shape), Buffer("vt", a.dtype, vt.shape)
+        return block(Alloc(left), Alloc(right), linalg_loops.svd(left, outs[0], right, a))
+
+    def _calls(self, lapack: Lapack, outs: Sequence[Buffer], a: Buffer) -> Stmt:
+        return linalg_calls.svd(lapack, None, outs[0], None, a)
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        found = examples_of(cls(), lambda x: x, RECTANGLES)
+        bad = np.stack([np.eye(3), np.full((3, 3), np.nan), np.zeros((3, 3))])
+        return [*found, Example((bad,), cls())]
 
 
 def _outside(basis: Any, a: Any) -> Any:

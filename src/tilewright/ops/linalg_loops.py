@@ -26,7 +26,6 @@ from tilewright.ops.nests import (
     each_matrix,
     is_nan,
     literal_like,
-    minus,
     over,
     plus,
     square_root,
@@ -62,14 +61,15 @@ def triangular_solve(
     return each_matrix(out, body)
 
 
-def cholesky(out: Buffer, a: Buffer) -> Stmt:
-    """Row by row (Cholesky-Banachiewicz). A pivot that is not positive makes every later one NaN,
-    and then the whole matrix."""
+def cholesky(out: Buffer, a: Buffer, upper: bool) -> Stmt:
+    """Row by row (Cholesky-Banachiewicz), of the transposed matrix if `upper`. A pivot that is zero
+    or negative makes the whole matrix NaN."""
     n = out.shape[-1]
 
     def body(lead: tuple[Expr, ...]) -> list[Stmt]:
-        A, L, total = Matrix(a, lead), Matrix(out, lead), Cell("total", out.dtype)
-        nan = literal_like(total.value, math.nan)
+        A, L = Matrix(a, lead, flipped=upper), Matrix(out, lead, flipped=upper)
+        total, poison = Cell("total", out.dtype), Cell("poison", out.dtype)
+        nan, zero = (literal_like(total.value, v) for v in (math.nan, 0))
 
         def left_of_diagonal(i: Expr, j: Expr) -> list[Stmt]:
             steps = sum_over(0, j, total, lambda k: -(L[i, k] * L[j, k]), A[i, j])
@@ -77,15 +77,20 @@ def cholesky(out: Buffer, a: Buffer) -> Stmt:
 
         def row(i: Expr) -> list[Stmt]:
             pivot = sum_over(0, i, total, lambda k: -(L[i, k] * L[i, k]), A[i, i])
-            root = select(literal_like(nan, 0) < total.value, square_root(total.value), nan)
-            rest = over(plus(i, 1), n, lambda j: [L.set(i, j, 0)])
-            return [over(0, i, lambda j: left_of_diagonal(i, j)), *pivot, L.set(i, i, root), rest]
+            return [
+                over(0, i, lambda j: left_of_diagonal(i, j)),
+                *pivot,
+                when(apply("le", total.value, zero), poison.set(math.nan)),
+                L.set(i, i, square_root(total.value)),
+                over(plus(i, 1), n, lambda j: [L.set(i, j, 0)]),
+            ]
 
-        steps = [total.memory, over(0, n, row)]
-        if n != 0:
-            last = L[minus(n, 1), minus(n, 1)]
-            steps.append(when(is_nan(last), L.fill(lambda i, j: nan)))
-        return steps
+        return [
+            total.memory, poison.memory,
+            poison.set(0),
+            over(0, n, row),
+            when(is_nan(poison.value), L.fill(lambda i, j: nan)),
+        ]  # fmt: skip
 
     return each_matrix(out, body)
 
@@ -263,9 +268,9 @@ def _swap_columns(m: Matrix, i: Expr, j: Expr) -> Stmt:
     return over(0, m.rows, row)
 
 
-def eigh(w: Buffer, v: Buffer, a: Buffer) -> Stmt:
-    """Cyclic Jacobi (8.5.3) on the matrix whose lower triangle is a's. Elements below an eighth of
-    the precision of the matrix's norm count as zero."""
+def eigh(w: Buffer, v: Buffer, a: Buffer, upper: bool) -> Stmt:
+    """Cyclic Jacobi (8.5.3) on the symmetric matrix of which a's lower or upper triangle is read.
+    Elements below an eighth of the precision of the matrix's norm count as zero."""
     n = static(a.shape[-1])
     work = Buffer("work", a.dtype, (n, n))
     W, rotation = Matrix(work), Rotation(a)
@@ -274,7 +279,7 @@ def eigh(w: Buffer, v: Buffer, a: Buffer) -> Stmt:
     small = literal_like(total.value, float(np.finfo(a.dtype).eps) / 8)
 
     def body(lead: tuple[Expr, ...]) -> list[Stmt]:
-        A, V, values = Matrix(a, lead), Matrix(v, lead), Cells(w, lead)
+        A, V, values = Matrix(a, lead, flipped=upper), Matrix(v, lead), Cells(w, lead)
 
         def pair(p: Expr, q: Expr) -> list[Stmt]:
             turn = [

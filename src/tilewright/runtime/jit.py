@@ -18,6 +18,7 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from tilewright.errors import InternalError
+from tilewright.runtime import lapack
 from tilewright.target import Target
 
 OPT_LEVEL = 1
@@ -96,9 +97,12 @@ def symbol(text: str) -> str:
 
 
 def load(code: bytes, name: str, target: Target) -> Loaded:
-    """Link an object and find its function `name`."""
+    """Link an object and find its function `name`. It may call NumPy's LAPACK."""
     with _lock:
         library = llvm.JITLibraryBuilder().add_object_img(code).add_current_process()
+        found = lapack.library()
+        for routine, at in (found.addresses if found is not None else {}).items():
+            library.import_symbol(routine, at)
         linked = library.export_symbol(name).link(_engine(target), f"{name}.{len(_linked)}")
         _linked.append(linked)  # dropping it would unload the code
         address = linked[name]

@@ -27,7 +27,7 @@ from tilewright.expr import (
     load,
     static,
 )
-from tilewright.graph import Graph, Input, Node, Pick, Type, users
+from tilewright.graph import Graph, Input, Node, Op, Pick, Type, users
 from tilewright.kernel import Assign, Kernel
 from tilewright.loops import (
     Accumulate,
@@ -48,6 +48,7 @@ from tilewright.loops import (
 )
 from tilewright.ops.control import Scan, Switch, While
 from tilewright.ops.shape import Constant, Held, Reshape
+from tilewright.target import Lapack
 from tilewright.transforms import fusion
 from tilewright.transforms.collapse import collapse
 from tilewright.transforms.complex_parts import split_complex, split_function
@@ -136,9 +137,9 @@ def constants(graph: Graph) -> list[Held]:
     return list(found)
 
 
-def assemble(graph: Graph, scheduler: Scheduler) -> Assembly:
+def assemble(graph: Graph, scheduler: Scheduler, lapack: Lapack | None = None) -> Assembly:
     """The program of a closed, simplified graph. Entry: inputs, constants, outputs, arena."""
-    builder = _Builder(scheduler)
+    builder = _Builder(scheduler, lapack)
     inputs = [_buffer(n, "input", f"x{k}") for k, n in enumerate(graph.inputs)]
     held = constants(graph)
     captured = [Buffer(f"c{k}", h.array.dtype, h.array.shape, "input") for k, h in enumerate(held)]
@@ -165,6 +166,7 @@ def _buffer(n: Node, scope: str, name: str) -> Buffer:
 @dataclass
 class _Builder:
     scheduler: Scheduler
+    lapack: Lapack | None
     functions: list[Function] = field(default_factory=list)
     kernels: list[Scheduled] = field(default_factory=list)
     edges: list[fusion.Edge] = field(default_factory=list)
@@ -275,18 +277,13 @@ class _Builder:
         function = self.by_text.get(text)
         if function is None:
             k = replace(k, name=self.unique(k.name))
-            kernels.verify(k)
             schedule = self.scheduler(k)
             function = loopify(k, schedule)
-            self.add(function)
+            self.functions.append(function)
             self.kernels.append(Scheduled(k, schedule, function))
             self.by_text[text] = function
         refs = tuple(place[origin.get(b, b)].ref for b in k.params)
         return [Call(function.name, refs, None)]
-
-    def add(self, function: Function) -> None:
-        loops.verify(function)
-        self.functions.append(function)
 
     def unique(self, name: str) -> str:
         n = self.used_names.get(name, 0)
@@ -306,15 +303,24 @@ class _Builder:
         types = n.type if isinstance(n.type, tuple) else (n.type,)
         out_buffers = [Buffer(f"out{k}", t.dtype, t.shape) for k, t in enumerate(types)]
         arg_buffers = [Buffer(f"x{k}", a.type.dtype, a.type.shape) for k, a in enumerate(n.args)]
-        body, scratch = _scratch(n.op.loops(out_buffers, *arg_buffers))
+        body, scratch = _scratch(self.nest(n.op, out_buffers, arg_buffers))
         params = (*out_buffers, *arg_buffers, *scratch)
         function = Function(self.unique(n.op.name), params, body)
-        self.add(split_function(function))
+        self.functions.append(split_function(function))
         offsets = [self.arena.take(b.nbytes) for b in scratch]
         places = [*outs, *args, *map(self.slot, offsets)]
         for offset in offsets:
             self.arena.drop(offset)
         return [Call(function.name, tuple(p.ref for p in places), None)]
+
+    def nest(self, op: Op, outs: Sequence[Buffer], args: Sequence[Buffer]) -> Stmt:
+        """What an opaque op does: calls of the LAPACK, or its own loops if a routine is missing."""
+        if self.lapack is not None:
+            found: Stmt | None = op.calls(self.lapack, outs, *args)
+            if found is not None and self.lapack.has(loops.library_calls(found)):
+                return found
+        own: Stmt = op.loops(outs, *args)
+        return own
 
     def copy(self, of: Type, source: Place, target: Place) -> list[Stmt]:
         """target[...] = source[...], as a kernel like any other."""

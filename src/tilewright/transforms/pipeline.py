@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from tilewright import graph as graphs
+from tilewright import kernel as kernels
+from tilewright import loops
 from tilewright.array import Array
 from tilewright.expr import static
 from tilewright.graph import Graph, Node
 from tilewright.ops import custom
 from tilewright.options import Options, show
+from tilewright.target import Lapack
 from tilewright.transforms.assemble import Assembly, Scheduler, assemble
 from tilewright.transforms.fusion import Edge
 from tilewright.transforms.simplify import simplify
@@ -49,10 +52,17 @@ def run(passes: Sequence[Pass], graph: Graph, options: Options) -> Graph:
     return graph
 
 
-def lower(graph: Graph, scheduler: Scheduler, options: Options) -> tuple[Graph, Assembly]:
-    """The rewritten graph and the program made from it."""
+def lower(
+    graph: Graph, scheduler: Scheduler, options: Options, lapack: Lapack | None = None
+) -> tuple[Graph, Assembly]:
+    """The rewritten graph and the program made from it, which may call the LAPACK."""
     graph = run(GRAPH, graph, options)
-    assembly = assemble(graph, scheduler)
+    assembly = assemble(graph, scheduler, lapack)
+    if options.verify:
+        for k in assembly.kernels:
+            kernels.verify(k.kernel)
+        for f in assembly.program.functions:
+            loops.verify(f)
     for s in assembly.kernels:
         show("kernels", s.kernel, "\n  schedule", s.schedule)
     return graph, assembly
