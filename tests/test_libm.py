@@ -22,11 +22,14 @@ import scipy.special
 import tilewright as tw
 from tilewright import dtypes
 from tilewright import expr as E
+from tilewright.codegen import llvm
 from tilewright.codegen.libm import EXPANSIONS, expand
 from tilewright.dtypes import DType, bfloat16, float16, float32, float64
 from tilewright.errors import InternalError
+from tilewright.runtime import jit
 from tilewright.scalars import MACHINE, OPTIONAL
 from tilewright.scipy import special
+from tilewright.target import host
 
 FLOATS = (float32, float64)
 LIMIT = 2.0  # units in the last place
@@ -294,6 +297,27 @@ def test_compiled_special_values_are_numpys(name: str, dtype: DType) -> None:
     x = kept_specials(name, dtype)
     with np.errstate(all="ignore"):
         assert_same_specials(compiled(name)(x), reference_of(name)(x), x)
+
+
+def run_portable(lowered: Any, x: Any) -> Any:
+    """The program as printed for any machine, run on this one."""
+    text = llvm.print_program(lowered.program)
+    name = jit.symbol(text)
+    program = jit.load(jit.object_code(llvm.named(text, name), host()), name, host())
+    out, arena = np.empty_like(x), np.empty(max(lowered.arena_bytes, 1), np.uint8)
+    program.call(jit.pointers([a.ctypes.data for a in (x, out, arena)]))
+    return out
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("name", ["exp", "exp2", "log", "log2", "log10", "logistic", "tanh", "cosh",
+                                  "cbrt", "erf", "erfc", "arcsinh"])  # fmt: skip
+def test_every_machine_comes_to_the_same_bits(name: str, dtype: DType) -> None:
+    (low, high), (low_double, high_double), *_ = UNARY[name]
+    ends = (low, high) if dtype == float32 else (low_double, high_double)
+    x = np.concatenate([special_values(dtype), inputs(dtype, *ends, 2000)])
+    f = compiled(name)
+    assert_same_bits(run_portable(f.lower(x), x), f(x), x)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
