@@ -86,7 +86,7 @@ np.testing.assert_allclose(compiled(x, w, b), expected, rtol=1e-6)
 print("compiled = NumPy;", len(compiled.lower(x, w, b).asm.splitlines()), "lines of assembly")
 
 chapter("10. The same graph, differentiated and batched before it is compiled")
-loss = lambda w: (layer(x, w, b) ** 2).sum()  # noqa: E731
+loss = lambda w: (layer(x, w, b) ** 2).sum()
 print(tw.compile(tw.grad(loss)).lower(w).graph)
 batched = tw.vmap(layer, in_axes=(0, None, None))
 np.testing.assert_allclose(batched(x[None], w, b)[0], expected, rtol=1e-6)

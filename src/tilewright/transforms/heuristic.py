@@ -7,12 +7,14 @@ model's searches do).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from tilewright.expr import (
     Apply,
     Axis,
+    Buffer,
     Expr,
     Load,
     Reduce,
@@ -34,22 +36,23 @@ LIGHT: Final = 12
 
 def heuristic(kernel: Kernel, target: Target) -> Schedule:
     """A schedule for the kernel on the target."""
-    plans: dict[Axis, Plan] = {}
+    rows = {a.buffer: a.value for a in kernel.body if a.buffer.scope == "stack"}
+    planner = _Planner(target, rows)
+    plans = planner.plans
     orders: list[Order] = []
     by_name = names(kernel)
     spelled = {a: n for n, a in by_name.items()}
     if kernel.is_map:
         axes = list(kernel.axes)
-        vector = _plan_nest(axes, list(kernel.body), plans, target)
+        vector = planner.nest(axes, list(kernel.body))
         axes = _innermost(vector, axes, spelled, orders)
         tile = [a for a in axes if a in plans]
         if axes and axes[0] not in tile and _independent(axes[0]):
             plans[axes[0]] = Plan(parallel=True)
     else:
-        for axes in dict.fromkeys(a.axes for a in kernel.body):
-            body = [a for a in kernel.body if a.axes == axes]
-            vector = _plan_nest(list(axes), body, plans, target)
-            _innermost(vector, list(axes), spelled, orders)
+        for own in dict.fromkeys(a.axes for a in kernel.body):
+            vector = planner.nest(list(own), [a for a in kernel.body if a.axes == own])
+            _innermost(vector, list(own), spelled, orders)
         _yield_lanes(kernel.body, plans)
         if kernel.axes:
             plans[kernel.axes[0]] = Plan(parallel=True)
@@ -72,35 +75,75 @@ def _independent(a: Axis) -> bool:
     return is_static(a.extent) and static(a.extent) > 1
 
 
-def _plan_nest(
-    axes: list[Axis], body: list[Assign], plans: dict[Axis, Plan], target: Target
-) -> Axis | None:
-    """Plan the loops over `axes` and the reductions inside; returns the axis given the lanes."""
-    values = [a.value for a in body]
-    free = free_axes([e for a in body for e in (*a.index, a.value)])
-    reductions = [e for e in free if isinstance(e, Reduce)]
-    inner = set(axes)
-    hoisted = [r for r in reductions if not free[r] & inner]
-    tiled = [r for r in reductions if free[r] & inner]
-    for r in hoisted:
-        _plan_reduction(r, plans, target)
-    accesses = [flat(a.buffer, a.index) for a in body] + _offsets(values)
-    lanes = _lanes([a.buffer.dtype.itemsize for a in body], values, target)
-    if not axes:
-        return None
-    if not tiled:
+@dataclass
+class _Planner:
+    """Plans for the axes of one kernel. `rows` are the values of its row buffers."""
+
+    target: Target
+    rows: Mapping[Buffer, Expr]
+    plans: dict[Axis, Plan] = field(default_factory=dict)
+
+    def nest(self, axes: list[Axis], body: list[Assign]) -> Axis | None:
+        """Plan the loops over `axes` and the reductions inside; the axis that got the lanes."""
+        values = [a.value for a in body]
+        free = free_axes([e for a in body for e in (*a.index, a.value)])
+        reductions = [e for e in free if isinstance(e, Reduce)]
+        inner = set(axes)
+        hoisted = [r for r in reductions if not free[r] & inner]
+        tiled = [r for r in reductions if free[r] & inner]
+        for r in hoisted:
+            self.reduction(r)
+        accesses = [flat(a.buffer, a.index) for a in body] + _offsets(values)
+        lanes = _lanes([a.buffer.dtype.itemsize for a in body], values, self.target)
+        if not axes:
+            return None
+        if not tiled:
+            vector = min(reversed(axes), key=lambda a: _cost(a, accesses))
+            self.plans[vector] = _elementwise_plan(vector, lanes, _weight(values))
+            return vector
         vector = min(reversed(axes), key=lambda a: _cost(a, accesses))
-        plans[vector] = _elementwise_plan(vector, lanes, _weight(values))
+        last = tiled[0].axes[-1]
+        across = _cost(last, _offsets([r.body for r in tiled]))
+        if across < _cost(vector, _offsets([r.body for r in tiled])) or static(vector.extent) == 1:
+            for r in tiled:
+                self.reduction(r)
+            return None
+        self.tile(axes, vector, tiled, lanes)
         return vector
-    vector = min(reversed(axes), key=lambda a: _cost(a, accesses))
-    last = tiled[0].axes[-1]
-    across = _cost(last, _offsets([r.body for r in tiled]))
-    if across < _cost(vector, _offsets([r.body for r in tiled])) or static(vector.extent) == 1:
-        for r in tiled:
-            _plan_reduction(r, plans, target)
-        return None
-    _plan_tile(axes, vector, tiled, lanes, plans, target)
-    return vector
+
+    def tile(self, axes: list[Axis], vector: Axis, tiled: list[Reduce], lanes: int) -> None:
+        """A register tile: lanes along `vector`, and rows of the next axis out that reuse them."""
+        lanes = min(lanes, _power(static(vector.extent)))
+        vectors = max(1, static(vector.extent) // lanes)
+        room = max(2, (self.target.registers - 8) // max(1, len(tiled)))
+        rest = [a for a in axes if a is not vector]
+        loads = [e for r in tiled for e in walk(r.body) if isinstance(e, Load)]
+        reuse = len(loads) > len(tiled) and bool(rest)
+        # Without reuse a tile is a stretch of rows: the wider, the fewer pages a round touches.
+        wide = _divisor(vectors, 2 if reuse else min(8, room))
+        self.plans[vector] = Plan(unroll=wide, lanes=lanes)
+        if reuse:
+            rows = _divisor(static(rest[-1].extent), min(8, room // wide))
+            if rows > 1:
+                self.plans[rest[-1]] = Plan(unroll=rows)
+
+    def reduction(self, r: Reduce) -> None:
+        """Lanes along the innermost axis of a reduction to scalars, several accumulators deep."""
+        last = r.axes[-1]
+        if last in self.plans:
+            return
+        lanes = min(_lanes([r.type.itemsize], [r.body], self.target), _power(static(last.extent)))
+        # Accumulators hide the latency of additions, which a longer body hides itself; a row is
+        # computed in the loop that reduces it.
+        row = [
+            self.rows[e.buffer]
+            for e in walk(r.body)
+            if isinstance(e, Load) and e.buffer in self.rows
+        ]
+        weight = _weight([r.body, *row])
+        deep = 4 if weight <= LIGHT else 2 if weight <= 2 * LIGHT else 1
+        vectors = static(last.extent) // max(lanes, 1)
+        self.plans[last] = Plan(unroll=_divisor(max(vectors, 1), deep), lanes=max(lanes, 1))
 
 
 def _yield_lanes(body: Sequence[Assign], plans: dict[Axis, Plan]) -> None:
@@ -122,48 +165,11 @@ def _has_lanes(a: Axis, plans: dict[Axis, Plan]) -> bool:
     return a in plans and plans[a].lanes > 1
 
 
-def _plan_tile(
-    axes: list[Axis],
-    vector: Axis,
-    tiled: list[Reduce],
-    lanes: int,
-    plans: dict[Axis, Plan],
-    target: Target,
-) -> None:
-    """A register tile: lanes along `vector`, and rows of the next axis out that reuse them."""
-    lanes = min(lanes, _power(static(vector.extent)))
-    vectors = max(1, static(vector.extent) // lanes)
-    room = max(2, (target.registers - 8) // max(1, len(tiled)))
-    rest = [a for a in axes if a is not vector]
-    loads = [e for r in tiled for e in walk(r.body) if isinstance(e, Load)]
-    reuse = len(loads) > len(tiled) and bool(rest)
-    # Without reuse a tile is a stretch of rows: the wider, the fewer pages are touched per round.
-    wide = _divisor(vectors, 2 if reuse else min(8, room))
-    plans[vector] = Plan(unroll=wide, lanes=lanes)
-    if reuse:
-        rows = _divisor(static(rest[-1].extent), min(8, room // wide))
-        if rows > 1:
-            plans[rest[-1]] = Plan(unroll=rows)
-
-
 def _divisor(n: int, most: int) -> int:
     """The factor up to `most`, and not far below it, that leaves the least remainder: what remains
     is one more copy of the tile's code."""
     most = min(most, n)
     return min(range(most, max(most // 2, 1) - 1, -1), key=lambda factor: n % factor)
-
-
-def _plan_reduction(r: Reduce, plans: dict[Axis, Plan], target: Target) -> None:
-    """Lanes along the innermost axis of a reduction to scalars, several accumulators deep."""
-    last = r.axes[-1]
-    if last in plans:
-        return
-    lanes = min(_lanes([r.type.itemsize], [r.body], target), _power(static(last.extent)))
-    # Accumulators hide the latency of additions, which a longer body hides itself.
-    weight = _weight([r.body])
-    deep = 4 if weight <= LIGHT else 2 if weight <= 2 * LIGHT else 1
-    vectors = static(last.extent) // max(lanes, 1)
-    plans[last] = Plan(unroll=_divisor(max(vectors, 1), deep), lanes=max(lanes, 1))
 
 
 def _elementwise_plan(a: Axis, lanes: int, weight: int) -> Plan:
