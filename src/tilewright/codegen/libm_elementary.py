@@ -291,7 +291,7 @@ def exp2_of_fraction(r: Expr) -> Expr:
 
 
 def exp(x: Expr) -> Expr:
-    """e^x = 2^n e^r, r = x - n ln 2; below 1 ULP."""
+    """e^x = 2^n e^r, r = x - n ln 2; about 1 ULP."""
     f = FORMATS[x.type]
     return scaled(*exp_parts(clamped(x, f.underflow, f.overflow)))
 
@@ -319,7 +319,7 @@ def exp2(x: Expr) -> Expr:
 
 
 def expm1(x: Expr) -> Expr:
-    """e^x - 1 = 2 (2^(n-1) (e^r - 1) + (2^(n-1) - 1/2)); below 1.5 ULP.
+    """e^x - 1 = 2 (2^(n-1) (e^r - 1) + (2^(n-1) - 1/2)); below 2 ULP.
 
     Half the result is formed, because 2^n itself may overflow.
     """
@@ -554,7 +554,7 @@ def _log_to_pair(x: Expr) -> Pair:
 
 
 def power(x: Expr, y: Expr) -> Expr:
-    """x**y = |x|**y with a sign; below 1 ULP. All special cases of C99's pow (F.9.4.4).
+    """x**y = |x|**y with a sign; about 1 ULP. All special cases of C99's pow (F.9.4.4).
 
     A literal exponent that NumPy or a few products give directly is not raised at all.
     """
