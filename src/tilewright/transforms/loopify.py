@@ -170,7 +170,9 @@ class _Builder:
         moved: dict[Expr, Expr] = dict(zip(a.axes, r.axes, strict=True))
         *index, value = substitute([*a.index, a.value], moved)
         row = Assign(a.buffer, tuple(index), r.axes, value)
-        loads = {e: value for e in walk(r.body) if isinstance(e, Load) and e.buffer is a.buffer}
+        loads: dict[Expr, Expr] = {
+            e: value for e in walk(r.body) if isinstance(e, Load) and e.buffer is a.buffer
+        }
         (total,) = substitute([r.body], loads)
         (result,) = self.reduce([Reduce(r.kind, r.axes, total)], (), out, [row])
         known[r] = v = var("r", r.type)
