@@ -219,13 +219,28 @@ def qr(a: ArrayLike, mode: str = "reduced") -> Any:
 def svd(a: ArrayLike, full_matrices: bool = True, compute_uv: bool = True,
         hermitian: bool = False) -> Any:  # fmt: skip
     """The singular value decomposition. The full one exists for square matrices only, where it is
-    the reduced one. NaN if an element is not finite."""
-    x = matrix("svd", a, square=False)
+    the reduced one. NaN if an element is not finite. If `hermitian`, the matrices are symmetric,
+    only their lower triangles are read, and it follows from `eigh`."""
+    x = matrix("svd", a, square=hermitian)
+    if hermitian:
+        return _symmetric_svd(x, compute_uv)
     if compute_uv and full_matrices and x.shape[-1] != x.shape[-2]:
         raise UnsupportedFunction("linalg.svd with full_matrices=True", "full_matrices=False")
     if not compute_uv:
         return svdvals(x)
     return SVDResult(*(astype(y, x.dtype) for y in SVD()(wide(x))))
+
+
+def _symmetric_svd(x: Array, compute_uv: bool) -> Any:
+    """By eigenvalues, in falling order of their magnitudes; v takes their signs."""
+    if not compute_uv:
+        return np.flip(np.sort(np.abs(eigvalsh(x)), -1), -1)
+    w, u = eigh(x)
+    order = np.flip(np.argsort(np.abs(w), -1), -1)
+    w = take_along(w, order, w.ndim - 1)
+    u = take_along(u, broadcast_to(order[..., None, :], u.shape), u.ndim - 1)
+    signs = np.copysign(w.full_like(1), w)
+    return SVDResult(u, np.abs(w), matrix_transpose(u * signs[..., None, :]))
 
 
 @implements(np.linalg.svdvals)
@@ -239,7 +254,9 @@ def svdvals(x: ArrayLike, /) -> Array:
 def pinv(a: ArrayLike, rcond: Any = None, hermitian: bool = False, *, rtol: Any = None) -> Array:
     """The pseudo-inverse; singular values below `rcond` times the largest count as zero."""
     x = matrix("pinv", a, square=False)
-    u, s, vh = svd(x, full_matrices=False)
+    if 0 in x.shape[-2:]:
+        return matrix_transpose(x)
+    u, s, vh = svd(x, full_matrices=False, hermitian=hermitian)
     if rtol is None and rcond is None:
         cut: Any = 1e-15
     else:
@@ -285,8 +302,8 @@ def matrix_rank(
     x = asarray(A)
     if x.ndim < 2:
         return astype(any_(x != 0), dtypes.int64)
-    s = svdvals(x)
-    largest = max(s, -1, keepdims=True)
+    s = svd(x, compute_uv=False, hermitian=hermitian)
+    largest = max(s, -1, keepdims=True, initial=0)
     if tol is None:
         eps = np.finfo(s.dtype).eps * _larger(*(static(n) for n in x.shape[-2:]))
         tol = largest * (eps if rtol is None else rtol)

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
 from tilewright import dtypes
 from tilewright.errors import InternalError
-from tilewright.expr import Buffer, Extent
+from tilewright.expr import Buffer, Extent, static
 from tilewright.graph import Op, Type
 from tilewright.loops import Alloc, Stmt, block
 from tilewright.ops import elementwise as el
@@ -32,6 +32,10 @@ from tilewright.ops.shape import Broadcast, Concatenate, Pad, ReduceSum, Slice, 
 from tilewright.target import Lapack
 
 REAL = (dtypes.float32, dtypes.float64)
+
+SMALL: Final = 12
+"""Extent up to which loops of our own are faster than a call (docs/notes/lapack.md). They are used
+where a result depends on no choice."""
 
 
 # -- matrices as values ------------------------------------------------------------------------
@@ -113,12 +117,15 @@ class Factorisation(Op):
     """An op on one array of matrices: [..., rows, columns]."""
 
     fusion: ClassVar[str] = "opaque"
+    unique: ClassVar[bool] = False
+    """Whether a matrix has only one, up to rounding."""
 
     def batch(self, size: Extent, batched: Sequence[bool], *args: Any) -> Any:
         return self(*args)
 
     def calls(self, lapack: Lapack, outs: Sequence[Buffer], *args: Buffer) -> Stmt | None:
-        return None if 0 in args[0].shape else self._calls(lapack, outs, args[0])
+        small = self.unique and max(map(static, args[0].shape[-2:])) <= SMALL
+        return None if small or 0 in args[0].shape else self._calls(lapack, outs, args[0])
 
     def _calls(self, lapack: Lapack, outs: Sequence[Buffer], a: Buffer) -> Stmt:
         """`calls`, for matrices that have elements."""
@@ -222,7 +229,7 @@ class TriangularSolve(Op):
 
     def calls(self, lapack: Lapack, outs: Sequence[Buffer], *args: Buffer) -> Stmt | None:
         (a, b), (out,) = args, outs
-        if 0 in out.shape:
+        if 0 in out.shape or static(out.shape[-2]) <= SMALL:
             return None
         return linalg_calls.triangular_solve(
             lapack, out, a, b, self.upper, self.transpose_a, self.unit
@@ -264,6 +271,7 @@ class Cholesky(Factorisation):
     """
 
     upper: bool = False
+    unique: ClassVar[bool] = True
 
     def type(self, x: Type) -> Type:
         self._matrix(x, square=True)
@@ -301,6 +309,8 @@ class LU(Factorisation):
     lu: U on and above the diagonal, L (unit diagonal) below. pivots: int64 [..., min(m, n)], the
     row that row j was swapped with. permutation: int64 [..., m].
     """
+
+    unique: ClassVar[bool] = True
 
     def type(self, x: Type) -> tuple[Type, ...]:
         lead, m, n = self._matrix(x)
