@@ -80,12 +80,20 @@ def _one_lane_after_a_truncation(x: Any) -> Any:
     return x.astype("bfloat16"), x.astype("int16")
 
 
+def _positions_that_are_sums(x: Any) -> Any:
+    """Seed 283, mapped: axes of a reduction inside a position were merged again and again."""
+    y = np.stack((x, x, x, x), axis=2)
+    least = np.minimum(y.sum((1, 2, 3)), 40)
+    return y[np.arange(2)[:, None], np.arange(3), (least % 4)[:, None]]
+
+
 FOUND: tuple[tuple[Callable[..., Any], tuple[Any, ...]], ...] = (
     (_one_point_reduction, (np.arange(4.0).reshape(4, 1), np.ones((4, 1)))),
     (_one_element_rows, (np.float32([1, 2, 3]), np.arange(11, dtype=np.int8).reshape(11, 1))),
     (_pieces_without_elements, (np.zeros((0, 5, 2)),)),
     (_clipped_unsigned, (np.arange(9, dtype=np.uint8),)),
     (_reversed_under_a_guard, (np.arange(80, dtype=np.float16).reshape(5, 16),)),
+    (_positions_that_are_sums, (np.arange(66).reshape(2, 3, 11),)),
     (_one_lane_after_a_truncation, (np.linspace(-9, 9, 881),)),
 )
 

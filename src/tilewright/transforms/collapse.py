@@ -128,10 +128,9 @@ def _merged(kernel: Kernel, outer: Axis, inner: Axis) -> Kernel:
         done: dict[Expr, Expr] = {}
         for e in walk(root):
             match e:
-                case Load(buffer, at, guard):
-                    done[e] = Load(
-                        buffer, moved(buffer, at), None if guard is None else done[guard]
-                    )
+                case Load(buffer, at, guard):  # a position may itself be loaded, or reduced to
+                    position = moved(buffer, tuple(done[i] for i in at))
+                    done[e] = Load(buffer, position, None if guard is None else done[guard])
                 case Reduce(kind, axes, body):
                     done[e] = Reduce(kind, _joined(axes, outer, inner, one), done[body])
                 case _:
