@@ -116,7 +116,7 @@ def run_graph(graph: Graph, arrays: Sequence[Any]) -> list[Any]:
     """Compile a graph, or find its program, and run it on arrays."""
     program = _programs.get(graph, None, Options.default())
     inputs = [
-        prepared(np.asarray(a), n.type.dtype) for a, n in zip(arrays, graph.inputs, strict=True)
+        prepared(a, n.type.dtype) for a, n in zip(arrays, graph.inputs, strict=True)
     ]
     captured = [prepared(a, a.dtype) for a in program.captured(graph)]
     return [_result(o) for o in program.executable(inputs, captured)]
@@ -138,7 +138,7 @@ class Entry:
     dtypes: tuple[np.dtype[Any], ...]
 
     def run(self, leaves: Sequence[Any]) -> Any:
-        inputs = [prepared(np.asarray(x), d) for x, d in zip(leaves, self.dtypes, strict=True)]
+        inputs = [prepared(x, d) for x, d in zip(leaves, self.dtypes, strict=True)]
         captured = [prepared(a, a.dtype) for a in self.captured]
         results = self.program.executable(inputs, captured)
         return self.traced.rebuild([_result(r) for r in results])

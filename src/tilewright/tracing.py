@@ -232,7 +232,8 @@ class Traced:
     def rebuild(self, results: Sequence[Any]) -> Any:
         """What `f` returns, given the values of the graph's outputs."""
         leaves = [s.value if isinstance(s, Static) else results[s] for s in self.slots]
-        return trees.unflatten(self.structure, leaves)
+        single = len(self.structure.code) == 1  # an array, not a tree: nothing to rebuild
+        return leaves[0] if single else trees.unflatten(self.structure, leaves)
 
 
 def trace_call(f: Callable[..., Any], call: Call, name: str | None = None) -> Traced:

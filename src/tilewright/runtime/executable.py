@@ -6,37 +6,44 @@ comes from. Refuses to know signatures and pytrees (`compile`).
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from tilewright.runtime import memory
-from tilewright.runtime.jit import Loaded, pointers
+from tilewright.runtime.jit import Loaded
+from tilewright.runtime.memory import address, block, empty
 
 
-@dataclass(frozen=True)
 class Executable:
     """Call it with one contiguous array per input; it returns one new array per result."""
 
-    loaded: Loaded
-    results: tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]
-    arena_bytes: int
+    def __init__(
+        self,
+        loaded: Loaded,
+        results: Sequence[tuple[tuple[int, ...], np.dtype[Any]]],
+        arena_bytes: int,
+    ) -> None:
+        self.loaded, self.arena_bytes = loaded, arena_bytes
+        self._results = [(s, d, prod(s) * d.itemsize) for s, d in results]
+        self._call = loaded.call
 
     def __call__(self, inputs: Sequence[Any], captured: Sequence[Any]) -> list[Any]:
-        outs = [memory.empty(shape, dtype) for shape, dtype in self.results]
-        arena = memory.block(self.arena_bytes) if self.arena_bytes else None
-        every = [*inputs, *captured, *outs]
-        addresses = [a.__array_interface__["data"][0] for a in every]
-        addresses.append(0 if arena is None else arena.__array_interface__["data"][0])
-        self.loaded.call(pointers(addresses))
+        outs = [empty(*r) for r in self._results]
+        arena = block(self.arena_bytes) if self.arena_bytes else None
+        pointers = [address(a) for a in (*inputs, *captured, *outs)]
+        pointers.append(0 if arena is None else address(arena))
+        # Every call has an argument block of its own: calls may run at the same time.
+        self._call((ctypes.c_void_p * len(pointers))(*pointers))
         return outs
 
 
 def prepared(a: Any, dtype: np.dtype[Any]) -> Any:
     """The array as programs read them: native byte order, aligned, contiguous in C order."""
-    flags = a.flags
-    if a.dtype is dtype and flags.c_contiguous and flags.aligned:
-        return a
+    if type(a) is np.ndarray and a.dtype is dtype:
+        flags = a.flags
+        if flags.c_contiguous and flags.aligned:
+            return a
     return np.require(a, dtype, ["C", "A"])
