@@ -11,10 +11,12 @@ a lambda in a loop say, is traced again but not compiled again.
 from __future__ import annotations
 
 import functools
+import gc
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, overload
 
@@ -38,6 +40,19 @@ from tilewright.transforms.heuristic import heuristic
 
 MOST_PROGRAMS: Final = 1024
 """Programs kept for reuse; the one not used for longest goes first."""
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector: compiling makes many objects that live and no cycles that
+    die, and each pass over the whole heap would cost as much as a stage."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @dataclass(frozen=True)
@@ -68,7 +83,8 @@ class Program:
 
     @functools.cached_property
     def executable(self) -> Executable:
-        name, text = self._printed
+        with _uncollected():
+            name, text = self._printed
         code = jit.object_code(text, self.target)
         types = [n.type for n in self.graph.outputs]
         results = tuple((tuple(t.shape), t.dtype) for t in types)
@@ -114,10 +130,9 @@ _programs: Final = Programs()
 
 def run_graph(graph: Graph, arrays: Sequence[Any]) -> list[Any]:
     """Compile a graph, or find its program, and run it on arrays."""
-    program = _programs.get(graph, None, Options.default())
-    inputs = [
-        prepared(a, n.type.dtype) for a, n in zip(arrays, graph.inputs, strict=True)
-    ]
+    with _uncollected():
+        program = _programs.get(graph, None, Options.default())
+    inputs = [prepared(a, n.type.dtype) for a, n in zip(arrays, graph.inputs, strict=True)]
     captured = [prepared(a, a.dtype) for a in program.captured(graph)]
     return [_result(o) for o in program.executable(inputs, captured)]
 
@@ -205,8 +220,9 @@ class Compiled:
         call, _ = tracing.bind(self._f, args, kwargs, self._static)
         if self._entries:
             self._explain_miss(call)
-        traced = tracing.trace_call(self._f, call)
-        program = _programs.get(traced.graph, self._scheduler, self._options)
+        with _uncollected():
+            traced = tracing.trace_call(self._f, call)
+            program = _programs.get(traced.graph, self._scheduler, self._options)
         captured = program.captured(traced.graph)
         dtypes = tuple(a.type.dtype for a in call.arguments)
         entry = self._entries[key] = Entry(call, traced, program, captured, dtypes)
