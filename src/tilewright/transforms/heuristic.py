@@ -30,6 +30,8 @@ from tilewright.transforms.schedule import Order, Plan, Schedule, names, spell
 
 GATHER: Final = 8
 """What a load that is not contiguous costs, in contiguous loads."""
+SHORT: Final = 8
+"""Vectors from which on unrolling a loop is worth the code."""
 LIGHT: Final = 12
 """Operations of a body that is unrolled for the sake of its loop overhead."""
 
@@ -143,6 +145,8 @@ class _Planner:
         weight = _weight([r.body, *row])
         deep = 4 if weight <= LIGHT else 2 if weight <= 2 * LIGHT else 1
         vectors = static(last.extent) // max(lanes, 1)
+        if vectors < SHORT:
+            deep = 1
         self.plans[last] = Plan(unroll=_divisor(max(vectors, 1), deep), lanes=max(lanes, 1))
 
 
@@ -175,7 +179,7 @@ def _divisor(n: int, most: int) -> int:
 def _elementwise_plan(a: Axis, lanes: int, weight: int) -> Plan:
     extent = static(a.extent)
     lanes = min(lanes, _power(extent))
-    unroll = 4 if weight <= LIGHT else 1
+    unroll = 4 if weight <= LIGHT and extent >= SHORT * lanes else 1
     return Plan(unroll=_divisor(max(extent // lanes, 1), unroll), lanes=lanes)
 
 

@@ -21,6 +21,7 @@ from tilewright.expr import (
     Axis,
     Buffer,
     Expr,
+    Index,
     Load,
     Reduce,
     Var,
@@ -262,7 +263,7 @@ class _Builder:
         """One tile: its reductions into registers, then its results."""
         out: list[Stmt] = []
         roots = [e for a in body for e in (*a.index, a.value)]
-        roots = simplify(substitute(roots, at))
+        roots = _tidy(substitute(roots, at))
         while True:
             free, bound = free_axes(roots), _bound(roots)
             ready = _ready([e for e in free if isinstance(e, Reduce) and not free[e] & bound[e]])
@@ -307,7 +308,7 @@ class _Builder:
         for s in parts:
             o, cell, where = _cut(last, s)
             stored = [e for a in rows for e in (*a.index, a.value)]
-            roots = iter(simplify(substitute([*stored, *bodies], {last: where})))
+            roots = iter(_tidy(substitute([*stored, *bodies], {last: where})))
             place = _registers(cells, whole.like(cell))
             steps: list[Stmt] = [
                 Store(a.buffer, tuple(next(roots) for _ in a.index), next(roots)) for a in rows
@@ -382,6 +383,17 @@ def _over(cells: Sequence[Cell], body: list[Stmt]) -> list[Stmt]:
         if c.unrolled is not None:
             body = [loop(c.unrolled, *body, kind="unroll")]
     return body
+
+
+def _tidy(roots: list[Expr]) -> list[Expr]:
+    """Simplified where the cut of an axis can have made a division or a test certain."""
+    tests = ("lt", "le", "and", "select")
+    for e in walk(*roots):
+        if isinstance(e, Index) and e.op not in ("+", "*"):
+            return simplify(roots)
+        if isinstance(e, Apply) and e.op.name in tests:
+            return simplify(roots)
+    return roots
 
 
 def _reduction_of(a: Assign, following: Assign) -> Reduce | None:
