@@ -122,7 +122,7 @@ class _Planner:
         loads = [e for r in tiled for e in walk(r.body) if isinstance(e, Load)]
         reuse = len(loads) > len(tiled) and bool(rest)
         # Without reuse a tile is a stretch of rows: the wider, the fewer pages a round touches.
-        wide = _divisor(vectors, 2 if reuse else min(8, room))
+        wide = _divisor(vectors, 2 if reuse else min(6, room))
         self.plans[vector] = Plan(unroll=wide, lanes=lanes)
         if reuse:
             rows = _divisor(static(rest[-1].extent), min(8, room // wide))
