@@ -6,14 +6,13 @@ comes from. Refuses to know signatures and pytrees (`compile`).
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from tilewright.runtime.jit import Loaded
+from tilewright.runtime.jit import Loaded, pointers
 from tilewright.runtime.memory import address, block, empty
 
 
@@ -33,10 +32,9 @@ class Executable:
     def __call__(self, inputs: Sequence[Any], captured: Sequence[Any]) -> list[Any]:
         outs = [empty(*r) for r in self._results]
         arena = block(self.arena_bytes) if self.arena_bytes else None
-        pointers = [address(a) for a in (*inputs, *captured, *outs)]
-        pointers.append(0 if arena is None else address(arena))
-        # Every call has an argument block of its own: calls may run at the same time.
-        self._call((ctypes.c_void_p * len(pointers))(*pointers))
+        addresses = [address(a) for a in (*inputs, *captured, *outs)]
+        addresses.append(0 if arena is None else address(arena))
+        self._call(pointers(addresses))
         return outs
 
 

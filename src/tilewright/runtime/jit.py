@@ -11,7 +11,7 @@ import ctypes
 import functools
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,3 +110,7 @@ def load(code: bytes, name: str, target: Target) -> Loaded:
         raise InternalError(f"the linked object has no function {name}")
     return Loaded(name, address, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address))
 
+
+def pointers(addresses: Sequence[int]) -> Any:
+    """The argument of `Loaded.call`. Every call has one of its own, so calls may overlap."""
+    return (ctypes.c_void_p * len(addresses))(*addresses)
