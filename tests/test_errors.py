@@ -204,6 +204,21 @@ def a_string_argument() -> None:
     tw.compile(f)(X, {"mode": "relu"})  # HERE
 
 
+@case(errors.UnfinishedResult, TypeError)
+def returning_a_generator() -> None:
+    """
+    `f` returned a generator, which has yet to give its values
+    AT
+    Return the values: a list or tuple instead of a generator or iterator, x.at[i].get() or
+    .set(v) instead of x.at[i].
+    """
+
+    def f(x: Any) -> Any:
+        return (y + 1 for y in x)
+
+    tw.compile(f)(X)  # HERE
+
+
 @case(errors.UnsupportedDType, TypeError)
 def an_object_array() -> None:
     """
@@ -666,7 +681,4 @@ def test_a_note_on_recompilation() -> None:
     assert isinstance(note, Warning)
     first, *_, last = str(note).splitlines()
     assert first == "`f` is compiled again: `x` was f32[3] and is f32[4]"
-    assert last == (
-        "Pass arrays of few distinct shapes and dtypes, or name the changing axis:"
-        ' tw.compile(f, dynamic=("n",)).'
-    )
+    assert last == "Pass arrays of few distinct shapes and dtypes: pad them to a few sizes."

@@ -493,6 +493,26 @@ def test_results_that_are_no_arrays_stay_as_they_are() -> None:
     np.testing.assert_array_equal(x, np.ones(2))
 
 
+@pytest.mark.parametrize("empty", [None, (), [], {}])
+def test_results_may_be_nothing(empty: Any) -> None:
+    traced = trace_call(lambda x: empty, bind(abs, (np.ones(2),), {})[0])
+    assert traced.rebuild([]) == empty
+
+
+async def later(x: Any) -> Any:
+    return x
+
+
+@pytest.mark.parametrize(
+    "f", [lambda x: (y + 1 for y in x), lambda x: map(np.sin, x), lambda x: (x.at[0], 1), later]
+)
+@pytest.mark.filterwarnings("ignore:coroutine")
+def test_results_must_be_finished(f: Any) -> None:
+    """A generator would run after the trace, and once for any number of calls."""
+    with pytest.raises(errors.UnfinishedResult, match="which has yet to give its values"):
+        trace_call(f, bind(abs, (np.ones(2),), {})[0])
+
+
 def test_arrays_of_traced_values() -> None:
     def f(x: Any) -> Any:
         total = tnp.zeros(3)

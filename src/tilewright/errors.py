@@ -160,6 +160,21 @@ class NotAnArray(TilewrightError, TypeError):
         )
 
 
+class UnfinishedResult(TilewrightError, TypeError):
+    """A function returned something that has yet to run: then it would run on traced arrays.
+
+    Fails: `compile(lambda x: map(np.sin, x))(x)`, `return (y + 1 for y in x)`, `return x.at[0]`.
+    Way out: return the values: `list(map(np.sin, x))`, `x.at[0].get()`.
+    """
+
+    def __init__(self, function: str, value: Any) -> None:
+        super().__init__(
+            f"`{function}` returned a {type(value).__name__}, which has yet to give its values",
+            "Return the values: a list or tuple instead of a generator or iterator, x.at[i].get()"
+            " or .set(v) instead\nof x.at[i].",
+        )
+
+
 class UnsupportedDType(TilewrightError, TypeError):
     """An element type no machine instruction works on.
 
@@ -523,13 +538,10 @@ class Recompilation(UserWarning):
     """A note, on request, that a function was compiled again, and which argument was new.
 
     Fails: nothing; a call per shape in a loop makes a compilation per shape.
-    Way out: pad to a few sizes, `dynamic=("n",)` for the axis, fewer static arguments.
+    Way out: pad to a few sizes, give arguments one dtype, make fewer of them static.
     """
 
     def __init__(self, function: str, label: str, before: str, now: str) -> None:
         text = f"`{function}` is compiled again: `{label}` was {before} and is {now}"
-        way_out = (
-            "Pass arrays of few distinct shapes and dtypes, or name the changing axis:"
-            ' tw.compile(f, dynamic=("n",)).'
-        )
+        way_out = "Pass arrays of few distinct shapes and dtypes: pad them to a few sizes."
         super().__init__("\n".join(message(text, way_out, user_source())))

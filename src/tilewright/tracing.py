@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import builtins
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -25,13 +25,17 @@ from tilewright.array import broadcast_to as broadcast_to
 from tilewright.array import into as into
 from tilewright.array import operand as operand
 from tilewright.array import settled as settled
-from tilewright.errors import TracedNumber, UnhashableStatic, UntracedWrite
+from tilewright.errors import TracedNumber, UnfinishedResult, UnhashableStatic, UntracedWrite
 from tilewright.graph import Graph, Input, Node, Type, new_input, substitute
 from tilewright.promotion import PYTHON
+from tilewright.selection import At, Place
 from tilewright.selection import Selection as Selection
 from tilewright.source import born_at, defined_at
 from tilewright.term import topological
 from tilewright.trees import Static, Structure
+
+UNFINISHED: Final = (Iterator, Awaitable, At, Place)
+"""Results that are no values yet: they would run on traced arrays after the trace has ended."""
 
 
 def active() -> bool:
@@ -232,15 +236,16 @@ class Traced:
     def rebuild(self, results: Sequence[Any]) -> Any:
         """What `f` returns, given the values of the graph's outputs."""
         leaves = [s.value if isinstance(s, Static) else results[s] for s in self.slots]
-        single = len(self.structure.code) == 1  # an array, not a tree: nothing to rebuild
-        return leaves[0] if single else trees.unflatten(self.structure, leaves)
+        lone = self.structure.code[0] is trees.LEAF  # an array, not a tree: nothing to rebuild
+        return leaves[0] if lone else trees.unflatten(self.structure, leaves)
 
 
 def trace_call(f: Callable[..., Any], call: Call, name: str | None = None) -> Traced:
     """Run `f` on traced arrays in place of the call's leaves.
 
     Ordinary arrays among the results become constants of the graph; Python numbers, strings and
-    whatever else is no array stay as they are. jaxtyping annotations of `f` are checked.
+    whatever else is no array stay as they are. jaxtyping annotations of `f` are checked. Raises
+    UnfinishedResult for a generator, a coroutine, an `x.at[i]` among the results.
     """
     name = name or name_of(f)
     with born_at(defined_at(f)):
@@ -263,6 +268,8 @@ def trace_call(f: Callable[..., Any], call: Call, name: str | None = None) -> Tr
             if isinstance(leaf, Array | np.ndarray | Selection):
                 slots.append(len(outputs))
                 outputs.append(node_of(leaf))
+            elif isinstance(leaf, UNFINISHED):
+                raise UnfinishedResult(name, leaf)
             else:
                 slots.append(Static(leaf))
         graph = Graph(name, tuple(inputs), tuple(outputs))
