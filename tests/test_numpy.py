@@ -459,6 +459,9 @@ def test_einsum_of_lists() -> None:
 # -- searching ---------------------------------------------------------------------------------
 
 SORTED = np.sort(V)
+PARTS = np.array([1.0, np.nan, 0.0, 2.0])
+Z_NAN = np.stack([(PARTS[:, None] + 1j * q).ravel() for q in (PARTS, PARTS[::-1])])
+"""Each number and NaN in each part: NumPy's sort puts a NaN real part after a NaN imaginary one."""
 SEARCHING: dict[str, Case] = {
     "take": (lambda x: np.take(x, [0, -1, 2], axis=1), (X,)),
     "take flat": (lambda x: np.take(x, np.array([[0, 3], [14, 2]])), (X,)),
@@ -473,6 +476,9 @@ SEARCHING: dict[str, Case] = {
     "sort nan": (np.sort, (holed(4, 7),)),
     "sort ints": (np.sort, (I,)),
     "argsort": (lambda x: np.argsort(x, axis=0, kind="stable"), (I,)),
+    "sort complex": (lambda z: np.sort(z, axis=0), (Z_NAN,)),
+    "argsort complex": (lambda z: np.argsort(z, kind="stable"), (Z_NAN,)),
+    "lexsort complex": (lambda z, k: np.lexsort((k, z), axis=0), (Z_NAN, Z_NAN.real)),
     "lexsort": (lambda a, b: np.lexsort((a, b)), (I[0], I[1] % 3)),
     "partition": (lambda x: np.partition(x, 3)[3], (V,)),
     "argpartition": (lambda x: np.argpartition(x, 3)[3], (V,)),

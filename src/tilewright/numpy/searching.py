@@ -138,8 +138,10 @@ def _line(a: ArrayLike, axis: int | None) -> tuple[Array, int]:
 @implements(np.sort)
 def sort(a: ArrayLike, axis: int | None = -1, kind: Any = None, order: None = None, *,
          stable: bool | None = None, descending: bool = False) -> Array:  # fmt: skip
-    """Sorted along `axis`, NaN last."""
+    """Sorted along `axis`, NaN last; complex numbers by real, then by imaginary part."""
     x, d = _line(a, axis)
+    if dtypes.is_complex(x.dtype):
+        return take_along(x, _sorting(_parts(x), d, descending), d)
     return Sort(d, descending)(x)[0]
 
 
@@ -148,18 +150,33 @@ def argsort(a: ArrayLike, axis: int | None = -1, kind: Any = None, order: None =
             stable: bool | None = None, descending: bool = False) -> Array:  # fmt: skip
     """Positions (int64) that sort along `axis`. Always stable."""
     x, d = _line(a, axis)
+    if dtypes.is_complex(x.dtype):
+        return _sorting(_parts(x), d, descending)
     return Sort(d, descending)(x, position(x.shape, d))[1]
 
 
 @implements(np.lexsort)
 def lexsort(keys: Any, axis: int = -1) -> Array:
     """Positions that sort by several keys, the last one first in importance."""
-    columns = [asarray(k) for k in keys]
-    d = axis_of(axis, columns[0].ndim)
-    order = position(columns[0].shape, d)
-    for key in columns:  # stable sorts, least important key first
-        order = Sort(d)(take_along(key, order, d), order)[1]
+    columns = [k for x in map(asarray, keys) for k in _parts(x)]
+    return _sorting(columns, axis_of(axis, columns[0].ndim))
+
+
+def _sorting(keys: Sequence[Array], d: int, descending: bool = False) -> Array:
+    """Positions that sort by real keys, the last one first in importance."""
+    order = position(keys[0].shape, d)
+    for key in keys:  # stable sorts, least important key first
+        order = Sort(d, descending)(take_along(key, order, d), order)[1]
     return order
+
+
+def _parts(x: Array) -> Sequence[Array]:
+    """The keys that order x as NumPy does: complex numbers without NaN come first, then those
+    with a NaN imaginary part, then those with a NaN real part."""
+    if not dtypes.is_complex(x.dtype):
+        return (x,)
+    real, imag = x.real, x.imag
+    return imag, real, np.isnan(imag) + 2 * np.isnan(real)
 
 
 @implements(np.partition)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from tilewright import dtypes
-from tilewright.errors import InternalError
+from tilewright.errors import DTypeMismatch, InternalError
 from tilewright.expr import (
     Axis,
     Buffer,
@@ -53,7 +53,12 @@ class Sort(Op):
     fusion: ClassVar[str] = "opaque"
 
     def type(self, *args: Type) -> tuple[Type, ...]:
-        if any(a.shape != args[0].shape for a in args) or dtypes.is_complex(args[0].dtype):
+        if dtypes.is_complex(args[0].dtype):
+            raise DTypeMismatch(
+                f"{args[0]!r} cannot be a key to sort by: complex numbers have no order",
+                "Use np.sort or np.argsort, which compare real parts, then imaginary ones.",
+            )
+        if any(a.shape != args[0].shape for a in args):
             raise InternalError(f"cannot sort {args} along axis {self.axis}")
         return args
 
