@@ -7,6 +7,7 @@ the line `HERE`. Texts are compared word by word, so docstrings may be wrapped.
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import re
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from tilewright.ops import elementwise
 from tilewright.tracing import closed
 from tilewright.transforms.schedule import Schedule, Split
 
+SOURCES = Path(errors.__file__).parent
 X = np.ones(3, np.float32)
 CASES: list[tuple[type[TilewrightError], type[Exception], Callable[[], Any]]] = []
 
@@ -666,6 +668,20 @@ def test_every_error_has_a_case() -> None:
 def test_every_error_says_what_fails_and_the_way_out(error: type[Exception]) -> None:
     assert "Fails:" in (error.__doc__ or "")
     assert "Way out:" in (error.__doc__ or "")
+
+
+@pytest.mark.parametrize("path", sorted(SOURCES.rglob("*.py")), ids=lambda p: p.stem)
+def test_messages_name_what_exists(path: Path) -> None:
+    """`tw.scan`, `np.where`, ... in messages, docstrings and comments are real."""
+    for name in re.findall(r"(?<![\w.])(?:tw|tilewright|np)(?:\.[a-z]\w*)+", path.read_text()):
+        root, *rest = name.split(".")
+        found: Any = np if root == "np" else tw
+        for part in rest:
+            if inspect.ismodule(found) and not hasattr(found, part):
+                assert importlib.util.find_spec(f"{found.__name__}.{part}"), name
+                found = importlib.import_module(f"{found.__name__}.{part}")
+            elif inspect.ismodule(found):
+                found = getattr(found, part)
 
 
 def test_lines_of_messages_stay_readable() -> None:

@@ -297,8 +297,8 @@ def test_reduction_axes(name: str) -> None:
 @pytest.mark.parametrize("name", ["sum", "prod", "mean", "var", "max", "any", "argmax", "median"])
 def test_reduction_dtypes(name: str, dtype: Any) -> None:
     complex_ = np.dtype(dtype).kind == "c"
-    if (complex_ and name in ("max", "argmax", "median")) or (dtype is bool and name == "median"):
-        pytest.skip("NumPy orders complex numbers, which have no order here")
+    if (complex_ and name in ("max", "argmax")) or (dtype is bool and name == "median"):
+        pytest.skip("complex numbers have no maximum here, bools no median")
     check(
         lambda x: getattr(np, name)(x, axis=1),
         numbers(3, 5, dtype=dtype),

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Iterator, Sequence
-from difflib import get_close_matches
 from functools import cache
 from threading import local
 from typing import Any
@@ -707,18 +706,13 @@ def implementation(function: Any) -> Method:
     found = namespace.FUNCTIONS.get(function)
     if found is not None:
         return found  # type: ignore[no-any-return]
-    instead = namespace.ALTERNATIVES.get(function, "")
-    if not instead:
-        names = [f.__name__ for f in namespace.FUNCTIONS if f.__module__ == function.__module__]
-        close = get_close_matches(function.__name__, names, 1, 0.75)
-        instead = f"{_qualified(function, close[0])}" if close else ""
-    raise UnsupportedFunction(_qualified(function, function.__name__), instead)
+    raise UnsupportedFunction(_qualified(function), namespace.ALTERNATIVES.get(function, ""))
 
 
-def _qualified(function: Any, name: str) -> str:
+def _qualified(function: Any) -> str:
     """`np.linalg.inv` for a function of numpy.linalg."""
     module = getattr(function, "__module__", None) or "numpy"
-    return f"np{module.removeprefix('numpy')}.{name}"
+    return f"np{module.removeprefix('numpy')}.{function.__name__}"
 
 
 VIEWS = frozenset((

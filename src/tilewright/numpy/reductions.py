@@ -117,10 +117,7 @@ def count_nonzero(a: ArrayLike, axis: Axes = None, *, keepdims: bool = False) ->
 def _extreme(kind: str, a: ArrayLike, axis: Axes, keepdims: Any, initial: Any, where: Any) -> Array:
     op, combine = (ReduceMax, el.maximum) if kind == "max" else (ReduceMin, el.minimum)
     x = asarray(a)
-    if dtypes.is_complex(x.dtype):
-        raise DTypeMismatch(
-            f"np.{kind} of complex numbers", "Reduce np.abs(x), or x.real and x.imag apart."
-        )
+    _refuse_complex(x, kind)
     axes = axes_of(axis, x.ndim)
     if _given(where) and not _given(initial):
         raise ValueError(
@@ -170,8 +167,16 @@ def ptp(a: ArrayLike, axis: Axes = None, out: None = None, keepdims: Any = False
     return max(a, axis, keepdims=keepdims) - min(a, axis, keepdims=keepdims)
 
 
+def _refuse_complex(x: Array, name: str) -> None:
+    if dtypes.is_complex(x.dtype):
+        raise DTypeMismatch(
+            f"np.{name} of complex numbers", "Reduce np.abs(x), or x.real and x.imag apart."
+        )
+
+
 def _position(op: Any, a: ArrayLike, axis: int | None, keepdims: Any) -> Array:
     x = asarray(a)
+    _refuse_complex(x, op.__name__.lower())
     flat = x if axis is not None else ravel(x)
     d = axis_of(axis if axis is not None else 0, flat.ndim)
     if flat.shape[d] == 0:
