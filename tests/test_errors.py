@@ -151,6 +151,24 @@ def array_of_values() -> None:
     tw.compile(f)(X)
 
 
+@case(errors.TracedConversion, TypeError)
+def indexing_an_ordinary_table() -> None:
+    """
+    Array(i64[2], traced at BORN) cannot become an ordinary NumPy array: its elements are not
+    known while tracing
+    AT
+    To index an ordinary array with traced integers or masks write tw.numpy.asarray(table)[i].
+    What decides a shape, as in np.arange(n), must be static. Use x itself for np.asarray(x),
+    x.copy() for np.array(x), np.stack for np.array([x, y]).
+    """
+    table = np.eye(3)
+
+    def f(i: Any) -> Any:  # BORN
+        return table[i]  # HERE
+
+    tw.compile(f)(np.array([0, 2]))
+
+
 @case(errors.EscapedTracer, RuntimeError)
 def a_value_kept_in_a_list() -> None:
     """

@@ -10,7 +10,7 @@ so `except ValueError` around NumPy code keeps working when the code is compiled
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -72,9 +72,9 @@ class TracedNumber(TilewrightError, TypeError):
     """A traced array was asked for its value as a Python number.
 
     Fails: `float(x.sum())`, `int(i)`, `range(n)` or `np.zeros(n)` with n traced, `math.sin(x)`,
-    `x.item()`, `x.tolist()`.
-    Way out: stay in NumPy (`np.sin`, `x.astype(int)`), loop with `tw.fori_loop`, or make the
-    argument the number comes from static.
+    `x.item()`, `x.tolist()`, `a_list[i]`.
+    Way out: stay in NumPy (`np.sin`, `x.astype(int)`, `tw.numpy.array(a_list)[i]`), loop
+    with `tw.fori_loop`, or make the argument the number comes from static.
     """
 
     def __init__(self, value: Any, to: str) -> None:
@@ -87,23 +87,34 @@ class TracedNumber(TilewrightError, TypeError):
         )
 
 
+INDEXED: Final = (
+    "To index an ordinary array with traced integers or masks write tw.numpy.asarray(table)[i]."
+    " What decides a\nshape, as in np.arange(n), must be static. Use x itself for np.asarray(x),"
+    " x.copy() for np.array(x),\nnp.stack for np.array([x, y])."
+)
+"""The way out for integers and bools: most often they index."""
+
+
 class TracedConversion(TilewrightError, TypeError):
     """A traced array was asked for its elements as an ordinary NumPy array.
 
     Fails: `np.asarray(x)`, `np.array([x[0], x[1]])`, `scipy.special.erf(x)`, `buffer[:] = x`
-    with `buffer = np.zeros(3)`.
+    with `buffer = np.zeros(3)`; `table[i]` with an ordinary table and i traced.
     Way out: x itself, `x.copy()`; `np.stack([x[0], x[1]])`; `tw.nn` and `tw.numpy` functions in
-    place of SciPy's; `buffer = np.zeros_like(x)` or `tw.numpy.zeros(3)`.
+    place of SciPy's; `buffer = np.zeros_like(x)` or `tw.numpy.zeros(3)`;
+    `tw.numpy.asarray(table)[i]`.
     """
 
     def __init__(self, value: Any) -> None:
         super().__init__(
             f"{value!r} cannot become an ordinary NumPy array: its elements are not known while"
             " tracing",
-            "Use x itself for np.asarray(x), x.copy() for np.array(x), np.stack for np.array([x,"
-            " y]). To fill an array\nwith traced values make it with tw.numpy.zeros(shape) or"
-            " np.zeros_like(x). Functions outside NumPy (SciPy,\nmath) have equivalents in tw.numpy"
-            " and tw.nn.",
+            INDEXED
+            if value.dtype.kind in "biu"
+            else "Use x itself for np.asarray(x), x.copy() for np.array(x), np.stack for"
+            " np.array([x, y]). To fill an array\nwith traced values make it with"
+            " tw.numpy.zeros(shape) or np.zeros_like(x). Functions outside NumPy (SciPy,\nmath)"
+            " have equivalents in tw.numpy and tw.nn.",
         )
 
 

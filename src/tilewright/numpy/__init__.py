@@ -430,7 +430,7 @@ ALTERNATIVES: Final[dict[Any, str]] = {
     _np.savetxt: "returning the array and saving it outside",
     _np.linalg.eig: "np.linalg.eigh for symmetric matrices",
     _np.linalg.eigvals: "np.linalg.eigvalsh for symmetric matrices",
-    _np.lib.stride_tricks.sliding_window_view: "x[np.arange(n_windows)[:, None] + np.arange(width)]",
+    _np.lib.stride_tricks.sliding_window_view: "x[np.arange(windows)[:, None] + np.arange(width)]",
     _np.place: "np.where(mask, values, x), or np.putmask",
     _np.polyfit: "np.linalg.lstsq(np.vander(x, degree + 1), y)",
     _np.require: "np.asarray",
