@@ -20,6 +20,7 @@ from tilewright.control import (
 from tilewright.errors import (
     BranchMismatch,
     CarryMismatch,
+    DTypeMismatch,
     NoReverseMode,
     ShapeMismatch,
     TreeMismatch,
@@ -316,6 +317,10 @@ def test_fori_loop_with_static_and_traced_bounds() -> None:
     body = lambda i, s: s + i * i
     assert fori_loop(2, 6, body, 0) == sum(i * i for i in range(2, 6))
     assert fori_loop(6, 2, body, 0) == 0
+    with pytest.raises(
+        DTypeMismatch, match=r"bounds of fori_loop must be integers, got 0 and 3\.5"
+    ):
+        fori_loop(0, 3.5, body, 0)
     bounded = lambda n: fori_loop(1, n, body, 0)
     assert vmap(bounded)(np.arange(5)).tolist() == [
         sum(i * i for i in range(1, n)) for n in range(5)

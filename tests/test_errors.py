@@ -330,6 +330,49 @@ def adding_shapes_that_do_not_fit() -> None:
     tw.compile(f)(X, np.ones((2, 4), np.float32))
 
 
+@case(errors.ShapeMismatch, ValueError)
+def a_product_that_does_not_fit() -> None:
+    """
+    matmul's inner extents differ: shapes (2, 3) and (2, 3)
+    AT
+    The last axis of the first must have the extent of the last but one (or only) axis of the
+    second: transpose one of them (x.T), or reshape.
+    """
+
+    def f(x: Any) -> Any:
+        return x @ x  # HERE
+
+    tw.compile(f)(np.ones((2, 3)))
+
+
+@case(errors.MissingAttribute, AttributeError)
+def looking_at_the_bits() -> None:
+    """
+    a traced array has no `view`: its elements are not in memory yet
+    AT
+    Use tw.lax.bitcast_convert_type(x, dtype), or x.copy().
+    """
+
+    def f(x: Any) -> Any:
+        return x.view(np.int32)  # HERE
+
+    tw.compile(f)(X)
+
+
+@case(errors.UnsupportedFunction, TypeError)
+def assigning_to_at() -> None:
+    """
+    x.at[i] = v is not supported on traced arrays
+    AT
+    Instead: x = x.at[i].set(v), or x[i] = v.
+    """
+
+    def f(x: Any) -> Any:
+        x.at[0] = 1  # HERE
+
+    tw.compile(f)(X)
+
+
 @case(errors.DTypeMismatch, TypeError)
 def inverting_floats() -> None:
     """

@@ -632,3 +632,18 @@ def test_mistakes_are_named() -> None:
     assert str(caught.value).splitlines()[0] == "axis 2 is out of bounds for an array with 2 axes"
     assert str(caught.value).splitlines()[2] == "    run(lambda x: np.sum(x, axis=2), X)"
     assert str(caught.value).splitlines()[3] == "Axes are -2 to 1."
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: np.where(x > 0, x, x[:, :2]), lambda x: np.where(x[:2] > 0, x, 0),
+        lambda x: np.sum(x, where=x[:2] > 0), lambda x: np.broadcast_to(x, (2, 5)),
+        lambda x: np.broadcast_arrays(x, x.T), lambda x: x[:, :, None] @ x[:2, None],
+        lambda x: np.take_along_axis(x, np.zeros((2, 1), int), 1), lambda x: np.clip(x, 0, x.T),
+    ],
+    ids=range(8),
+)  # fmt: skip
+def test_shapes_that_do_not_broadcast(f: Any) -> None:
+    with pytest.raises(errors.ShapeMismatch, match=r"test_numpy\.py"):
+        run(f, X)

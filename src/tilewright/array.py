@@ -30,6 +30,7 @@ from tilewright.errors import (
     DynamicShape,
     EscapedTracer,
     IntegerRange,
+    MissingAttribute,
     NotAnArray,
     ShapeMismatch,
     TracedBool,
@@ -251,6 +252,12 @@ class Array(Operators, Value):
     @staticmethod
     def where(condition: Array, then: Array, otherwise: Array) -> Array:
         return el.select(condition, then, otherwise)  # type: ignore[no-any-return]
+
+    def __getattr__(self, name: str) -> Any:
+        """Only for names that are not found: NumPy's own say why they are missing."""
+        if hasattr(np.ndarray, name) and not name.startswith("__"):
+            raise MissingAttribute(name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     # -- Python values, which a traced array has not --
 

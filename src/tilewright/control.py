@@ -18,7 +18,13 @@ from typing import Any
 import numpy as np
 
 from tilewright import dtypes, trees
-from tilewright.errors import BranchMismatch, CarryMismatch, ShapeMismatch, TreeMismatch
+from tilewright.errors import (
+    BranchMismatch,
+    CarryMismatch,
+    DTypeMismatch,
+    ShapeMismatch,
+    TreeMismatch,
+)
 from tilewright.expr import Extent
 from tilewright.graph import Graph, Type, new_input
 from tilewright.ops import control as ops
@@ -178,7 +184,8 @@ def fori_loop(
     """`for i in range(lower, upper): val = body_fun(i, val)`.
 
     With Python numbers as bounds the loop is a `scan`, and reverse mode goes through; with a traced
-    bound it is a `while_loop`. The body must return the tree, shapes and dtypes of `init_val`.
+    bound it is a `while_loop`. Bounds are integers, else DTypeMismatch. The body must return the
+    tree, shapes and dtypes of `init_val`.
     """
     if isinstance(lower, (int, np.integer)) and isinstance(upper, (int, np.integer)):
 
@@ -194,6 +201,11 @@ def fori_loop(
         dtype = np.result_type(
             *(b if isinstance(b, int) else asarray(b).dtype for b in (lower, upper))
         )
+        if not np.issubdtype(dtype, np.integer):
+            raise DTypeMismatch(
+                f"the bounds of fori_loop must be integers, got {lower!r} and {upper!r}",
+                "Convert them: int(n), or n.astype(int) if n is traced.",
+            )
         last = asarray(upper).astype(dtype)
         start = (asarray(lower).astype(dtype), init)
         return while_loop(
@@ -237,10 +249,11 @@ def scan(
         def body(val: Any, *x: Array) -> tuple[Any, list[Any]]:
             out = f(val, trees.unflatten(x_tree, x))
             if not isinstance(out, (tuple, list)) or len(out) != 2:
-                given = f"a {type(out).__name__}"
                 raise TreeMismatch(
-                    "(carry, y)", given, "what a scan body should return and what it did"
-                )
+                    "(carry, y)", type(out).__name__,
+                    "what a scan body should return and what it did",
+                    "Return a pair: the next carry, and the y to stack or None.",
+                )  # fmt: skip
             leaves, tree = trees.flatten(out[1])
             ys_tree[:] = [tree]
             return out[0], leaves

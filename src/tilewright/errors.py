@@ -226,10 +226,12 @@ class TreeMismatch(TilewrightError, ValueError):
     Way out: make both sides the same containers with the same keys.
     """
 
-    def __init__(self, first: str, second: str, where: str = "two trees") -> None:
+    def __init__(
+        self, first: str, second: str, where: str = "two trees", way_out: str = ""
+    ) -> None:
         super().__init__(
             f"{where} differ in structure:\n    {first}\n    {second}",
-            "Both must be the same containers with the same keys and lengths.",
+            way_out or "Both must be the same containers with the same keys and lengths.",
         )
 
 
@@ -251,6 +253,13 @@ class ContractViolation(TilewrightError, TypeError):
 # -- operations --------------------------------------------------------------------------------
 
 
+BROADCASTING: Final = (
+    "Broadcasting aligns shapes at the right; extents must be equal or 1."
+    " Add axes with x[:, None] or\nreshape."
+)
+"""The way out where shapes do not broadcast."""
+
+
 class ShapeMismatch(TilewrightError, ValueError):
     """Shapes that do not fit together.
 
@@ -262,9 +271,7 @@ class ShapeMismatch(TilewrightError, ValueError):
         listed = " and ".join(str(tuple(s)) for s in shapes)
         super().__init__(
             f"{what}: shapes {listed}" if shapes else what,
-            way_out
-            or "Broadcasting aligns shapes at the right; extents must be equal or 1."
-            " Add axes with x[:, None] or\nreshape.",
+            way_out or "Reshape, transpose or add axes (x[:, None]) so that they fit.",
         )
 
 
@@ -349,6 +356,32 @@ class BadAxis(TilewrightError, np.exceptions.AxisError):
         super().__init__(
             f"axis {axis} is out of bounds for an array with {ndim} axes",
             f"Axes are {-ndim} to {ndim - 1}." if ndim else "A scalar has none.",
+        )
+
+
+class MissingAttribute(TilewrightError, AttributeError):
+    """An attribute of NumPy's arrays that traced arrays do not have: there is no memory yet.
+
+    Fails: `x.view(np.int32)`, `x.strides`, `x.tobytes()`, `x.resize(4)`.
+    Way out: the function the message names, or the attribute of the result, outside.
+    """
+
+    INSTEAD: Final = {
+        "view": "tw.lax.bitcast_convert_type(x, dtype), or x.copy()",
+        "put": "x[i] = v",
+        "partition": "np.partition(x, k)",
+        "argpartition": "np.argpartition(x, k)",
+        "choose": "np.choose(x, choices)",
+        "compress": "np.compress(condition, x)",
+        "resize": "np.resize(x, shape)",
+    }
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"a traced array has no `{name}`: its elements are not in memory yet",
+            f"Use {self.INSTEAD[name]}."
+            if name in self.INSTEAD
+            else f"Ask the result for its `{name}`, outside the compiled function.",
         )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from tilewright import dtypes
 from tilewright.dtypes import DType
-from tilewright.errors import DTypeMismatch, IntegerRange, ShapeMismatch
+from tilewright.errors import BROADCASTING, DTypeMismatch, IntegerRange, ShapeMismatch
 from tilewright.expr import Extent
 from tilewright.graph import Node, Type
 from tilewright.ops import elementwise as el
@@ -85,7 +85,9 @@ def broadcast_shapes(name: str, *shapes: tuple[Extent, ...]) -> tuple[Extent, ..
             if result[d] == 1:
                 result[d] = n
             elif n != 1 and n != result[d]:
-                raise ShapeMismatch(f"{name}: operands cannot be broadcast together", *shapes)
+                raise ShapeMismatch(
+                    f"{name}: operands cannot be broadcast together", *shapes, way_out=BROADCASTING
+                )
     return tuple(result)
 
 
@@ -96,7 +98,9 @@ def broadcast_to(x: Node, shape: Sequence[Extent]) -> Node:
         return x
     lead = len(shape) - len(old)
     if lead < 0 or any(n != 1 and n != shape[d + lead] for d, n in enumerate(old)):
-        raise ShapeMismatch("cannot broadcast the first shape to the second", old, shape)
+        raise ShapeMismatch(
+            "cannot broadcast the first shape to the second", old, shape, way_out=BROADCASTING
+        )
     if isinstance(x.op, Fill):
         return Fill(Type(x.type.dtype, shape), x.op.bits).node()
     kept = [d for d, n in enumerate(old) if n == shape[d + lead]]

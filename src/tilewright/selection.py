@@ -206,6 +206,9 @@ class At:
     def __getitem__(self, key: Any) -> Place:
         return Place(self._array, key)
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        raise UnsupportedFunction("x.at[i] = v", "x = x.at[i].set(v), or x[i] = v")
+
 
 class Place:
     """`x.at[key]`. Every method gives a new array (`get`: the elements); x stays as it is.

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from tilewright import dtypes
-from tilewright.errors import BadIndex, DynamicShape, ShapeMismatch
+from tilewright.errors import BROADCASTING, BadIndex, DynamicShape, ShapeMismatch
 from tilewright.expr import Extent
 from tilewright.graph import Node, Op, Type, Value
 from tilewright.ops import elementwise as el
@@ -441,8 +441,9 @@ def _fitted(value: Node, shape: tuple[Extent, ...]) -> Node:
         return broadcast_to(value, shape)
     except ShapeMismatch:
         raise ShapeMismatch(
-            "the assigned value does not fit the place it is assigned to", old, shape
-        ) from None
+            "the assigned value does not fit the place it is assigned to", old, shape,
+            way_out=BROADCASTING,
+        ) from None  # fmt: skip
 
 
 def aligned_mask(at: Plan, shape: tuple[Extent, ...]) -> Node:

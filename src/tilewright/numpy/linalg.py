@@ -38,6 +38,7 @@ from tilewright.ops.linalg import (
     Svdvals,
     TriangularSolve,
 )
+from tilewright.promotion import broadcast_shapes
 from tilewright.tracing import Array, asarray, astype, broadcast_to
 
 ArrayLike = Any
@@ -129,7 +130,7 @@ def _solved(x: Array, y: Array) -> Array:
     """x⁻¹ y for stacks of matrices."""
     lu, _, permutation = LU()(x)
     singular = any_(diagonal(lu) == 0, -1)
-    lead = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+    lead = broadcast_shapes("batch axes", x.shape[:-2], y.shape[:-2])
     lu = broadcast_to(lu, (*lead, *lu.shape[-2:]))
     y = broadcast_to(y, (*lead, *y.shape[-2:]))
     rows = broadcast_to(permutation[..., None], y.shape)

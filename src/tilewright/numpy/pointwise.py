@@ -17,6 +17,7 @@ from tilewright import dtypes
 from tilewright.errors import DynamicShape
 from tilewright.numpy.protocol import implements, inexact, together
 from tilewright.ops import elementwise as el
+from tilewright.promotion import broadcast_shapes
 from tilewright.tracing import Array, asarray, astype, broadcast_to
 
 ArrayLike = Any
@@ -32,7 +33,7 @@ def where(condition: ArrayLike, x: Any = None, y: Any = None, /) -> Array:
         )
     mask, (a, b) = asarray(condition), together(x, y)
     mask = mask if mask.dtype == dtypes.bool_ else el.ne(mask, mask.zeros_like())
-    shape = np.broadcast_shapes(mask.shape, a.shape)
+    shape = broadcast_shapes("where", mask.shape, a.shape)
     return el.select(*(broadcast_to(v, shape) for v in (mask, a, b)))
 
 

@@ -7,7 +7,7 @@ computed: each is one Dot or one Conv.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from tilewright.numpy.shaping import moveaxis, ravel, slice_along
 from tilewright.ops import elementwise as el
 from tilewright.ops.contract import Conv, Dot
 from tilewright.ops.shape import Flip, Reshape
+from tilewright.promotion import broadcast_shapes
 from tilewright.tracing import Array, asarray, astype, broadcast_to
 
 ArrayLike = Any
@@ -26,6 +27,13 @@ ArrayLike = Any
 
 def _conjugate(x: Array) -> Array:
     return el.conjugate(x) if dtypes.is_complex(x.dtype) else x
+
+
+INNER: Final = (
+    "The last axis of the first must have the extent of the last but one (or only) axis of the"
+    " second:\ntranspose one of them (x.T), or reshape."
+)
+"""The way out where a matrix product does not fit."""
 
 
 # -- matrices ----------------------------------------------------------------------------------
@@ -42,7 +50,7 @@ def matmul(x1: ArrayLike, x2: ArrayLike, /, out: None = None, *, dtype: Any = No
         raise ShapeMismatch("matmul needs arrays with at least one axis", a.shape, b.shape)
     rows, columns = a.ndim > 1, b.ndim > 1
     if a.shape[-1] != b.shape[-2 if columns else 0]:
-        raise ShapeMismatch("matmul's inner extents differ", a.shape, b.shape)
+        raise ShapeMismatch("matmul's inner extents differ", a.shape, b.shape, way_out=INNER)
     if b.ndim <= 2:  # one matrix for the whole stack: no batch axes at all
         return Dot((a.ndim - 1,), (0,))(a, b)
     if a.ndim <= 2:
@@ -53,7 +61,7 @@ def matmul(x1: ArrayLike, x2: ArrayLike, /, out: None = None, *, dtype: Any = No
 
 def stacked(a: Array, b: Array, over_a: Sequence[int], over_b: Sequence[int], core: int) -> Array:
     """Dot of the last `core` axes of both, the axes before them broadcast and run together."""
-    lead = np.broadcast_shapes(a.shape[: a.ndim - core], b.shape[: b.ndim - core])
+    lead = broadcast_shapes("batch axes", a.shape[: a.ndim - core], b.shape[: b.ndim - core])
     shift_a, shift_b = len(lead) + core - a.ndim, len(lead) + core - b.ndim
     a = broadcast_to(a, (*lead, *a.shape[a.ndim - core :]))
     b = broadcast_to(b, (*lead, *b.shape[b.ndim - core :]))
@@ -70,7 +78,7 @@ def dot(a: ArrayLike, b: ArrayLike, out: None = None) -> Array:
         return np.multiply(x, y)
     over = max(y.ndim - 2, 0)
     if x.shape[-1] != y.shape[over]:
-        raise ShapeMismatch("dot's summed extents differ", x.shape, y.shape)
+        raise ShapeMismatch("dot's summed extents differ", x.shape, y.shape, way_out=INNER)
     return Dot((x.ndim - 1,), (over,))(x, y)
 
 

@@ -21,7 +21,7 @@ from tilewright.errors import BadAxis, DynamicShape
 from tilewright.expr import Extent
 from tilewright.graph import Type
 from tilewright.ops.shape import Broadcast, Iota, fill
-from tilewright.promotion import result_type
+from tilewright.promotion import broadcast_shapes, result_type
 from tilewright.staging import concretely
 from tilewright.tracing import Array, asarray, astype, into, operand, settled
 
@@ -133,7 +133,7 @@ def type_of(*values: Any) -> DType:
 def together(*values: Any) -> list[Array]:
     """The values as arrays of one dtype and, by broadcasting, one shape."""
     arrays = promoted(*values)
-    shape = np.broadcast_shapes(*(a.shape for a in arrays))
+    shape = broadcast_shapes("arguments", *(a.shape for a in arrays))
     return [tracing.broadcast_to(a, shape) for a in arrays]
 
 

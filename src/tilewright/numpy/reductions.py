@@ -37,6 +37,7 @@ from tilewright.ops.reduce import (
     ReduceProd,
 )
 from tilewright.ops.shape import Pad, ReduceSum, Reshape
+from tilewright.promotion import broadcast_shapes
 from tilewright.tracing import Array, asarray, astype, broadcast_to
 
 ArrayLike = Any
@@ -60,7 +61,7 @@ def chosen(x: Array, where: Any, otherwise: Any) -> Array:
     if not _given(where) or where is True:
         return x
     mask = asarray(where)
-    shape = np.broadcast_shapes(x.shape, mask.shape)
+    shape = broadcast_shapes("where=", x.shape, mask.shape)
     x = broadcast_to(x, shape)
     return el.select(broadcast_to(mask, shape), x, x.full_like(otherwise))
 
@@ -143,7 +144,7 @@ def _where(x: Array, where: Any, otherwise: Array) -> Array:
     if not _given(where) or where is True:
         return x
     mask = asarray(where)
-    shape = np.broadcast_shapes(x.shape, mask.shape)
+    shape = broadcast_shapes("where=", x.shape, mask.shape)
     return el.select(*(broadcast_to(v, shape) for v in (mask, x, otherwise)))
 
 
@@ -228,7 +229,7 @@ def count_of(x: Array, axes: tuple[int, ...], where: Any, dtype: DType) -> Any:
     """How many elements a mean over `axes` has: a number, or an array if there is a mask."""
     if not _given(where) or where is True:
         return product([x.shape[d] for d in axes])
-    mask = broadcast_to(asarray(where), np.broadcast_shapes(x.shape, asarray(where).shape))
+    mask = broadcast_to(asarray(where), broadcast_shapes("where=", x.shape, asarray(where).shape))
     return sum(astype(mask, dtype), axis=axes)
 
 

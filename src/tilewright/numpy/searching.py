@@ -36,6 +36,7 @@ from tilewright.ops import elementwise as el
 from tilewright.ops.indexing import Scatter, positions, take_along
 from tilewright.ops.shape import Flip
 from tilewright.ops.sort import Sort
+from tilewright.promotion import broadcast_shapes
 from tilewright.tracing import Array, asarray, astype, broadcast_to
 
 ArrayLike = Any
@@ -75,7 +76,8 @@ def _paired(arr: Array, indices: ArrayLike, axis: int | None) -> tuple[Array, Ar
         raise ShapeMismatch(
             "`indices` and `arr` must have the same number of axes", at.shape, x.shape
         )
-    rest = np.broadcast_shapes(*((*v.shape[:d], 1, *v.shape[d + 1 :]) for v in (x, at)))
+    around = ((*v.shape[:d], 1, *v.shape[d + 1 :]) for v in (x, at))
+    rest = broadcast_shapes("take_along_axis", *around)
     x = broadcast_to(x, (*rest[:d], x.shape[d], *rest[d + 1 :]))
     at = broadcast_to(at, (*rest[:d], at.shape[d], *rest[d + 1 :]))
     return x, wrapped(at, x.shape[d]), d

@@ -27,6 +27,7 @@ from tilewright.numpy.protocol import (
     traced,
 )
 from tilewright.ops.shape import Concatenate, Flip, Pad, Reshape, Slice, Transpose
+from tilewright.promotion import broadcast_shapes
 from tilewright.tracing import Array, asarray, astype
 
 ArrayLike = Any
@@ -60,7 +61,10 @@ def _completed(shape: Sequence[Extent], x: Array) -> tuple[Extent, ...]:
         x.type.size,
         [d for d, n in enumerate(shape) if isinstance(n, int | np.integer) and n < 0],
     )
-    mistake = ShapeMismatch(f"cannot reshape {size} elements", x.shape, tuple(shape))
+    mistake = ShapeMismatch(
+        f"cannot reshape {size} elements", x.shape, tuple(shape),
+        way_out="The number of elements must stay the same; one extent may be -1.",
+    )  # fmt: skip
     if len(unknown) > 1:
         raise ValueError("can only specify one unknown dimension")
     rest = product([n for d, n in enumerate(shape) if d not in unknown])
@@ -223,8 +227,6 @@ def rot90(m: ArrayLike, k: int = 1, axes: Sequence[int] = (0, 1)) -> Array:
 def broadcast_to(array: ArrayLike, shape: Any, subok: bool = False) -> Array:
     """Repeated along new and unit axes."""
     x, to = asarray(array), shape_of(shape)
-    if np.broadcast_shapes(x.shape, to) != to:
-        raise ShapeMismatch("cannot broadcast the first shape to the second", x.shape, to)
     return tracing.broadcast_to(x, to)
 
 
@@ -232,7 +234,7 @@ def broadcast_to(array: ArrayLike, shape: Any, subok: bool = False) -> Array:
 def broadcast_arrays(*args: ArrayLike, subok: bool = False) -> tuple[Array, ...]:
     """All arguments in their common shape."""
     arrays = [asarray(a) for a in args]
-    shape = np.broadcast_shapes(*(a.shape for a in arrays))
+    shape = broadcast_shapes("broadcast_arrays", *(a.shape for a in arrays))
     return tuple(tracing.broadcast_to(a, shape) for a in arrays)
 
 
@@ -295,7 +297,10 @@ def concatenate(arrays: Sequence[ArrayLike], /, axis: int | None = 0, out: None 
     d = axis_of(axis, parts[0].ndim)
     rest = [(*p.shape[:d], *p.shape[d + 1 :]) for p in parts]
     if any(p.ndim != parts[0].ndim for p in parts) or any(r != rest[0] for r in rest):
-        raise ShapeMismatch(f"cannot concatenate along axis {axis}", *(p.shape for p in parts))
+        raise ShapeMismatch(
+            f"cannot concatenate along axis {axis}", *(p.shape for p in parts),
+            way_out="All other axes must agree: add axes with x[None] or reshape.",
+        )  # fmt: skip
     return joined(parts, d)
 
 
