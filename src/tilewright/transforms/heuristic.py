@@ -109,6 +109,7 @@ class _Planner:
         if across < _cost(vector, _offsets([r.body for r in tiled])) or static(vector.extent) == 1:
             for r in tiled:
                 self.reduction(r)
+            self.square(axes, tiled)
             return None
         self.tile(axes, vector, tiled, lanes)
         return vector
@@ -128,6 +129,23 @@ class _Planner:
             rows = _divisor(static(rest[-1].extent), min(8, room // wide))
             if rows > 1:
                 self.plans[rest[-1]] = Plan(unroll=rows)
+
+    def square(self, axes: list[Axis], tiled: list[Reduce]) -> None:
+        """Where the reduced axis has the lanes (a @ b.T): a few rows by a few columns of sums, so
+        that every vector loaded serves several of them."""
+        loads = [e for r in tiled for e in walk(r.body) if isinstance(e, Load)]
+        if len(loads) <= len(tiled):
+            return
+        side = 4 if len(tiled) == 1 else 2
+        for a in (axes[-1], *axes[-2:-1]):
+            count = _divisor(static(a.extent), side)
+            if count < 2:
+                break
+            self.plans[a] = Plan(unroll=count)
+        if axes[-1] in self.plans:
+            for r in tiled:
+                plan = self.plans[r.axes[-1]]
+                self.plans[r.axes[-1]] = Plan(lanes=plan.lanes)
 
     def reduction(self, r: Reduce) -> None:
         """Lanes along the innermost axis of a reduction to scalars, several accumulators deep."""
