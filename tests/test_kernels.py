@@ -12,6 +12,7 @@ from tilewright import dtypes, kernel
 from tilewright.errors import InternalError
 from tilewright.expr import Apply, Axis, Buffer, Reduce, apply, axis, literal
 from tilewright.kernel import Assign, Kernel
+from tilewright.transforms import assemble
 
 I, J, K = axis("i", 4), axis("j", 3), axis("k", 5)
 
@@ -169,3 +170,24 @@ def test_reductions_over_nothing(kind: str, empty: float) -> None:
     memory = {x: filled(x), out: np.full(4, 7, np.float32)}
     kernel.evaluate(k, memory)
     assert (memory[out] == empty).all()
+
+
+def test_arena_reuses_what_was_dropped() -> None:
+    """Slots never overlap while they live, and a drained arena is one free stretch again."""
+    rng = np.random.default_rng(0)
+    arena = assemble.Arena()
+    live: dict[int, int] = {}
+    for _ in range(2000):
+        if live and rng.random() < 0.5:
+            at = list(live)[int(rng.integers(len(live)))]
+            arena.drop(at)
+            del live[at]
+        else:
+            size = int(rng.integers(1, 1000))
+            at = arena.take(size)
+            assert at % assemble.ALIGN == 0
+            assert all(at + size <= a or a + n <= at for a, n in live.items())
+            live[at] = size
+    for at in live:
+        arena.drop(at)
+    assert arena.free == [(0, arena.size)]

@@ -1,0 +1,1 @@
+"""Other systems' programs as Tilewright's: `jax` turns jaxprs into traced functions."""

@@ -1,0 +1,1 @@
+"""Every op, one definition each; `catalogue.ALL` lists them with their examples."""

@@ -1,0 +1,1 @@
+"""Machine code in this process: linking, memory, calling."""

@@ -1,0 +1,1 @@
+"""Graph to graph (derivatives, batching, rewrites), graph to kernels, kernels to loops."""

@@ -8,6 +8,7 @@ kernel is scheduled: the scheduler is a parameter.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -102,26 +103,35 @@ class Place:
 
 
 class Arena:
-    """First-fit memory: offsets of live slots, and the high-water mark."""
+    """First-fit memory: free stretches in order, and the high-water mark."""
 
     def __init__(self) -> None:
-        self.live: dict[int, int] = {}
+        self.free: list[tuple[int, int]] = []  # (offset, bytes), never adjacent
+        self.sizes: dict[int, int] = {}
         self.size = 0
 
     def take(self, nbytes: int) -> int:
         """The offset of a free stretch."""
         nbytes = max(ALIGN, -(-nbytes // ALIGN) * ALIGN)
-        at = 0
-        for start in sorted(self.live):
-            if start - at >= nbytes:
+        for k, (at, room) in enumerate(self.free):
+            if room >= nbytes:
+                self.free[k : k + 1] = [(at + nbytes, room - nbytes)] if room > nbytes else []
                 break
-            at = max(at, start + self.live[start])
-        self.live[at] = nbytes
-        self.size = max(self.size, at + nbytes)
+        else:
+            at, self.size = self.size, self.size + nbytes
+        self.sizes[at] = nbytes
         return at
 
     def drop(self, offset: int) -> None:
-        del self.live[offset]
+        """Give a stretch back; free neighbours join."""
+        start, end = offset, offset + self.sizes.pop(offset)
+        k = bisect.bisect(self.free, (start, 0))
+        if k < len(self.free) and self.free[k][0] == end:
+            end += self.free.pop(k)[1]
+        if k and sum(self.free[k - 1]) == start:
+            k -= 1
+            start = self.free.pop(k)[0]
+        self.free.insert(k, (start, end - start))
 
 
 def constants(graph: Graph) -> list[Held]:
@@ -186,6 +196,7 @@ class _Builder:
         are the program's results: aligned, and written once."""
         graph = _own_outputs(graph)
         readers = users(graph)
+        final = set(graph.outputs) if whole else set()
         kept = {n: r for n, r in fusion.keep(graph).items() if not isinstance(n.op, Constant)}
         buffers: dict[Node, Buffer] = {}
         place: dict[Buffer, Place] = {}
@@ -197,8 +208,8 @@ class _Builder:
                 buffers[n] = _buffer(n, "input", "c")
                 place[buffers[n]] = self.constants[n.op.held]
             elif n in kept and not isinstance(n.type, tuple):
-                final = n in graph.outputs and whole and not readers[n]
-                buffers[n] = _buffer(n, "output" if final else "temp", n.op.name)
+                scope = "output" if n in final and not readers[n] else "temp"
+                buffers[n] = _buffer(n, scope, n.op.name)
         for n, where in zip(graph.outputs, outs, strict=True):
             place[buffers[n]] = where
         results = _results(graph, kept, buffers)
@@ -222,6 +233,9 @@ class _Builder:
         for k, (reads, _) in enumerate(touched):
             for b in reads:
                 read_by.setdefault(b, set()).add(k)
+        dying: dict[int, list[Buffer]] = {}
+        for b, k in last.items():
+            dying.setdefault(k, []).append(b)
         taken: dict[Buffer, int] = {}
         readers = users(graph)
         out: list[Stmt] = []
@@ -247,8 +261,9 @@ class _Builder:
                 out += self.opaque(
                     step, [place[buffers[a]] for a in step.args], [place[b] for b in touched[k][1]]
                 )
-            for b in [b for b in taken if last[b] <= k]:
-                self.arena.drop(taken.pop(b))
+            for b in dying.get(k, ()):
+                if b in taken:
+                    self.arena.drop(taken.pop(b))
         for offset in taken.values():
             self.arena.drop(offset)
         return out
