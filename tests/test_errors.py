@@ -224,6 +224,21 @@ def a_string_argument() -> None:
     tw.compile(f)(X, {"mode": "relu"})  # HERE
 
 
+@case(errors.ArraySubclass, TypeError)
+def a_masked_array() -> None:
+    """
+    `x` is a MaskedArray, whose operations may differ from those of an ordinary array
+    AT
+    Pass np.asarray(x) if MaskedArray adds nothing that matters here; for a masked array pass
+    x.filled(0) and the mask.
+    """
+
+    def f(x: Any) -> Any:
+        return x.sum()
+
+    tw.compile(f)(np.ma.masked_array(X, X > 0))  # HERE
+
+
 @case(errors.UnfinishedResult, TypeError)
 def returning_a_generator() -> None:
     """

@@ -25,6 +25,7 @@ from tilewright import promotion as pr
 from tilewright.dtypes import DType
 from tilewright.errors import (
     ArgumentWrite,
+    ArraySubclass,
     CapturedWrite,
     DTypeMismatch,
     DynamicShape,
@@ -520,6 +521,8 @@ def concrete(x: Any, label: str = "") -> Any:
     """An ordinary array of anything that is one, or a number: native byte order, known dtype."""
     if isinstance(x, str | bytes) or x is None:
         raise NotAnArray(x, label)
+    if isinstance(x, np.ndarray) and type(x) not in (np.ndarray, np.memmap, np.recarray):
+        raise ArraySubclass(x, label)
     try:
         a = np.asarray(x)
     except (TypeError, ValueError) as error:

@@ -171,6 +171,23 @@ class NotAnArray(TilewrightError, TypeError):
         )
 
 
+class ArraySubclass(TilewrightError, TypeError):
+    """An array of a class that gives NumPy's functions another meaning: masks, units, matrices.
+
+    Fails: `compile(f)(np.ma.masked_array(x, mask))`, `compile(f)(np.matrix(x))`.
+    Way out: `np.asarray(x)`; for a masked array `x.filled(0)`, and the mask as an argument.
+    """
+
+    def __init__(self, value: Any, label: str = "") -> None:
+        name = type(value).__name__
+        super().__init__(
+            f"{f'`{label}` is' if label else 'this is'} a {name}, whose operations may differ from"
+            " those of an ordinary array",
+            f"Pass np.asarray(x) if {name} adds nothing that matters here; for a masked array pass"
+            " x.filled(0) and\nthe mask.",
+        )
+
+
 class UnfinishedResult(TilewrightError, TypeError):
     """A function returned something that has yet to run: then it would run on traced arrays.
 
