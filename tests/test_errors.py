@@ -134,6 +134,21 @@ def range_of_a_value() -> None:
     tw.compile(f)(3)
 
 
+@case(errors.TracedNumber, TypeError)
+def printing_a_value() -> None:
+    """
+    Array(f32[3], traced at BORN) cannot become text in the format '.2f': its value is not known
+    while tracing
+    AT
+    Return the value and print it outside; a plain {x} shows its type while tracing.
+    """
+
+    def f(x: Any) -> Any:  # BORN
+        print(f"{x:.2f}")  # HERE
+
+    tw.compile(f)(X)
+
+
 @case(errors.TracedConversion, TypeError)
 def array_of_values() -> None:
     """

@@ -288,7 +288,10 @@ class Array(Operators, Value):
 
     def __format__(self, spec: str) -> str:
         if spec:
-            raise TracedNumber(self, f"text in the format {spec!r}")
+            raise TracedNumber(
+                self, f"text in the format {spec!r}",
+                "Return the value and print it outside; a plain {x} shows its type while tracing.",
+            )  # fmt: skip
         return repr(self)
 
     # -- operators --

@@ -77,11 +77,12 @@ class TracedNumber(TilewrightError, TypeError):
     with `tw.fori_loop`, or make the argument the number comes from static.
     """
 
-    def __init__(self, value: Any, to: str) -> None:
+    def __init__(self, value: Any, to: str, way_out: str = "") -> None:
         self.value = repr(value)
         super().__init__(
             f"{value!r} cannot become {to}: its value is not known while tracing",
-            "Stay in NumPy: np.sin instead of math.sin, x.astype(dtype) instead of float(x),"
+            way_out
+            or "Stay in NumPy: np.sin instead of math.sin, x.astype(dtype) instead of float(x),"
             " tw.fori_loop instead\nof range. If the number decides a shape or an option, make the"
             " argument it comes from static.",
         )
