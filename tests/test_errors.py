@@ -299,6 +299,30 @@ def an_array_of_strings() -> None:
     tw.compile(f)(np.array(["a"]))  # HERE
 
 
+@case(errors.NotAFunction, TypeError)
+def compiling_a_result() -> None:
+    """
+    compile needs a function, this is an object of type int
+    AT
+    Pass the function itself, and call what comes back: tw.compile(f)(x).
+    """
+    tw.compile(3)  # HERE
+
+
+@case(errors.UnknownStatic, TypeError)
+def a_static_name_that_is_misspelt() -> None:
+    """
+    `f` has no parameter 'moed' to be static; it has x, mode
+    AT
+    Name one of them, or give its position.
+    """
+
+    def f(x: Any, mode: str) -> Any:
+        return x
+
+    tw.compile(static=("moed",))(f)  # HERE
+
+
 @case(errors.UnhashableStatic, TypeError)
 def a_static_list() -> None:
     """

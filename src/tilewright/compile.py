@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import inspect
 import threading
 import time
 from collections import OrderedDict
@@ -26,7 +27,7 @@ from tilewright import graph as graphs
 from tilewright import kernel as kernels
 from tilewright import loops, tracing, trees
 from tilewright.codegen import c_source, llvm
-from tilewright.errors import Recompilation
+from tilewright.errors import NotAFunction, Recompilation, UnknownStatic
 from tilewright.graph import Graph
 from tilewright.options import Options, show, shown
 from tilewright.promotion import PYTHON
@@ -172,9 +173,12 @@ class Compiled:
         scheduler: Scheduler | None = None,
         options: Options | None = None,
     ) -> None:
+        if not callable(f):
+            raise NotAFunction(f)
         functools.update_wrapper(self, f)
         self._f = f
-        self._static = frozenset(static)
+        self._static = frozenset((static,) if isinstance(static, str) else static)
+        _check_static(f, self._static)
         self._scheduler = scheduler
         self._options = options or Options.default()
         self._entries: dict[Any, Entry] = {}
@@ -245,11 +249,27 @@ class Compiled:
                 show("cache", Recompilation(name, label, repr(a.type), repr(b.type)))
 
 
+def _check_static(f: Callable[..., Any], static: frozenset[str | int]) -> None:
+    """Static names and positions are the function's own."""
+    try:
+        parameters = list(inspect.signature(f).parameters.values())
+    except (TypeError, ValueError):  # not every built-in tells
+        return
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
+        return
+    names = [p.name for p in parameters]
+    for s in static:
+        if s not in names and s not in range(len(names)):
+            raise UnknownStatic(tracing.name_of(f), s, names)
+
+
 def _kind(x: Any) -> Any:
     """What a leaf contributes to the key of a call."""
-    if isinstance(x, np.ndarray):
-        return (x.dtype, x.shape)
     kind = type(x)
+    if kind is np.ndarray:
+        return (x.dtype, x.shape)
+    if isinstance(x, type):
+        return (kind, x)
     if kind in PYTHON:
         return (kind, -(1 << 63) <= x < 1 << 63) if kind is int else kind
     dtype, shape = getattr(x, "dtype", None), getattr(x, "shape", None)

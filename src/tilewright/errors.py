@@ -237,6 +237,35 @@ class UnhashableStatic(TilewrightError, TypeError):
         )
 
 
+class NotAFunction(TilewrightError, TypeError):
+    """Something that cannot be called where a function is compiled.
+
+    Fails: `tw.compile(f(x))`, which compiles f's result.
+    Way out: pass the function itself: `tw.compile(f)(x)`.
+    """
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(
+            f"compile needs a function, this is an object of type {type(value).__name__}",
+            "Pass the function itself, and call what comes back: tw.compile(f)(x).",
+        )
+
+
+class UnknownStatic(TilewrightError, TypeError):
+    """A static argument that the function has no parameter for.
+
+    Fails: `compile(f, static=("moed",))` for `def f(x, mode)`.
+    Way out: name one of the parameters, or give its position.
+    """
+
+    def __init__(self, function: str, name: str | int, parameters: Sequence[str]) -> None:
+        super().__init__(
+            f"`{function}` has no parameter {name!r} to be static; it has"
+            f" {', '.join(parameters) or 'none'}",
+            "Name one of them, or give its position.",
+        )
+
+
 class TreeMismatch(TilewrightError, ValueError):
     """Two pytrees that should have the same structure do not.
 

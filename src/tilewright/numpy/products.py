@@ -46,6 +46,9 @@ def matmul(x1: ArrayLike, x2: ArrayLike, /, out: None = None, *, dtype: Any = No
     a, b = promoted(x1, x2)
     if dtype is not None:
         a, b = astype(a, np.dtype(dtype)), astype(b, np.dtype(dtype))
+    # NumPy's own loop: it has none for bfloat16 and multiplies in float32.
+    loop = np.matmul.resolve_dtypes((a.dtype, b.dtype, None))
+    a, b = astype(a, loop[0]), astype(b, loop[1])
     if a.ndim == 0 or b.ndim == 0:
         raise ShapeMismatch("matmul needs arrays with at least one axis", a.shape, b.shape)
     rows, columns = a.ndim > 1, b.ndim > 1
