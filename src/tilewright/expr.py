@@ -419,11 +419,6 @@ def _binary(index_op: str | None, scalar_op: str | None, a: Operand, b: Operand)
     return apply(scalar_op, a, b)
 
 
-def _is_number(x: Operand) -> bool:
-    """A position known as a number: an int64 literal or a Python int."""
-    return (isinstance(x, Lit) and x.dtype == dtypes.int64) or type(x) is int
-
-
 def _compare(op: str, a: Operand, b: Operand) -> Expr:
     return apply(op, *_adopt(a, b))
 

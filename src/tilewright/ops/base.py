@@ -10,7 +10,7 @@ from typing import Any
 
 from tilewright.errors import InternalError
 from tilewright.expr import Extent, static
-from tilewright.graph import Node, Type
+from tilewright.graph import Type
 
 
 def same_type(op: str, *args: Type) -> Type:
@@ -28,11 +28,6 @@ def without(items: Sequence[Any], drop: Sequence[int]) -> tuple[Any, ...]:
 def shifted(axes: Sequence[int], by: int = 1) -> tuple[int, ...]:
     """Axis numbers after `by` new leading axes."""
     return tuple(a + by for a in axes)
-
-
-def wrap_like(value: Any, node: Node) -> Any:
-    """A value of the same class as `value`, on another node."""
-    return type(value).wrap(node)
 
 
 def sizes(shape: Sequence[Extent]) -> tuple[int, ...]:

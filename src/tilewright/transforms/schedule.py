@@ -13,7 +13,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from tilewright.errors import ScheduleError
 from tilewright.expr import Axis, Namer, Reduce, free_axes, is_static, show_extent, static, walk
@@ -111,7 +111,6 @@ class Schedule:
     """Steps in the order they apply."""
 
     steps: tuple[Step, ...] = ()
-    EMPTY: ClassVar[Schedule]
 
     def __str__(self) -> str:
         return " ".join(map(str, self.steps)) or "(as written)"
@@ -131,9 +130,6 @@ class Schedule:
 def _step(name: str, fields: dict[str, Any]) -> Step:
     cleaned = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     return STEPS[name](**cleaned)  # type: ignore[no-any-return]
-
-
-Schedule.EMPTY = Schedule()
 
 
 def names(kernel: Kernel) -> dict[str, Axis]:
