@@ -62,6 +62,13 @@ def check_slopes(
         check_slopes(backward, *args, order=order - 1, step=step, tol=tol * 10)
 
 
+def slope(f: Function, x: Any, step: float = 1e-5) -> Any:
+    """The derivative of `f` along each axis of the vector `x`, last, by central differences of
+    what NumPy computes: no runner of ours takes part."""
+    columns = [(f(x + step * e) - f(x - step * e)) / (2 * step) for e in np.eye(len(x))]
+    return np.stack(columns, axis=-1)
+
+
 def inner(a: Any, b: Any) -> float:
     """The inner product of two trees."""
     return float(sum(np.sum(x * y) for x, y in zip(trees.leaves(a), trees.leaves(b), strict=True)))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from slopes import check_slopes, compare, runner  # noqa: F401
+from slopes import check_slopes, compare, runner, slope  # noqa: F401
 from tilewright.compile import compile
 from tilewright.errors import MissingRule, NoForwardMode, NotDifferentiable, TreeMismatch
 from tilewright.graph import Graph, Type
@@ -101,6 +101,7 @@ def test_hessian_in_every_order_of_modes(f: Any) -> None:
 def test_vmap_of_grad_and_grad_of_vmap(f: Any) -> None:
     xs = np.stack([X, X * 0.5 + 0.1, X[::-1] * 0.8])
     each = np.stack([grad(f)(x) for x in xs])
+    np.testing.assert_allclose(each, np.stack([slope(f, x) for x in xs]), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(vmap(grad(f))(xs), each, rtol=1e-10)
     np.testing.assert_allclose(grad(lambda xs: np.sum(vmap(f)(xs)))(xs), each, rtol=1e-10)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slopes import runner  # noqa: F401
+from slopes import runner, slope  # noqa: F401
 from tilewright.errors import MissingRule, ShapeMismatch, TreeMismatch
 from tilewright.graph import Op, Type
 from tilewright.transforms.autodiff import grad, hessian, jacfwd
@@ -65,10 +65,14 @@ def test_nested() -> None:
 
 def test_with_derivatives() -> None:
     f = lambda x: np.sum(np.sin(x) * x) * x[0]
-    np.testing.assert_allclose(vmap(hessian(f))(A), np.stack([hessian(f)(a) for a in A]))
+    hessians = vmap(hessian(f))(A)
+    np.testing.assert_allclose(hessians, np.stack([hessian(f)(a) for a in A]))
+    twice = [slope(lambda x: slope(f, x, 1e-4), a, 1e-4) for a in A]
+    np.testing.assert_allclose(hessians, np.stack(twice), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(jacfwd(vmap(f))(A)[0, 0], grad(f)(A[0]), rtol=1e-12)
     per_example = vmap(grad(lambda w, x: np.tanh(w @ x)), (None, 0))(B[0], A)
-    assert per_example.shape == (5, 3)
+    expected = (1 - np.tanh(A @ B[0]) ** 2)[:, None] * A
+    np.testing.assert_allclose(per_example, expected, rtol=1e-12, atol=1e-14)
 
 
 def test_a_batch_of_none() -> None:
