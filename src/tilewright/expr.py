@@ -18,7 +18,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 import numpy as np
 
@@ -35,16 +35,34 @@ _serial = itertools.count()
 
 
 class Expr(Term):
-    """A scalar. Operators build index arithmetic on indices, element arithmetic on elements."""
+    """A scalar. Operators build index arithmetic on indices, element arithmetic on elements.
+
+    Every expression knows its `children` and what it is `free` in: the serials of the axes and
+    variables it depends on and does not bind itself.
+    """
+
+    derived = ("children", "free")
+    if TYPE_CHECKING:
+        children: ClassVar[tuple[Expr, ...]]
+        free: ClassVar[frozenset[int]]
 
     @property
     def type(self) -> DType:
         """The dtype of the value."""
         raise NotImplementedError
 
-    @property
-    def children(self) -> tuple[Expr, ...]:
+    def parts(self) -> tuple[Expr, ...]:
+        """The children, from the fields."""
         return ()
+
+    def derive(self) -> None:
+        children = self.parts()
+        free = NOTHING
+        for c in children:
+            if not c.free <= free:
+                free = free | c.free if free else c.free
+        _set_children(self, children)
+        _set_free(self, free)
 
     def with_children(self, children: tuple[Expr, ...]) -> Expr:
         return self
@@ -113,6 +131,10 @@ class Expr(Term):
         return _compare("le", other, self)
 
 
+NOTHING: Final[frozenset[int]] = frozenset()
+_set_children = Expr.__dict__["children"].__set__
+_set_free = Expr.__dict__["free"].__set__
+
 Operand: TypeAlias = "Expr | int | float | bool"
 
 
@@ -151,6 +173,10 @@ class Axis(Expr):
     extent: Extent
     serial: int
 
+    def derive(self) -> None:
+        super().derive()
+        _set_free(self, frozenset((self.serial,)))
+
     @property
     def type(self) -> DType:
         return dtypes.int64
@@ -162,6 +188,10 @@ class Var(Expr):
     name: str
     dtype: DType
     serial: int
+
+    def derive(self) -> None:
+        super().derive()
+        _set_free(self, frozenset((self.serial,)))
 
     @property
     def type(self) -> DType:
@@ -178,8 +208,7 @@ class Index(Expr):
     def type(self) -> DType:
         return dtypes.int64
 
-    @property
-    def children(self) -> tuple[Expr, ...]:
+    def parts(self) -> tuple[Expr, ...]:
         return self.args
 
     def with_children(self, children: tuple[Expr, ...]) -> Expr:
@@ -228,8 +257,7 @@ class Load(Expr):
     def type(self) -> DType:
         return self.buffer.dtype
 
-    @property
-    def children(self) -> tuple[Expr, ...]:
+    def parts(self) -> tuple[Expr, ...]:
         return self.index if self.guard is None else (*self.index, self.guard)
 
     def with_children(self, children: tuple[Expr, ...]) -> Expr:
@@ -248,8 +276,7 @@ class Apply(Expr):
     def type(self) -> DType:
         return self.dtype
 
-    @property
-    def children(self) -> tuple[Expr, ...]:
+    def parts(self) -> tuple[Expr, ...]:
         return self.args
 
     def with_children(self, children: tuple[Expr, ...]) -> Expr:
@@ -270,9 +297,12 @@ class Reduce(Expr):
     def type(self) -> DType:
         return self.body.type
 
-    @property
-    def children(self) -> tuple[Expr, ...]:
+    def parts(self) -> tuple[Expr, ...]:
         return (self.body,)
+
+    def derive(self) -> None:
+        super().derive()
+        _set_free(self, self.free.difference(serials(self.axes)))
 
     def with_children(self, children: tuple[Expr, ...]) -> Expr:
         return Reduce(self.kind, self.axes, children[0])
@@ -506,37 +536,44 @@ def walk(*roots: Expr) -> list[Expr]:
     return order
 
 
+def serials(axes: Iterable[Expr]) -> frozenset[int]:
+    """What `Expr.free` says of these axes and variables."""
+    return frozenset([a.serial for a in axes])  # type: ignore[attr-defined]
+
+
+def depends(e: Expr, axes: Iterable[Expr]) -> bool:
+    """Whether the value of `e` depends on any of these axes and variables."""
+    return not e.free.isdisjoint(serials(axes))
+
+
 def substitute(roots: Sequence[Expr], env: Mapping[Expr, Expr]) -> list[Expr]:
-    """Replace the keys of `env` everywhere; what does not change stays the same object."""
+    """Replace the keys of `env` everywhere but where a reduction binds them; what does not change
+    stays the same object."""
+    names = all(isinstance(k, (Axis, Var)) for k in env)
+    changing = serials(env) if names else None  # other terms may stand anywhere
     done: dict[Expr, Expr] = dict(env)
-    stack = list(roots)
-    while stack:  # spelled out: the printer substitutes for every copy of an unrolled loop
-        e = stack[-1]
-        if e in done:
+    result: list[Expr] = []
+    for root in roots:
+        stack = [root]
+        while stack:  # spelled out: half of lowering is substitution into small expressions
+            e = stack[-1]
+            if e in done:
+                stack.pop()
+                continue
+            if changing is not None and e.free.isdisjoint(changing):
+                done[e] = e
+                stack.pop()
+                continue
+            children = e.children
+            missing = [c for c in children if c not in done]
+            if missing:
+                stack += missing
+                continue
+            new = tuple([done[c] for c in children])
+            done[e] = e if new == children else e.with_children(new)
             stack.pop()
-            continue
-        children = e.children
-        missing = [c for c in children if c not in done]
-        if missing:
-            stack += missing
-            continue
-        new = tuple([done[c] for c in children])
-        done[e] = e if new == children else e.with_children(new)
-        stack.pop()
-    return [done[r] for r in roots]
-
-
-def free_axes(roots: Sequence[Expr]) -> dict[Expr, frozenset[Expr]]:
-    """For every sub-expression the axes and variables it depends on and does not bind itself."""
-    free: dict[Expr, frozenset[Expr]] = {}
-    none: frozenset[Expr] = frozenset()
-    for e in walk(*roots):
-        if isinstance(e, (Axis, Var)):
-            free[e] = frozenset((e,))
-            continue
-        inner = none.union(*(free[c] for c in e.children)) if e.children else none
-        free[e] = inner.difference(e.axes) if isinstance(e, Reduce) else inner
-    return free
+        result.append(done[root])
+    return result
 
 
 # -- printer -----------------------------------------------------------------------------------

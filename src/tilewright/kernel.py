@@ -119,13 +119,12 @@ def _shared(root: Expr) -> list[Expr]:
     for e in nodes:
         for c in e.children:
             uses[c] = uses.get(c, 0) + 1
-    bound = {a for e in nodes if isinstance(e, Reduce) for a in e.axes}
-    free = expr.free_axes([root])
+    bound = expr.serials(a for e in nodes if isinstance(e, Reduce) for a in e.axes)
     big = (expr.Apply, Reduce)
     return [
         e
         for e in nodes
-        if uses.get(e, 0) > 1 and isinstance(e, big) and not free[e] & bound and len(walk(e)) > 4
+        if uses.get(e, 0) > 1 and isinstance(e, big) and not e.free & bound and len(walk(e)) > 4
     ]
 
 
@@ -134,10 +133,9 @@ def verify(kernel: Kernel) -> None:
     written: set[Buffer] = set()
     for a in kernel.body:
         expr.verify(*a.index, a.value)
-        scope = {*kernel.axes, *a.axes}
-        free = expr.free_axes([*a.index, a.value])
+        scope = expr.serials((*kernel.axes, *a.axes))
         for e in (*a.index, a.value):
-            if free[e] - scope:
+            if e.free - scope:
                 raise InternalError(
                     f"{expr.show(e)} uses axes outside {kernel.name}\n{show(kernel)}"
                 )

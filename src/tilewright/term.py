@@ -12,44 +12,79 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, TypeVar, dataclass_transform
-from weakref import WeakValueDictionary
+from weakref import ref
 
 T = TypeVar("T")
 
-_INTERNED: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
+
+class _Entry(ref):  # type: ignore[type-arg]
+    """A term in the table, without keeping it alive."""
+
+    __slots__ = ("key",)
+    key: Hashable
+
+
+_INTERNED: dict[Hashable, _Entry] = {}
+
+
+def _drop(entry: _Entry) -> None:
+    """Forget a term that died, unless an equal one took its place already."""
+    if _INTERNED.get(entry.key) is entry:
+        del _INTERNED[entry.key]
 
 
 @dataclass_transform(frozen_default=True, eq_default=False)
 class TermMeta(type):
-    """Turns annotated fields into slots, and construction into a look-up of the intern table."""
+    """Turns annotated fields into slots, and construction into a look-up of the intern table.
+
+    A class may name further slots in `derived`; its method `derive` fills them, once per term.
+    """
 
     _fields: tuple[str, ...]
+    _setters: tuple[Callable[[Any, Any], None], ...]
+    _own_key: bool
 
     def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> TermMeta:
         own = tuple(f for f in namespace.get("__annotations__", {}) if f not in namespace)
-        namespace["__slots__"] = own if bases else (*own, "__weakref__")
+        namespace["__slots__"] = (*own, *namespace.get("derived", ()))
+        if not bases:
+            namespace["__slots__"] += ("__weakref__",)
         cls = super().__new__(mcs, name, bases, namespace)
         inherited = tuple(f for base in bases for f in getattr(base, "_fields", ()))
         cls._fields = inherited + own
+        cls._setters = tuple(getattr(cls, f).__set__ for f in cls._fields)
+        cls._own_key = cls.key.__func__ is not Term.key.__func__ if bases else False  # type: ignore[attr-defined]
         type.__setattr__(cls, "__match_args__", cls._fields)
         return cls
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         if kwargs:
             args += tuple(kwargs[f] for f in cls._fields[len(args) :])
-        key = cls.key(*args)  # type: ignore[attr-defined]
-        found = _INTERNED.get(key)
-        if found is not None:
-            return found
+        key = cls.key(*args) if cls._own_key else (cls, *args)  # type: ignore[attr-defined]
+        entry = _INTERNED.get(key)
+        if entry is not None:
+            found = entry()
+            if found is not None:
+                return found
         if len(args) != len(cls._fields):
             raise TypeError(
                 f"{cls.__name__} takes the fields {cls._fields}, got {len(args)} values"
             )
         term: Any = object.__new__(cls)  # type: ignore[arg-type]
-        for field, value in zip(cls._fields, args, strict=True):
-            object.__setattr__(term, field, value)
+        for set_field, value in zip(cls._setters, args, strict=True):
+            set_field(term, value)
+        term.derive()
+        entry = _Entry(term, _drop)
+        entry.key = key
         # setdefault keeps one winner when two threads build the same term at once.
-        return _INTERNED.setdefault(key, term)
+        winner = _INTERNED.setdefault(key, entry)
+        if winner is entry:
+            return term
+        found = winner()
+        if found is None:  # the entry of a term that is just dying
+            _INTERNED[key] = entry
+            return term
+        return found
 
 
 class Term(metaclass=TermMeta):
@@ -59,6 +94,9 @@ class Term(metaclass=TermMeta):
     def key(cls, *fields: Any) -> Hashable:
         """What makes two terms the same one. Override where `==` on a field is not identity."""
         return (cls, *fields)
+
+    def derive(self) -> None:
+        """Fill the slots named in `derived`."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable")

@@ -23,9 +23,10 @@ from tilewright.expr import (
     Var,
     as_index,
     axis,
-    free_axes,
+    depends,
     index,
     is_static,
+    serials,
     static,
     substitute,
     var,
@@ -91,7 +92,7 @@ def _together(kernel: Kernel, outer: Axis, inner: Axis) -> bool:
         if form.coefficient(outer) != form.coefficient(inner) * static(inner.extent):
             return False
         rest = form.without(outer).without(inner).expr()
-        if free_axes([rest])[rest] & {outer, inner}:
+        if depends(rest, (outer, inner)):
             return False
     return not _seen_elsewhere(kernel, outer, inner)
 
@@ -102,14 +103,13 @@ def _seen_elsewhere(kernel: Kernel, outer: Axis, inner: Axis) -> bool:
     for e in walk(*(a.value for a in kernel.body)):
         if isinstance(e, Load):
             guard = () if e.guard is None else substitute([e.guard], hidden)
-            if any(free_axes([g])[g] & {outer, inner} for g in guard):
+            if any(depends(g, (outer, inner)) for g in guard):
                 return True
             if not any(isinstance(x, Load) for x in walk(*e.index)):
                 hidden[e] = var("load", e.type)
     values = substitute([a.value for a in kernel.body], hidden)
-    free = free_axes(values)
-    bound = {outer, inner}
-    return any(free[e] & bound for e in free if not isinstance(e, (Axis, Var)))
+    pair = serials((outer, inner))
+    return any(e.free & pair for e in walk(*values) if not isinstance(e, (Axis, Var)))
 
 
 def _merged(kernel: Kernel, outer: Axis, inner: Axis) -> Kernel:

@@ -22,7 +22,6 @@ from tilewright.expr import (
     Expr,
     Load,
     Reduce,
-    free_axes,
     is_static,
     product,
     static,
@@ -319,7 +318,7 @@ def _streamed(a: Assign, rows: Sequence[Axis]) -> int:
     total = 0
     for e in loads:
         if isinstance(e, Load):
-            axes = {x for i in e.index for x in free_axes([i])[i] if isinstance(x, Axis)}
+            axes = {x for x in walk(*e.index) if isinstance(x, Axis) and x.serial in e.free}
             if last not in axes:
                 extents = [x.extent for x in axes if x not in rows and is_static(x.extent)]
                 total += static(product(extents)) * e.buffer.dtype.itemsize

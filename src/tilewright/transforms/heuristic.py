@@ -18,7 +18,7 @@ from tilewright.expr import (
     Expr,
     Load,
     Reduce,
-    free_axes,
+    depends,
     is_static,
     static,
     walk,
@@ -88,11 +88,9 @@ class _Planner:
     def nest(self, axes: list[Axis], body: list[Assign]) -> Axis | None:
         """Plan the loops over `axes` and the reductions inside; the axis that got the lanes."""
         values = [a.value for a in body]
-        free = free_axes([e for a in body for e in (*a.index, a.value)])
-        reductions = [e for e in free if isinstance(e, Reduce)]
-        inner = set(axes)
-        hoisted = [r for r in reductions if not free[r] & inner]
-        tiled = [r for r in reductions if free[r] & inner]
+        reductions = [e for e in walk(*values) if isinstance(e, Reduce)]
+        hoisted = [r for r in reductions if not depends(r, axes)]
+        tiled = [r for r in reductions if depends(r, axes)]
         for r in hoisted:
             self.reduction(r)
         accesses = [flat(a.buffer, a.index) for a in body] + _offsets(values)
@@ -176,9 +174,8 @@ def _yield_lanes(body: Sequence[Assign], plans: dict[Axis, Plan]) -> None:
             del plans[a]
     for assign in body:
         inner = {a for a in assign.axes if _has_lanes(a, plans)}
-        free = free_axes([assign.value])
-        for r in free:
-            if inner and isinstance(r, Reduce) and free[r] & inner:
+        for r in walk(assign.value):
+            if inner and isinstance(r, Reduce) and depends(r, inner):
                 for k in r.axes:
                     plans.pop(k, None)
 
@@ -215,7 +212,7 @@ def _cost(a: Axis, offsets: Sequence[Expr]) -> float:
     for o in offsets:
         form = affine(o)
         rest = form.without(a).expr()
-        if a in free_axes([rest])[rest]:
+        if a.serial in rest.free:
             total += GATHER
             continue
         step = form.coefficient(a)

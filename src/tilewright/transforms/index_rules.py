@@ -142,9 +142,7 @@ def simplify(roots: Sequence[Expr]) -> list[Expr]:
     ranges = Ranges()
     positions = _Positions(ranges)
     done: dict[Expr, Expr] = {}
-    summed = [a for e in walk(*roots) if isinstance(e, Reduce) for a in e.axes]
-    points: dict[Expr, Expr] = {a: as_index(0) for a in summed if a.extent == 1}
-    roots = substitute(roots, points) if points else roots
+    roots = _at_points(roots)
     for e in walk(*roots):
         new = tuple(done[c] for c in e.children)
         same = all(a is b for a, b in zip(new, e.children, strict=True))
@@ -165,6 +163,21 @@ def simplify(roots: Sequence[Expr]) -> list[Expr]:
                 )
             case _:
                 done[e] = rebuilt
+    return [done[r] for r in roots]
+
+
+def _at_points(roots: Sequence[Expr]) -> Sequence[Expr]:
+    """The expressions with axes of one point, where a reduction binds them, at that point."""
+    nodes = walk(*roots)
+    if not any(a.extent == 1 for e in nodes if isinstance(e, Reduce) for a in e.axes):
+        return roots
+    done: dict[Expr, Expr] = {}
+    for e in nodes:
+        rebuilt = e.with_children(tuple([done[c] for c in e.children]))
+        if isinstance(rebuilt, Reduce):
+            points: dict[Expr, Expr] = {a: as_index(0) for a in rebuilt.axes if a.extent == 1}
+            rebuilt = Reduce(rebuilt.kind, rebuilt.axes, *substitute([rebuilt.body], points))
+        done[e] = rebuilt
     return [done[r] for r in roots]
 
 

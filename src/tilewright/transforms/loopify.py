@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from tilewright.errors import InternalError
 from tilewright.expr import (
+    NOTHING,
     Apply,
     Axis,
     Buffer,
@@ -27,9 +28,9 @@ from tilewright.expr import (
     Var,
     as_index,
     axis,
-    free_axes,
     index,
     literal,
+    serials,
     static,
     substitute,
     var,
@@ -210,16 +211,18 @@ class _Builder:
         if not inner:
             return [Assign(a.buffer, a.index, a.axes, v) for a, v in zip(body, values, strict=True)]
         while True:
-            free = free_axes(values)
             bound = _bound(values)
             ready = _ready(
-                [e for e in free if isinstance(e, Reduce) and not free[e] & (inner | bound[e])]
+                [
+                    e
+                    for e in bound
+                    if isinstance(e, Reduce) and e.free.isdisjoint(bound[e] | serials(inner))
+                ]
             )
             if not ready:
                 break
             values = self.bind(ready, values, known, out)
-        free = free_axes(values)
-        env = _invariants(values, free, inner)
+        env = _invariants(values, inner)
         for e, v in env.items():
             out.append(Let(v, e))
         known.update(env)
@@ -265,8 +268,10 @@ class _Builder:
         roots = [e for a in body for e in (*a.index, a.value)]
         roots = _tidy(substitute(roots, at))
         while True:
-            free, bound = free_axes(roots), _bound(roots)
-            ready = _ready([e for e in free if isinstance(e, Reduce) and not free[e] & bound[e]])
+            bound = _bound(roots)
+            ready = _ready(
+                [e for e in bound if isinstance(e, Reduce) and e.free.isdisjoint(bound[e])]
+            )
             if not ready:
                 break
             results = self.reduce(ready, cells, out)
@@ -402,27 +407,27 @@ def _reduction_of(a: Assign, following: Assign) -> Reduce | None:
     if len(a.axes) != 1 or a.buffer.scope != "stack":
         return None
     (own,) = a.axes
-    if any(isinstance(e, Reduce) and own in free_axes([e])[e] for e in walk(a.value)):
+    if any(isinstance(e, Reduce) and own.serial in e.free for e in walk(a.value)):
         return None
-    free, bound = free_axes([following.value]), _bound([following.value])
-    for r in free:
+    bound = _bound([following.value])
+    for r in bound:
         if not isinstance(r, Reduce) or len(r.axes) != 1 or r.axes[0].extent != own.extent:
             continue
         loads = [e for e in walk(r.body) if isinstance(e, Load) and e.buffer is a.buffer]
         place = tuple(substitute(a.index, {own: r.axes[0]}))
-        outside = free[r] & (set(following.axes) | bound[r])
+        outside = r.free & (serials(following.axes) | bound[r])
         plain = not any(isinstance(e, Reduce) for e in walk(r.body))
         if loads and plain and not outside and all(e.index == place for e in loads):
             return r
     return None
 
 
-def _bound(roots: Sequence[Expr]) -> dict[Expr, set[Axis]]:
-    """For each expression the axes of the reductions around it."""
+def _bound(roots: Sequence[Expr]) -> dict[Expr, frozenset[int]]:
+    """For each expression, children first, the serials of the axes of the reductions around it."""
     order = walk(*roots)
-    bound: dict[Expr, set[Axis]] = {e: set() for e in order}
+    bound = dict.fromkeys(order, NOTHING)
     for e in reversed(order):
-        inside = bound[e] | set(e.axes) if isinstance(e, Reduce) else bound[e]
+        inside = bound[e] | serials(e.axes) if isinstance(e, Reduce) else bound[e]
         if inside:
             for c in e.children:
                 bound[c] |= inside
@@ -441,10 +446,11 @@ def _ready(candidates: list[Reduce]) -> list[Reduce]:
     return [r for r in free if [a.extent for a in r.axes] == extents]
 
 
-def _invariants(
-    values: Sequence[Expr], free: Mapping[Expr, frozenset[Expr]], inner: set[Axis]
-) -> dict[Expr, Var]:
+def _invariants(values: Sequence[Expr], inner: set[Axis]) -> dict[Expr, Var]:
     """Maximal element expressions that do not change in the inner loops."""
+    # Nor may they depend on the axis of a reduction that is not evaluated yet.
+    pending = [a for r in walk(*values) if isinstance(r, Reduce) for a in r.axes]
+    changing = serials([*inner, *pending])
     found: dict[Expr, Var] = {}
     seen: set[Expr] = set()
     stack = list(values)
@@ -453,12 +459,10 @@ def _invariants(
         if e in seen:
             continue
         seen.add(e)
-        fixed = not free[e] & inner
         if (
-            fixed
-            and isinstance(e, (Apply, Load))
+            isinstance(e, (Apply, Load))
+            and e.free.isdisjoint(changing)
             and not any(isinstance(x, Reduce) for x in walk(e))
-            and not _free_of(e, free, values)
         ):
             found[e] = var("t", e.type)
         elif isinstance(e, Load):
@@ -466,9 +470,3 @@ def _invariants(
         else:
             stack += e.children
     return found
-
-
-def _free_of(e: Expr, free: Mapping[Expr, frozenset[Expr]], values: Sequence[Expr]) -> bool:
-    """Whether the expression depends on the axis of a reduction that is not evaluated yet."""
-    pending = {a for r in walk(*values) if isinstance(r, Reduce) for a in r.axes}
-    return bool(free[e] & pending)

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from tilewright.errors import ScheduleError
-from tilewright.expr import Axis, Namer, Reduce, free_axes, is_static, show_extent, static, walk
+from tilewright.expr import Axis, Namer, Reduce, depends, is_static, show_extent, static, walk
 from tilewright.kernel import Assign, Kernel
 
 
@@ -235,11 +235,11 @@ def _check_places(kernel: Kernel, plans: dict[Axis, Plan], cause: dict[Axis, Ste
         wide = [a for a in tile if plans[a].lanes > 1]
         if len(wide) > 1:
             refuse(wide[1], "an axis inside it has the lanes")
-        free = free_axes([a.value for a in body])
-        for r in (e for e in free if isinstance(e, Reduce)):
+        values = walk(*(a.value for a in body))
+        for r in (e for e in values if isinstance(e, Reduce)):
             last = r.axes[-1]
             inner.add(last)
-            if wide and plans.get(last, Plan()).lanes > 1 and free[r] & set(tile):
+            if wide and plans.get(last, Plan()).lanes > 1 and depends(r, tile):
                 refuse(last, "the axis its results are for has the lanes")
     for a, plan in plans.items():
         if plan.chunk > 1 and a not in inner:
