@@ -86,8 +86,7 @@ def branching_on_a_value() -> None:
 @case(errors.TracedNumber, TypeError)
 def float_of_a_value() -> None:
     """
-    Array(f32, traced at BORN) cannot become a Python float: its value is not known while
-    tracing
+    Array(f32, traced at BORN) cannot become a Python float: its value is not known while tracing
     AT
     Stay in NumPy: np.sin instead of math.sin, x.astype(dtype) instead of float(x), tw.fori_loop
     instead of range. If the number decides a shape or an option, make the argument it comes
@@ -274,8 +273,7 @@ def an_object_array() -> None:
     """
     `x` has elements of type object (often a ragged nested list), which cannot be compiled
     AT
-    Convert it first: bool, (u)int8 to 64, float16/32/64, bfloat16 and complex64/128 are
-    supported.
+    Convert it first: bool, (u)int8 to 64, float16/32/64, bfloat16 and complex64/128 are supported.
     """
 
     def f(x: Any) -> Any:
@@ -289,8 +287,7 @@ def an_array_of_strings() -> None:
     """
     `x` has elements of type <U1, which cannot be compiled
     AT
-    Convert it first: bool, (u)int8 to 64, float16/32/64, bfloat16 and complex64/128 are
-    supported.
+    Convert it first: bool, (u)int8 to 64, float16/32/64, bfloat16 and complex64/128 are supported.
     """
 
     def f(x: Any) -> Any:
@@ -321,6 +318,13 @@ def a_static_name_that_is_misspelt() -> None:
         return x
 
     tw.compile(static=("moed",))(f)  # HERE
+
+
+@case(errors.BadThreadCount, ValueError)
+def no_threads_at_all() -> None:
+    """tw.threads is 0, which is no number of threads AT
+    It takes a positive integer; 1 means the calling thread alone."""
+    tw.threads(0).__enter__()  # HERE
 
 
 @case(errors.UnhashableStatic, TypeError)
@@ -655,8 +659,7 @@ def the_gradient_of_a_while_loop() -> None:
     """
     while_loop has no reverse-mode derivative: the number of steps is not known before it runs
     AT
-    Use tw.scan, or tw.fori_loop with Python numbers as bounds; or forward mode: tw.jvp,
-    tw.jacfwd.
+    Use tw.scan, or tw.fori_loop with Python numbers as bounds; or forward mode: tw.jvp, tw.jacfwd.
     """
 
     def f(x: Any) -> Any:

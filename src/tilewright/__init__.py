@@ -19,6 +19,7 @@ from tilewright.control import scan as scan
 from tilewright.control import switch as switch
 from tilewright.control import while_loop as while_loop
 from tilewright.options import Options as Options
+from tilewright.runtime.threads import threads as threads
 from tilewright.transforms.autodiff import checkpoint as checkpoint
 from tilewright.transforms.autodiff import eval_shape as eval_shape
 from tilewright.transforms.autodiff import grad as grad

@@ -32,7 +32,7 @@ from tilewright.graph import Graph
 from tilewright.options import Options, show, shown
 from tilewright.promotion import PYTHON
 from tilewright.runtime import jit, lapack
-from tilewright.runtime.executable import Executable, prepared
+from tilewright.runtime.executable import Executable, load, prepared
 from tilewright.target import Target, host
 from tilewright.tracing import Call, Traced
 from tilewright.transforms import pipeline
@@ -89,7 +89,7 @@ class Program:
         code = jit.object_code(text, self.target)
         types = [n.type for n in self.graph.outputs]
         results = tuple((tuple(t.shape), t.dtype) for t in types)
-        return Executable(jit.load(code, name, self.target), results, self.assembly.arena_bytes)
+        return Executable(load(code, name, self.target), results, self.assembly.arena_bytes)
 
 
 class Programs:

@@ -266,6 +266,20 @@ class UnknownStatic(TilewrightError, TypeError):
         )
 
 
+class BadThreadCount(TilewrightError, ValueError):
+    """A number of threads that is none.
+
+    Fails: `with tw.threads(0): ...`; `TILEWRIGHT_NUM_THREADS=many`.
+    Way out: a positive integer; 1 is the calling thread alone.
+    """
+
+    def __init__(self, where: str, count: object) -> None:
+        super().__init__(
+            f"{where} is {count!r}, which is no number of threads",
+            "It takes a positive integer; 1 means the calling thread alone.",
+        )
+
+
 class TreeMismatch(TilewrightError, ValueError):
     """Two pytrees that should have the same structure do not.
 

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.runtime import jit, lapack, threads
 from tilewright.runtime.jit import Loaded, pointers
 from tilewright.runtime.memory import address, block, empty
+from tilewright.target import Target
 
 
 class Executable:
@@ -36,6 +38,13 @@ class Executable:
         addresses.append(0 if arena is None else address(arena))
         self._call(pointers(addresses))
         return outs
+
+
+def load(code: bytes, name: str, target: Target) -> Loaded:
+    """The function `name` of a program's object. It may call NumPy's LAPACK and the thread pool."""
+    found = lapack.library()
+    routines = found.addresses if found is not None else {}
+    return jit.load(code, name, target, {**routines, **threads.symbols(code)})
 
 
 def prepared(a: Any, dtype: np.dtype[Any]) -> Any:

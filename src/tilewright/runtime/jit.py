@@ -11,14 +11,14 @@ import ctypes
 import functools
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import llvmlite.binding as llvm
 
 from tilewright.errors import InternalError
-from tilewright.runtime import lapack
 from tilewright.target import Target
 
 OPT_LEVEL = 1
@@ -96,13 +96,15 @@ def symbol(text: str) -> str:
     return "tw_" + hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-def load(code: bytes, name: str, target: Target) -> Loaded:
-    """Link an object and find its function `name`. It may call NumPy's LAPACK."""
+def load(
+    code: bytes, name: str, target: Target, symbols: Mapping[str, int] = MappingProxyType({})
+) -> Loaded:
+    """Link an object and find its function `name`. `symbols` are the addresses of the functions it
+    calls that are not the process's own."""
     with _lock:
         library = llvm.JITLibraryBuilder().add_object_img(code).add_current_process()
-        found = lapack.library()
-        for routine, at in (found.addresses if found is not None else {}).items():
-            library.import_symbol(routine, at)
+        for function, at in symbols.items():
+            library.import_symbol(function, at)
         linked = library.export_symbol(name).link(_engine(target), f"{name}.{len(_linked)}")
         _linked.append(linked)  # dropping it would unload the code
         address = linked[name]

@@ -1,0 +1,434 @@
+"""The thread pool, as LLVM IR text: how the iterations of a parallel loop meet worker threads.
+
+Knows one region at a time: a body `void(ptr env, i64 begin, i64 end)`, cut into chunks which the
+calling thread and the workers claim one by one. Refuses to know what a body does, how many
+threads there should be (`runtime/threads`), and Python: no function here needs the GIL.
+
+One 64-bit word holds all that claiming a chunk depends on,
+
+    generation (16 bits) | seats (16) | chunks (16) | next chunk (16)
+
+so a compare-and-swap that succeeds has claimed a chunk of the region that runs now, however long
+the thread slept before. A worker takes a seat together with its first chunk. The caller claims
+until nothing is left and then waits for claimed chunks only: a worker that was never scheduled
+delays nobody. Whoever finds the pool taken, nested or concurrent, runs its region by itself.
+
+Idle workers spin for a while and then sleep on the word's upper half (Linux futex). Waking them
+costs the caller microseconds, so a wake must be paid for by work: chunks add up over regions until
+they are worth one.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tilewright.target import Target
+
+PARALLEL: Final = "tilewright_parallel"
+"""void(ptr body, ptr env, i64 extent, i64 grain, i64 limit): run body over [0, extent), at least
+`grain` iterations in a chunk, on at most `limit` threads (0: no limit of its own)."""
+PARALLEL_TYPE: Final = "void (ptr, ptr, i64, i64, i64)"
+EXPORTS: Final = "tilewright_pool"
+"""void(ptr table): prepare the pool and write the addresses of `TABLE` to the table."""
+TABLE: Final = ("parallel", "set_default", "set_own", "reset", "started")
+
+MOST_THREADS: Final = 256
+CHUNKS_PER_THREAD: Final = 4
+"""Enough to balance threads that run at different speeds, few enough to cost nothing."""
+SPINS: Final = 2000
+"""Pauses (some 20 to 40 ns each) before an idle worker, or a caller at the end, sleeps."""
+WAKE_CHUNKS: Final = 16
+"""Minimal chunks of work that pay for waking sleeping workers."""
+STACK_BYTES: Final = 8 << 20
+
+_FUTEX_CALL: Final = {"x86_64": 202, "aarch64": 98}
+_PAUSE: Final = {
+    "x86_64": "call void @llvm.x86.sse2.pause()",
+    "aarch64": "call void @llvm.aarch64.isb(i32 15)",
+}
+_WAIT, _WAKE = 128, 129  # FUTEX_WAIT and FUTEX_WAKE, private to the process
+
+
+def supported(target: Target) -> bool:
+    """Whether the pool can be printed for a machine: its waiting is Linux's."""
+    return _architecture(target) in _FUTEX_CALL and "linux" in target.triple
+
+
+def _architecture(target: Target) -> str:
+    return target.triple.split("-")[0]
+
+
+def print_pool(target: Target) -> str:
+    """The module. It has one external function, `EXPORTS`."""
+    arch = _architecture(target)
+    futex = f"call i64 (i64, ...) @syscall(i64 {_FUTEX_CALL[arch]}, ptr"
+    parts = (_STATE, _CHUNK, _WORKER, _START, _PARALLEL, _JOIN, _SETTINGS)
+    numbers = {
+        "PAUSE": _PAUSE[arch], "FUTEX": futex, "WAIT": f"i64 {_WAIT}", "WAKE": f"i64 {_WAKE}",
+        "SPINS": SPINS, "CHUNKS": CHUNKS_PER_THREAD, "PAYS": WAKE_CHUNKS, "MOST": MOST_THREADS,
+        "STACK": STACK_BYTES, "NAME": EXPORTS,
+    }  # fmt: skip
+    text = "\n".join(parts)
+    for name, value in numbers.items():
+        text = text.replace(f"${name}", str(value))
+    return text
+
+
+_STATE: Final = """
+%line = type { i64, [15 x i64] }
+@claim = internal global %line zeroinitializer, align 128
+@done = internal global %line zeroinitializer, align 128
+@busy = internal global %line zeroinitializer, align 128
+@sleepers = internal global %line zeroinitializer, align 128
+@awaited = internal global %line zeroinitializer, align 128
+@started = internal global i64 0, align 128
+@refused = internal global i64 0
+@debt = internal global i64 0
+@default = internal global i64 1
+@key = internal global i32 0
+@task = internal global { ptr, ptr, i64 } zeroinitializer, align 128
+
+declare i64 @syscall(i64, ...)
+declare i32 @pthread_key_create(ptr, ptr)
+declare ptr @pthread_getspecific(i32)
+declare i32 @pthread_setspecific(i32, ptr)
+declare i32 @pthread_attr_init(ptr)
+declare i32 @pthread_attr_destroy(ptr)
+declare i32 @pthread_attr_setstacksize(ptr, i64)
+declare i32 @pthread_attr_setdetachstate(ptr, i32)
+declare i32 @pthread_create(ptr, ptr, ptr, ptr)
+declare i32 @pthread_sigmask(i32, ptr, ptr)
+declare i32 @sigfillset(ptr)
+declare i32 @sigdelset(ptr, i32)
+declare i64 @llvm.umin.i64(i64, i64)
+"""
+
+_CHUNK: Final = """
+define internal i1 @open(i64 %word) {
+  %next = and i64 %word, 65535
+  %shifted = lshr i64 %word, 16
+  %chunks = and i64 %shifted, 65535
+  %left = icmp ult i64 %next, %chunks
+  ret i1 %left
+}
+
+; Run the chunk that the step from %word claimed, and count it. The last one wakes a caller that
+; went to sleep over it; the task may be another by then, but a needless wake is harmless.
+define internal void @run(i64 %word) {
+entry:
+  %k = and i64 %word, 65535
+  %shifted = lshr i64 %word, 16
+  %chunks = and i64 %shifted, 65535
+  %body = load ptr, ptr @task
+  %env = load ptr, ptr getelementptr ({ ptr, ptr, i64 }, ptr @task, i32 0, i32 1)
+  %extent = load i64, ptr getelementptr ({ ptr, ptr, i64 }, ptr @task, i32 0, i32 2)
+  %from = mul i64 %extent, %k
+  %begin = udiv i64 %from, %chunks
+  %to = add i64 %from, %extent
+  %end = udiv i64 %to, %chunks
+  call void %body(ptr %env, i64 %begin, i64 %end)
+  %before = atomicrmw add ptr @done, i64 1 seq_cst
+  %count = add i64 %before, 1
+  %last = icmp eq i64 %count, %chunks
+  br i1 %last, label %check, label %out
+check:
+  %awaited = load atomic i64, ptr @awaited seq_cst, align 8
+  %asleep = icmp ne i64 %awaited, 0
+  br i1 %asleep, label %wake, label %out
+wake:
+  %woken = $FUTEX @done, $WAKE, i64 1)
+  br label %out
+out:
+  ret void
+}
+
+; Claim and run chunks of one generation until none is left.
+define internal void @drain(i64 %mine) {
+entry:
+  br label %again
+again:
+  %word = load atomic i64, ptr @claim acquire, align 8
+  %changed = xor i64 %word, %mine
+  %generation = lshr i64 %changed, 48
+  %same = icmp eq i64 %generation, 0
+  %left = call i1 @open(i64 %word)
+  %mayclaim = and i1 %same, %left
+  br i1 %mayclaim, label %claim, label %out
+claim:
+  %following = add i64 %word, 1
+  %swap = cmpxchg ptr @claim, i64 %word, i64 %following acq_rel monotonic, align 8
+  %won = extractvalue { i64, i1 } %swap, 1
+  br i1 %won, label %work, label %again
+work:
+  call void @run(i64 %word)
+  br label %again
+out:
+  ret void
+}
+"""
+
+_WORKER: Final = """
+define internal i1 @joinable(i64 %word) {
+  %left = call i1 @open(i64 %word)
+  %shifted = lshr i64 %word, 32
+  %seats = and i64 %shifted, 65535
+  %seat = icmp ne i64 %seats, 0
+  %both = and i1 %left, %seat
+  ret i1 %both
+}
+
+define internal ptr @worker(ptr %unused) {
+entry:
+  br label %look
+look:
+  %spins = phi i64 [ 0, %entry ], [ 0, %worked ], [ 0, %slept ], [ %spun, %spin ], [ 0, %take ]
+  %word = load atomic i64, ptr @claim acquire, align 8
+  %joins = call i1 @joinable(i64 %word)
+  br i1 %joins, label %take, label %idle
+take:                                             ; one seat fewer, one chunk further
+  %taken = add i64 %word, -4294967295
+  %swap = cmpxchg ptr @claim, i64 %word, i64 %taken acq_rel monotonic, align 8
+  %won = extractvalue { i64, i1 } %swap, 1
+  br i1 %won, label %worked, label %look
+worked:
+  call void @run(i64 %word)
+  call void @drain(i64 %word)
+  br label %look
+idle:
+  %patient = icmp ult i64 %spins, $SPINS
+  br i1 %patient, label %spin, label %sleep
+spin:
+  $PAUSE
+  %spun = add i64 %spins, 1
+  br label %look
+sleep:                                            ; counted first: a caller sees it, or we its word
+  %others = atomicrmw add ptr @sleepers, i64 1 seq_cst
+  %latest = load atomic i64, ptr @claim seq_cst, align 8
+  %late = call i1 @joinable(i64 %latest)
+  br i1 %late, label %slept, label %wait
+wait:
+  %upper = lshr i64 %latest, 32
+  %seen = trunc i64 %upper to i32
+  %rc = $FUTEX getelementptr (i8, ptr @claim, i64 4), $WAIT, i32 %seen, ptr null)
+  br label %slept
+slept:
+  %awake = atomicrmw sub ptr @sleepers, i64 1 seq_cst
+  br label %look
+}
+"""
+
+_START: Final = """
+; Have %wanted workers, or as many as the system allows. Signals are for the program's own threads.
+define internal void @start(i64 %wanted) noinline {
+entry:
+  %attributes = alloca [128 x i8], align 16
+  %every = alloca [128 x i8], align 16
+  %old = alloca [128 x i8], align 16
+  %thread = alloca i64
+  %a = call i32 @pthread_attr_init(ptr %attributes)
+  %b = call i32 @pthread_attr_setstacksize(ptr %attributes, i64 $STACK)
+  %c = call i32 @pthread_attr_setdetachstate(ptr %attributes, i32 1)
+  %d = call i32 @sigfillset(ptr %every)
+  %ill = call i32 @sigdelset(ptr %every, i32 4)
+  %bus = call i32 @sigdelset(ptr %every, i32 7)
+  %fpe = call i32 @sigdelset(ptr %every, i32 8)
+  %segv = call i32 @sigdelset(ptr %every, i32 11)
+  %e = call i32 @pthread_sigmask(i32 2, ptr %every, ptr %old)
+  br label %more
+more:
+  %started = load i64, ptr @started
+  %refused = load i64, ptr @refused
+  %few = icmp ult i64 %started, %wanted
+  %allowed = icmp eq i64 %refused, 0
+  %go = and i1 %few, %allowed
+  br i1 %go, label %create, label %out
+create:
+  %rc = call i32 @pthread_create(ptr %thread, ptr %attributes, ptr @worker, ptr null)
+  %bad = icmp ne i32 %rc, 0
+  %no = zext i1 %bad to i64
+  store i64 %no, ptr @refused
+  %one = xor i64 %no, 1
+  %now = add i64 %started, %one
+  store i64 %now, ptr @started
+  br label %more
+out:
+  %f = call i32 @pthread_sigmask(i32 2, ptr %old, ptr null)
+  %g = call i32 @pthread_attr_destroy(ptr %attributes)
+  ret void
+}
+"""
+
+_PARALLEL: Final = """
+; The smaller of the calling thread's own number and the region's limit; the default without both.
+define internal i64 @threads(i64 %limit) {
+  %key = load i32, ptr @key
+  %p = call ptr @pthread_getspecific(i32 %key)
+  %own = ptrtoint ptr %p to i64
+  %default = load atomic i64, ptr @default monotonic, align 8
+  %limited = icmp ne i64 %limit, 0
+  %fallback = select i1 %limited, i64 %limit, i64 %default
+  %chosen = icmp ne i64 %own, 0
+  %first = select i1 %chosen, i64 %own, i64 %fallback
+  %second = select i1 %limited, i64 %limit, i64 %first
+  %both = call i64 @llvm.umin.i64(i64 %first, i64 %second)
+  %count = call i64 @llvm.umin.i64(i64 %both, i64 $MOST)
+  ret i64 %count
+}
+
+define internal void @parallel(ptr %body, ptr %env, i64 %extent, i64 %grain, i64 %limit) {
+entry:
+  %worth = udiv i64 %extent, %grain
+  %much = icmp ugt i64 %worth, 1
+  br i1 %much, label %ask, label %alone
+ask:
+  %count = call i64 @threads(i64 %limit)
+  %several = icmp ugt i64 %count, 1
+  br i1 %several, label %enter, label %alone
+enter:
+  %swap = cmpxchg ptr @busy, i64 0, i64 1 acquire monotonic, align 8
+  %free = extractvalue { i64, i1 } %swap, 1
+  br i1 %free, label %open, label %alone
+open:
+  %most = mul i64 %count, $CHUNKS
+  %chunks = call i64 @llvm.umin.i64(i64 %worth, i64 %most)
+  %together = call i64 @llvm.umin.i64(i64 %count, i64 %chunks)
+  %seats = sub i64 %together, 1
+  %started = load i64, ptr @started
+  %enough = icmp uge i64 %started, %seats
+  br i1 %enough, label %publish, label %grow
+grow:
+  call void @start(i64 %seats)
+  br label %publish
+publish:
+  store ptr %body, ptr @task
+  store ptr %env, ptr getelementptr ({ ptr, ptr, i64 }, ptr @task, i32 0, i32 1)
+  store i64 %extent, ptr getelementptr ({ ptr, ptr, i64 }, ptr @task, i32 0, i32 2)
+  store atomic i64 0, ptr @done monotonic, align 8
+  %old = load atomic i64, ptr @claim monotonic, align 8
+  %g0 = lshr i64 %old, 48
+  %g1 = add i64 %g0, 1
+  %g2 = shl i64 %g1, 48
+  %s = shl i64 %seats, 32
+  %c = shl i64 %chunks, 16
+  %gs = or i64 %g2, %s
+  %first = or i64 %gs, %c
+  %word = or i64 %first, 1                        ; the caller has chunk 0 already
+  %was = atomicrmw xchg ptr @claim, i64 %word seq_cst, align 8
+  call void @wake(i64 %seats, i64 %worth)
+  call void @run(i64 %first)
+  call void @drain(i64 %word)
+  call void @join(i64 %chunks)
+  store atomic i64 0, ptr @busy release, align 8
+  ret void
+alone:
+  call void %body(ptr %env, i64 0, i64 %extent)
+  ret void
+}
+"""
+
+_JOIN: Final = """
+; Wake as many sleepers as there are seats that awake workers cannot take, once it is paid for.
+define internal void @wake(i64 %seats, i64 %worth) {
+entry:
+  %sleepers = load atomic i64, ptr @sleepers seq_cst, align 8
+  %started = load i64, ptr @started
+  %awake = sub i64 %started, %sleepers
+  %lacking = icmp sgt i64 %seats, %awake
+  br i1 %lacking, label %count, label %out
+count:
+  %debt = load i64, ptr @debt
+  %sum = add i64 %debt, %worth
+  store i64 %sum, ptr @debt
+  %paid = icmp uge i64 %sum, $PAYS
+  br i1 %paid, label %wake, label %out
+wake:
+  store i64 0, ptr @debt
+  %lack = sub i64 %seats, %awake
+  %woken = $FUTEX getelementptr (i8, ptr @claim, i64 4), $WAKE, i64 %lack)
+  br label %out
+out:
+  ret void
+}
+
+define internal void @join(i64 %chunks) {
+entry:
+  br label %look
+look:
+  %spins = phi i64 [ 0, %entry ], [ %spun, %spin ]
+  %done = load atomic i64, ptr @done acquire, align 8
+  %all = icmp eq i64 %done, %chunks
+  br i1 %all, label %out, label %more
+more:
+  %patient = icmp ult i64 %spins, $SPINS
+  br i1 %patient, label %spin, label %sleep
+spin:
+  $PAUSE
+  %spun = add i64 %spins, 1
+  br label %look
+sleep:
+  store atomic i64 1, ptr @awaited seq_cst, align 8
+  br label %check
+check:
+  %latest = load atomic i64, ptr @done seq_cst, align 8
+  %finished = icmp eq i64 %latest, %chunks
+  br i1 %finished, label %slept, label %wait
+wait:
+  %seen = trunc i64 %latest to i32
+  %rc = $FUTEX @done, $WAIT, i32 %seen, ptr null)
+  br label %check
+slept:
+  store atomic i64 0, ptr @awaited monotonic, align 8
+  br label %out
+out:
+  ret void
+}
+"""
+
+_SETTINGS: Final = """
+define internal void @set_default(i64 %count) {
+  store atomic i64 %count, ptr @default monotonic, align 8
+  ret void
+}
+
+; The calling thread's own number of threads (0: none); its number until now comes back.
+define internal i64 @set_own(i64 %count) {
+  %key = load i32, ptr @key
+  %p = call ptr @pthread_getspecific(i32 %key)
+  %before = ptrtoint ptr %p to i64
+  %q = inttoptr i64 %count to ptr
+  %rc = call i32 @pthread_setspecific(i32 %key, ptr %q)
+  ret i64 %before
+}
+
+define internal i64 @get_started() {
+  %n = load i64, ptr @started
+  ret i64 %n
+}
+
+; In the child of a fork: its parent's workers, and regions of its parent's threads, are not there.
+define internal void @reset() {
+  store i64 0, ptr @claim
+  store i64 0, ptr @done
+  store i64 0, ptr @busy
+  store i64 0, ptr @sleepers
+  store i64 0, ptr @awaited
+  store i64 0, ptr @started
+  store i64 0, ptr @refused
+  store i64 0, ptr @debt
+  ret void
+}
+
+define void @$NAME(ptr %table) {
+  %rc = call i32 @pthread_key_create(ptr @key, ptr null)
+  store ptr @parallel, ptr %table
+  %t1 = getelementptr ptr, ptr %table, i64 1
+  store ptr @set_default, ptr %t1
+  %t2 = getelementptr ptr, ptr %table, i64 2
+  store ptr @set_own, ptr %t2
+  %t3 = getelementptr ptr, ptr %table, i64 3
+  store ptr @reset, ptr %t3
+  %t4 = getelementptr ptr, ptr %table, i64 4
+  store ptr @get_started, ptr %t4
+  ret void
+}
+"""
