@@ -37,14 +37,15 @@ _serial = itertools.count()
 class Expr(Term):
     """A scalar. Operators build index arithmetic on indices, element arithmetic on elements.
 
-    Every expression knows its `children` and what it is `free` in: the serials of the axes and
-    variables it depends on and does not bind itself.
+    Every expression knows its `children`, what it is `free` in (the serials of the axes and
+    variables it depends on and does not bind itself) and the buffers it `reads`.
     """
 
-    derived = ("children", "free")
+    derived = ("children", "free", "reads")
     if TYPE_CHECKING:
         children: ClassVar[tuple[Expr, ...]]
         free: ClassVar[frozenset[int]]
+        reads: ClassVar[frozenset[Buffer]]
 
     @property
     def type(self) -> DType:
@@ -57,12 +58,15 @@ class Expr(Term):
 
     def derive(self) -> None:
         children = self.parts()
-        free = NOTHING
+        free, reads = NOTHING, _NO_BUFFERS
         for c in children:
             if not c.free <= free:
                 free = free | c.free if free else c.free
+            if not c.reads <= reads:
+                reads = reads | c.reads if reads else c.reads
         _set_children(self, children)
         _set_free(self, free)
+        _set_reads(self, reads)
 
     def with_children(self, children: tuple[Expr, ...]) -> Expr:
         return self
@@ -132,8 +136,10 @@ class Expr(Term):
 
 
 NOTHING: Final[frozenset[int]] = frozenset()
+_NO_BUFFERS: Final[frozenset[Buffer]] = frozenset()
 _set_children = Expr.__dict__["children"].__set__
 _set_free = Expr.__dict__["free"].__set__
+_set_reads = Expr.__dict__["reads"].__set__
 
 Operand: TypeAlias = "Expr | int | float | bool"
 
@@ -259,6 +265,10 @@ class Load(Expr):
 
     def parts(self) -> tuple[Expr, ...]:
         return self.index if self.guard is None else (*self.index, self.guard)
+
+    def derive(self) -> None:
+        super().derive()
+        _set_reads(self, self.reads | {self.buffer})
 
     def with_children(self, children: tuple[Expr, ...]) -> Expr:
         n = len(self.index)

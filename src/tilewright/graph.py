@@ -8,6 +8,7 @@ is an int or an index expression.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -195,7 +196,7 @@ class Op:
         """For opaque ops: what `loops` does by calls of a LAPACK, or None."""
         return None
 
-    @property
+    @functools.cached_property
     def graphs(self) -> dict[str, Graph]:
         """Sub-graphs of a control-flow op; those of a tuple are numbered."""
         result: dict[str, Graph] = {}
@@ -321,13 +322,25 @@ class Graph(Term):
     inputs: tuple[Node, ...]
     outputs: tuple[Node, ...]
 
+    derived = ("_order",)
+
+    def derive(self) -> None:
+        _set_order(self, None)
+
     @property
-    def nodes(self) -> list[Node]:
+    def nodes(self) -> tuple[Node, ...]:
         """Every node, arguments first; the inputs are included only if used."""
-        return topological(self.outputs, lambda n: n.args)
+        order: tuple[Node, ...] | None = self._order  # type: ignore[attr-defined]
+        if order is None:
+            order = tuple(topological(self.outputs, lambda n: n.args))
+            _set_order(self, order)
+        return order
 
     def __repr__(self) -> str:
         return show(self)
+
+
+_set_order = Graph.__dict__["_order"].__set__
 
 
 def substitute(roots: Sequence[Node], env: Mapping[Node, Node]) -> list[Node]:

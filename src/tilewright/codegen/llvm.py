@@ -2,16 +2,22 @@
 
 Knows control flow, memory access and which expressions are already in a register. Refuses to
 optimise: what is hoisted, unrolled or vectorised was decided in Loops; LLVM only selects
-instructions and allocates registers (and promotes the slots of register buffers).
+instructions and allocates registers.
 
 One pass over the statements. A `vector` loop sets the current vector axis; expressions that depend
-on it become vectors, all others stay scalars and are splat where they meet.
+on it become vectors, all others stay scalars and are splat where they meet. Registers are SSA
+values: a store only says which value a register now holds, and loops and branches join what their
+ways left behind with phis, so the text needs no promotion of memory.
+
+The copies of an unrolled loop are printed from the same expressions: what is known of one that
+depends on unrolled axes is known for their present numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeAlias
 
 from tilewright import dtypes
 from tilewright.codegen.libm import expand
@@ -19,7 +25,6 @@ from tilewright.codegen.llvm_values import (
     Emitter,
     Operand,
     constant,
-    llvm_type,
     memory_type,
     native_operations,
     suffix,
@@ -28,6 +33,7 @@ from tilewright.codegen.llvm_values import (
 from tilewright.dtypes import DType
 from tilewright.errors import InternalError
 from tilewright.expr import (
+    INDEX_OPS,
     Apply,
     Axis,
     Buffer,
@@ -42,7 +48,6 @@ from tilewright.expr import (
     literal,
     show,
     static,
-    substitute,
     walk,
 )
 from tilewright.loops import (
@@ -60,12 +65,12 @@ from tilewright.loops import (
     Store,
     Sync,
     While,
+    statements,
     written,
 )
 from tilewright.scalars import REDUCTIONS
 from tilewright.target import Target
-from tilewright.term import topological
-from tilewright.transforms.index_rules import affine, flat
+from tilewright.transforms.index_rules import Affine, affine, flat
 
 ZERO = "@zero.element"
 """Where loads whose guard is false for all lanes read from."""
@@ -77,6 +82,9 @@ STREAM_BYTES = 16 << 20
 STREAM_ALIGN = 64
 """From this size on, results bypass the caches (docs/notes/stores.md); they start on a line."""
 
+
+Slot: TypeAlias = tuple[Buffer, tuple[int, ...]]
+"""A register: its buffer and its numbers there."""
 
 ENTRY = "tilewright_entry"
 """The placeholder for the name under which the program is found; see `named`."""
@@ -114,14 +122,15 @@ class FunctionPrinter(Emitter):
         self.label = "entry"
         self.zero_bytes = 0
         self.pointer: dict[Buffer, str] = {}
-        self.slots: dict[tuple[Buffer, tuple[int, ...]], tuple[str, int]] = {}
-        self.known: dict[Expr | Ref | tuple[str, int], Operand] = {}
-        self.scopes: list[list[Expr | Ref | tuple[str, int]]] = [[]]
+        self.registers: dict[Slot, Operand] = {}
+        self.known: dict[Hashable, Operand] = {}
+        self.scopes: list[list[Hashable]] = [[]]
         self.changing = written(function.body)
-        self.readers: dict[Buffer, list[Expr | Ref]] = {b: [] for b in self.changing}
-        self.reads: dict[Expr, frozenset[Buffer]] = {}
-        self.constants: dict[Expr, Expr] = {}
+        self.readers: dict[Buffer, list[Hashable]] = {b: [] for b in self.changing}
+        self.unrolled: dict[int, int] = {}  # the serials of unrolled axes and their numbers
         self.expansions: dict[Expr, Expr] = {}
+        self.forms: dict[tuple[Buffer, tuple[Expr, ...]], Affine] = {}
+        self.in_memory = _passed(function.body)
         self.vector: Axis | None = None
         self.lanes, self.extent = 1, 1
         self.streamed = False
@@ -180,12 +189,21 @@ class FunctionPrinter(Emitter):
         for e in self.scopes.pop():
             self.known.pop(e, None)
 
-    def remember(self, e: Expr | Ref, x: Operand) -> None:
-        """`x` is the value of `e` to the end of the scope, or until a buffer it reads changes."""
-        self.known[e] = x
-        self.scopes[-1].append(e)
-        for b in self._reads(e.offset if isinstance(e, Ref) else e):
-            self.readers[b].append(e)
+    def key(self, e: Expr) -> Hashable:
+        """What the value of an expression is known by: itself, and the numbers of the unrolled
+        axes it depends on."""
+        if e.free.isdisjoint(self.unrolled):
+            return e
+        return (e, *[(s, n) for s, n in self.unrolled.items() if s in e.free])
+
+    def remember(self, e: Expr, x: Operand, base: Buffer | None = None) -> None:
+        """`x` is the value of `e`, or the address of that offset from `base`, to the end of the
+        scope, or until a buffer it reads changes."""
+        key = self.key(e) if base is None else (base, self.key(e))
+        self.known[key] = x
+        self.scopes[-1].append(key)
+        for b in e.reads & self.changing:
+            self.readers[b].append(key)
 
     def splat(self, x: Operand, lanes: int) -> Operand:
         if x.lanes == lanes or not x.text.startswith("%"):
@@ -204,20 +222,6 @@ class FunctionPrinter(Emitter):
                 self.known.pop(e, None)
             self.readers[b].clear()
 
-    def _reads(self, root: Expr) -> frozenset[Buffer]:
-        """The buffers the function writes that an expression reads."""
-        found = self.reads.get(root)
-        if found is None:
-            children = root.children
-            if any(c not in self.reads for c in children):
-                for x in topological(children, lambda x: () if x in self.reads else x.children):
-                    self._reads(x)
-            found = NOTHING.union(*(self.reads[c] for c in children)) if children else NOTHING
-            if isinstance(root, Load) and root.buffer in self.changing:
-                found |= {root.buffer}
-            self.reads[root] = found
-        return found
-
     def start(self, label: str) -> None:
         self.lines.append(f"{label}:")
         self.label = label
@@ -228,18 +232,24 @@ class FunctionPrinter(Emitter):
             self.vector_loop(s)
         elif is_static(extent) and (s.kind == "unroll" or static(extent) <= 1):
             for i in range(static(extent)):
-                self.constants[axis] = as_index(i)
-                self.statement(s.body)
-                del self.constants[axis]
+                with self.at(axis, i):
+                    self.statement(s.body)
         else:
             self.counted_loop(s)
+
+    @contextmanager
+    def at(self, axis: Axis, i: int) -> Iterator[None]:
+        """One copy of an unrolled body."""
+        self.unrolled[axis.serial] = i
+        self.known[self.key(axis)] = Operand(str(i), dtypes.int64)
+        yield
+        del self.unrolled[axis.serial]
 
     def vector_loop(self, s: For) -> None:
         assert self.vector is None, "vector loops do not nest"
         if s.lanes == 1:
-            self.constants[s.axis] = as_index(0)
-            self.statement(s.body)
-            del self.constants[s.axis]
+            with self.at(s.axis, 0):
+                self.statement(s.body)
             return
         self.vector, self.lanes, self.extent = s.axis, s.lanes, static(s.axis.extent)
         lanes = ", ".join(f"i64 {i}" for i in range(s.lanes))
@@ -252,6 +262,7 @@ class FunctionPrinter(Emitter):
         count = str(static(extent)) if is_static(extent) else self.value_of(extent).text  # type: ignore[arg-type]
         i, following = self.fresh("i"), self.fresh("i")
         head, done = self.fresh("for")[1:], self.fresh("done")[1:]
+        skipped = dict(self.registers)
         if is_static(extent):
             self.emit(f"br label %{head}")
         else:
@@ -259,47 +270,89 @@ class FunctionPrinter(Emitter):
             self.emit(f"br i1 {some.text}, label %{head}, label %{done}")
         before = self.label
         self.start(head)
-        phi = len(self.lines)
-        self.lines.append("")
-        self.forget(written(s.body))
-        with self.scope():
-            self.remember(s.axis, Operand(i, dtypes.int64))
-            self.statement(s.body)
-        self.lines[phi] = f"  {i} = phi i64 [ 0, %{before} ], [ {following}, %{self.label} ]"
+        with self.joined(written(s.body), before):
+            phi = len(self.lines)
+            self.lines.append("")
+            self.forget(written(s.body))
+            with self.scope():
+                self.remember(s.axis, Operand(i, dtypes.int64))
+                self.statement(s.body)
+            self.lines[phi] = f"  {i} = phi i64 [ 0, %{before} ], [ {following}, %{self.label} ]"
+        last = self.label
         self.emit(f"{following} = add nuw nsw i64 {i}, 1")
         more = self.value(f"icmp slt i64 {following}, {count}", dtypes.bool_, 1)
         self.emit(f"br i1 {more.text}, label %{head}, label %{done}")
         self.start(done)
+        if not is_static(extent):
+            self.join(skipped, before, self.registers, last)
+
+    @contextmanager
+    def joined(self, changed: frozenset[Buffer], before: str) -> Iterator[None]:
+        """A loop's body, entered from the block `before`: each register that it may change holds
+        at its start what it held before, or at the end of the last round."""
+        entering = {slot: x for slot, x in self.registers.items() if slot[0] in changed}
+        first = len(self.lines)
+        for slot, x in entering.items():
+            self.registers[slot] = x._replace(text=self.fresh("reg"))
+            self.lines.append("")
+        heads = {slot: self.registers[slot] for slot in entering}
+        yield
+        for k, (slot, x) in enumerate(entering.items()):
+            ways = f"[ {x.text}, %{before} ], [ {self.registers[slot].text}, %{self.label} ]"
+            self.lines[first + k] = f"  {heads[slot].text} = phi {x.type} {ways}"
+
+    def join(
+        self, a: Mapping[Slot, Operand], a_label: str, b: Mapping[Slot, Operand], b_label: str
+    ) -> None:
+        """What the registers hold where two ways meet. What only one way set is lost."""
+        both = {slot: x for slot, x in a.items() if slot in b}
+        for slot, x in both.items():
+            y = b[slot]
+            if x.text != y.text:
+                ways = f"[ {x.text}, %{a_label} ], [ {y.text}, %{b_label} ]"
+                both[slot] = self.value(f"phi {x.type} {ways}", x.dtype, x.lanes)
+        self.registers = both
 
     def while_loop(self, condition: Expr, body: Block) -> None:
         head, inside, done = (self.fresh(n)[1:] for n in ("while", "body", "done"))
         self.emit(f"br label %{head}")
+        before = self.label
         self.start(head)
-        self.forget(written(body))
-        with self.scope():
-            test = self.value_of(condition)
-            self.emit(f"br i1 {test.text}, label %{inside}, label %{done}")
-            self.start(inside)
-            self.statement(body)
-            self.emit(f"br label %{head}")
+        with self.joined(written(body), before):
+            self.forget(written(body))
+            with self.scope():
+                test = self.value_of(condition)
+                self.emit(f"br i1 {test.text}, label %{inside}, label %{done}")
+                left = dict(self.registers)
+                self.start(inside)
+                self.statement(body)
+        self.emit(f"br label %{head}")
         self.start(done)
+        self.registers = left
 
     def branch(self, test: Operand, then: Block, otherwise: Block) -> None:
         if self.vector is not None:
             raise InternalError("an If inside a vector loop must be a select or a guard")
         yes, no, done = (self.fresh(n)[1:] for n in ("then", "else", "done"))
         self.emit(f"br i1 {test.text}, label %{yes}, label %{no}")
+        before, ends = dict(self.registers), []
         for label, body in ((yes, then), (no, otherwise)):
+            self.registers = dict(before)
             self.start(label)
             with self.scope():
                 self.statement(body)
+            ends.append((self.registers, self.label))
             self.emit(f"br label %{done}")
         self.start(done)
+        (a, a_label), (b, b_label) = ends
+        self.join(a, a_label, b, b_label)
         self.forget(written(then) | written(otherwise))
 
     def alloc(self, buffer: Buffer) -> None:
-        if buffer.scope == "registers":
-            return  # its slots appear as they are first written
+        if self.register(buffer):
+            if not buffer.shape or buffer.scope == "stack":  # others appear when first written
+                self.registers[buffer, ()] = constant(literal(0, buffer.dtype))
+            return
         name = self.fresh("stack")
         size = max(static(buffer.size), 1)
         align = STACK_ALIGN if size > 1 else buffer.dtype.itemsize
@@ -311,7 +364,7 @@ class FunctionPrinter(Emitter):
         texts, types = [], []
         for a in s.args:
             if isinstance(a, Ref):
-                texts.append(f"ptr {self.address(a.buffer, a.offset)}")
+                texts.append(f"ptr {self.address(a.buffer, self.settled(affine(a.offset)))}")
                 types.append("ptr")
             else:
                 value = self.value_of(a)
@@ -324,21 +377,25 @@ class FunctionPrinter(Emitter):
 
     # -- registers ----------------------------------------------------------------------------
 
-    def slot(self, buffer: Buffer, index: Sequence[Expr]) -> tuple[str, int]:
-        """The stack slot of one register and its lanes; SROA turns slots into values."""
-        fixed = substitute(index, self.constants)
+    def register(self, buffer: Buffer) -> bool:
+        """Whether a buffer lives in registers: those said to, and single values on the stack that
+        no pointer is taken of."""
+        if buffer.scope == "registers":
+            return True
+        return buffer.scope == "stack" and buffer not in self.in_memory and static(buffer.size) == 1
+
+    def slot(self, buffer: Buffer, index: Sequence[Expr]) -> tuple[Slot, int]:
+        """One register of a buffer, and its lanes."""
+        if buffer.scope != "registers":
+            return (buffer, ()), 1
         lanes = 1
-        if fixed and fixed[-1] is self.vector:
-            lanes, fixed = self.lanes, fixed[:-1]
-        at = tuple(
-            static(i) if isinstance(i, Lit) else self._not_a_register(buffer, i) for i in fixed
-        )
-        key = (buffer, at)
-        if key not in self.slots:
-            name = self.fresh("reg")
-            self.allocas.append(f"  {name} = alloca {llvm_type(buffer.dtype, lanes)}")
-            self.slots[key] = (name, lanes)
-        return self.slots[key]
+        if index and index[-1] is self.vector:
+            lanes, index = self.lanes, index[:-1]
+        return (buffer, tuple([self._number(buffer, i) for i in index])), lanes
+
+    def _number(self, buffer: Buffer, i: Expr) -> int:
+        x = self.known_value(i).text
+        return int(x) if x.lstrip("-").isdigit() else self._not_a_register(buffer, i)
 
     def _not_a_register(self, buffer: Buffer, i: Expr) -> int:
         raise InternalError(f"registers {buffer!r} are indexed by {show(i)}, which is not a number")
@@ -347,24 +404,21 @@ class FunctionPrinter(Emitter):
 
     def store(self, buffer: Buffer, index: tuple[Expr, ...], value: Expr) -> None:
         x = self.value_of(value)
-        if buffer.scope == "registers":
-            name, lanes = self.slot(buffer, index)
-            x = self.splat(x, lanes)
-            self.emit(f"store {x}, ptr {name}")
+        if self.register(buffer):
+            slot, lanes = self.slot(buffer, index)
+            self.registers[slot] = self.splat(x, lanes)
         else:
             self.write(buffer, index, x)
         self.forget(frozenset((buffer,)))
 
     def accumulate(self, buffer: Buffer, index: tuple[Expr, ...], kind: str, value: Expr) -> None:
-        e = self.ready(value)
-        if buffer.scope == "registers" and kind == "sum" and self.fused_product(buffer, index, e):
+        e = self.expanded(value)
+        if self.register(buffer) and kind == "sum" and self.fused_product(buffer, index, e):
             return
         x = self.known_value(e)
-        if buffer.scope == "registers":
-            name, lanes = self.slot(buffer, index)
-            acc = self.value(
-                f"load {llvm_type(buffer.dtype, lanes)}, ptr {name}", buffer.dtype, lanes
-            )
+        if self.register(buffer):
+            slot, lanes = self.slot(buffer, index)
+            acc = self.registers[slot]
             if lanes > 1:
                 new = self.masked(self.combine(kind, acc, self.splat(x, lanes)), acc)
             else:
@@ -374,8 +428,9 @@ class FunctionPrinter(Emitter):
                     x = self.across(
                         kind, self.masked(x, self.splat(self._identity(kind, x.dtype), x.lanes))
                     )
-                new = self.combine(kind, acc, x)
-            self.emit(f"store {new}, ptr {name}")
+                neutral = acc.text == self._identity(kind, acc.dtype).text
+                new = x if neutral else self.combine(kind, acc, x)
+            self.registers[slot] = new
         else:
             old = self.read(buffer, index, None)
             lanes = max(old.lanes, x.lanes)
@@ -387,14 +442,13 @@ class FunctionPrinter(Emitter):
     def fused_product(self, buffer: Buffer, index: tuple[Expr, ...], e: Expr) -> bool:
         """acc += a * b in one instruction where registers have lanes: a sum's order and rounding
         are its own affair. False if it is not such a product."""
-        name, lanes = self.slot(buffer, index)
+        slot, lanes = self.slot(buffer, index)
         product = isinstance(e, Apply) and e.op.name == "mul" and dtypes.is_float(e.dtype)
         if not product or (lanes == 1 and self.vector is not None):
             return False
-        acc = self.value(f"load {llvm_type(buffer.dtype, lanes)}, ptr {name}", buffer.dtype, lanes)
+        acc = self.registers[slot]
         factors = [self.splat(self.known_value(a), lanes) for a in e.children]
-        new = self.masked(self.apply("fma", [*factors, acc], buffer.dtype), acc)
-        self.emit(f"store {new}, ptr {name}")
+        self.registers[slot] = self.masked(self.apply("fma", [*factors, acc], buffer.dtype), acc)
         self.forget(frozenset((buffer,)))
         return True
 
@@ -415,20 +469,18 @@ class FunctionPrinter(Emitter):
         bits = ", ".join(f"i1 {'true' if i < self.extent else 'false'}" for i in range(self.lanes))
         return f"<{bits}>"
 
-    def address(self, buffer: Buffer, offset: Expr) -> str:
+    def address(self, buffer: Buffer, form: Affine) -> str:
         """A pointer to the element at a scalar flat offset; constants become displacements."""
-        form = affine(substitute([offset], self.constants)[0] if self.constants else offset)
         base, element = self.pointer[buffer], memory_type(buffer.dtype)
         if form.terms:
-            rest = type(form)(form.terms, 0).expr()
-            key = Ref(buffer, rest)
-            found = self.known.get(key)
+            rest = form.moving()
+            found = self.known.get((buffer, self.key(rest)))
             if found is None:
-                at = self.value_of(rest)
+                at = self.known_value(rest)
                 found = self.value(
                     f"getelementptr {element}, ptr {base}, i64 {at.text}", dtypes.int64, 1
                 )
-                self.remember(key, found)
+                self.remember(rest, found, base=buffer)
             base = found.text
         if form.constant:
             base = self.value(
@@ -436,27 +488,40 @@ class FunctionPrinter(Emitter):
             ).text
         return base
 
-    def position(self, buffer: Buffer, index: Sequence[Expr]) -> tuple[Expr, int | None]:
+    def settled(self, form: Affine) -> Affine:
+        """The form with the terms that are numbers, unrolled axes that is, in its constant."""
+        moving, constant = [], form.constant
+        for t, c in form.terms:
+            if t.free.isdisjoint(self.unrolled):
+                moving.append((t, c))
+                continue
+            x = self.known_value(t)
+            if x.lanes == 1 and x.text.lstrip("-").isdigit():
+                constant += c * int(x.text)
+            else:
+                moving.append((t, c))
+        return form if len(moving) == len(form.terms) else Affine(tuple(moving), constant)
+
+    def position(self, buffer: Buffer, index: tuple[Expr, ...]) -> tuple[Affine, int | None]:
         """The flat offset at lane 0 and the step between lanes (None: not affine in the lane)."""
-        offset = flat(buffer, tuple(index))
-        if self.constants:
-            (offset,) = substitute([offset], self.constants)
+        form = self.forms.get((buffer, index))
+        if form is None:
+            form = self.forms[buffer, index] = affine(flat(buffer, index))
         if self.vector is None:
-            return offset, 0
-        form = affine(offset)
+            return self.settled(form), 0
         rest = form.without(self.vector)
         if any(self._varies(t) for t, _ in rest.terms):
-            return offset, None
-        return rest.expr(), form.coefficient(self.vector)
+            return form, None
+        return self.settled(rest), form.coefficient(self.vector)
 
     def _varies(self, e: Expr) -> bool:
         """Whether the lanes may have different values of `e`."""
         if isinstance(e, (Axis, Var)):
-            found = self.known.get(e)
+            found = self.known.get(self.key(e))
             return found is not None and found.lanes > 1
         return any(self._varies(x) for x in walk(e) if isinstance(x, (Axis, Var)))
 
-    def read(self, buffer: Buffer, index: Sequence[Expr], guard: Operand | None) -> Operand:
+    def read(self, buffer: Buffer, index: tuple[Expr, ...], guard: Operand | None) -> Operand:
         """Load one element, or one for each lane."""
         offset, step = self.position(buffer, index)
         element, dtype = memory_type(buffer.dtype), buffer.dtype
@@ -481,13 +546,15 @@ class FunctionPrinter(Emitter):
         call = self.intrinsic(name, wide, args, f"<{lanes} x ptr>, <{lanes} x i1>, {wide}")
         return self.from_memory(self.value(call, dtype, lanes))
 
-    def contiguous(self, buffer: Buffer, offset: Expr, step: int, guard: Operand | None) -> Operand:
+    def contiguous(
+        self, buffer: Buffer, offset: Affine, step: int, guard: Operand | None
+    ) -> Operand:
         """Load neighbours, in order (step 1) or backwards (-1)."""
         lanes, dtype = self.lanes, buffer.dtype
         element, align = memory_type(dtype), dtype.itemsize if buffer.scope != "registers" else 1
         wide, uniform = vector_type(element, lanes), guard is None or guard.lanes == 1
         single = uniform and self.extent == 1
-        where = self.address(buffer, offset if step == 1 or single else offset - (lanes - 1))
+        where = self.address(buffer, offset if step == 1 or single else offset.shifted(1 - lanes))
         if guard is not None and uniform:  # one choice of address instead of a mask
             self.zero_bytes = max(self.zero_bytes, lanes * dtype.itemsize)
             where = self.value(f"select {guard}, ptr {where}, ptr {ZERO}", dtypes.int64, 1).text
@@ -537,11 +604,11 @@ class FunctionPrinter(Emitter):
             return wide.text
         return self.value(f"and {wide}, {self.lane_mask()}", dtypes.bool_, self.lanes).text
 
-    def addresses(self, buffer: Buffer, offset: Expr, step: int | None) -> str:
+    def addresses(self, buffer: Buffer, offset: Affine, step: int | None) -> str:
         """One pointer for each lane."""
         element = memory_type(buffer.dtype)
         if step is None:
-            at = self.splat(self.value_of(offset), self.lanes)
+            at = self.splat(self.known_value(self.expanded(offset.expr())), self.lanes)
             base = self.pointer[buffer]
         else:
             lanes = ", ".join(f"i64 {i * step}" for i in range(self.lanes))
@@ -549,7 +616,7 @@ class FunctionPrinter(Emitter):
             base = self.address(buffer, offset)
         return self.value(f"getelementptr {element}, ptr {base}, {at}", dtypes.int64, 1).text
 
-    def write(self, buffer: Buffer, index: Sequence[Expr], x: Operand) -> None:
+    def write(self, buffer: Buffer, index: tuple[Expr, ...], x: Operand) -> None:
         offset, step = self.position(buffer, index)
         element, dtype = memory_type(buffer.dtype), buffer.dtype
         align = dtype.itemsize
@@ -593,13 +660,12 @@ class FunctionPrinter(Emitter):
             )
         )
 
-    def streams(self, buffer: Buffer, offset: Expr) -> bool:
+    def streams(self, buffer: Buffer, form: Affine) -> bool:
         """Whether to store around the caches: a whole line of a result too large to stay in them,
         which this program never reads again."""
         line = self.lanes * buffer.dtype.itemsize == STREAM_ALIGN
         if not line or buffer.scope != "output" or buffer.nbytes < STREAM_BYTES:
             return False
-        form = affine(offset)
         return all(c % self.lanes == 0 for c in (form.constant, *(c for _, c in form.terms)))
 
     def from_memory(self, x: Operand) -> Operand:
@@ -613,15 +679,10 @@ class FunctionPrinter(Emitter):
 
     def value_of(self, root: Expr) -> Operand:
         """Emit what is needed to have the value of an expression of the statements."""
-        return self.known_value(self.ready(root))
-
-    def ready(self, e: Expr) -> Expr:
-        """The expression with unrolled axes as numbers and only machine operations."""
-        if self.constants:
-            (e,) = substitute([e], self.constants)
-        return self.expanded(e)
+        return self.known_value(self.expanded(root))
 
     def expanded(self, e: Expr) -> Expr:
+        """The expression in machine operations only."""
         found = self.expansions.get(e)
         if found is None:
             (found,) = expand([e], self.native)
@@ -629,18 +690,21 @@ class FunctionPrinter(Emitter):
         return found
 
     def known_value(self, root: Expr) -> Operand:
-        """Emit what is needed to have the value of a ready expression."""
-        known, stack = self.known, [root]
+        """Emit what is needed to have the value of an expression in machine operations."""
+        known, key, stack = self.known, self.key, [root]
+        found = known.get(key(root))
+        if found is not None:
+            return found
         while stack:
             e = stack[-1]
-            if e not in known:
-                missing = [c for c in self._first(e) if c not in known]
+            if key(e) not in known:
+                missing = [c for c in self._first(e) if key(c) not in known]
                 if missing:
                     stack += missing[::-1]
                     continue
                 self.remember(e, self.expression(e))
             stack.pop()
-        return known[root]
+        return known[key(root)]
 
     def _first(self, e: Expr) -> tuple[Expr, ...]:
         """What must be computed before `e`; a rare branch waits until it is needed."""
@@ -655,11 +719,8 @@ class FunctionPrinter(Emitter):
             case Lit():
                 return constant(e)
             case Load(buffer, index, guard):
-                if buffer.scope == "registers":
-                    name, lanes = self.slot(buffer, index)
-                    return self.value(
-                        f"load {llvm_type(buffer.dtype, lanes)}, ptr {name}", buffer.dtype, lanes
-                    )
+                if self.register(buffer):
+                    return self.registers[self.slot(buffer, index)[0]]
                 return self.read(buffer, index, None if guard is None else self.known_value(guard))
             case Index(op, args):
                 return self.index(op, [self.known_value(a) for a in args], args[1])
@@ -678,6 +739,8 @@ class FunctionPrinter(Emitter):
         return [self.splat(o, lanes) for o in operands]
 
     def index(self, op: str, operands: list[Operand], divisor: Expr) -> Operand:
+        if all(x.text.lstrip("-").isdigit() for x in operands):
+            return Operand(str(INDEX_OPS[op](*(int(x.text) for x in operands))), dtypes.int64)
         a, b = self.aligned(operands)
         if op in ("+", "*"):
             return self.value(
@@ -732,6 +795,12 @@ class FunctionPrinter(Emitter):
             common.dtype,
             common.lanes,
         )
+
+
+def _passed(body: Stmt) -> frozenset[Buffer]:
+    """The buffers that calls get pointers to."""
+    calls = (s for s in statements(body) if isinstance(s, Call))
+    return frozenset(a.buffer for s in calls for a in s.args if isinstance(a, Ref))
 
 
 def identity(kind: str, dtype: DType) -> Lit:

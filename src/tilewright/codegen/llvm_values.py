@@ -10,8 +10,7 @@ registers and bytes in memory.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from tilewright import dtypes
 from tilewright.dtypes import DType
@@ -21,8 +20,7 @@ from tilewright.scalars import LIBM_PREFIX, OPTIONAL
 from tilewright.target import Target
 
 
-@dataclass(frozen=True)
-class Operand:
+class Operand(NamedTuple):
     """An SSA name or constant, with its element type and number of lanes."""
 
     text: str

@@ -1,8 +1,8 @@
 """From LLVM IR text to machine code in this process.
 
-Knows llvmlite: parsing, the one pass we run (registers out of stack slots), code generation and
-linking. Refuses to know what the code means. Code is never unloaded: an engine lives as long as
-the process, so a pointer to a function is valid forever.
+Knows llvmlite: parsing, code generation and linking; no pass rewrites the text as printed. Refuses
+to know what the code means. Code is never unloaded: an engine lives as long as the process, so a
+pointer to a function is valid forever.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Loaded:
     call: Callable[[Any], None]
 
 
-def optimized(text: str, target: Target) -> Any:
-    """The parsed and verified module with stack slots promoted to registers."""
+def parsed(text: str, target: Target) -> Any:
+    """The parsed and verified module."""
     _initialized()
     try:
         module = llvm.parse_assembly(text)
@@ -70,25 +70,19 @@ def optimized(text: str, target: Target) -> Any:
         module.verify()
     except RuntimeError as e:
         raise InternalError(f"LLVM rejects the printed program: {e}") from None
-    builder = llvm.create_pass_builder(_machine(target), llvm.create_pipeline_tuning_options(0))
-    passes = llvm.create_new_function_pass_manager()
-    passes.add_sroa_pass()
-    for function in module.functions:
-        if not function.is_declaration:
-            passes.run(function, builder)
     return module
 
 
 def assembly(text: str, target: Target) -> str:
     """The machine's assembly of a module."""
     with _lock:
-        return str(_machine(target).emit_assembly(optimized(text, target)))
+        return str(_machine(target).emit_assembly(parsed(text, target)))
 
 
 def object_code(text: str, target: Target) -> bytes:
     """The relocatable object of a module."""
     with _lock:
-        return bytes(_machine(target).emit_object(optimized(text, target)))
+        return bytes(_machine(target).emit_object(parsed(text, target)))
 
 
 def symbol(text: str) -> str:

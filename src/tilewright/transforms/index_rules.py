@@ -49,6 +49,13 @@ class Affine:
     def without(self, term: Expr) -> Affine:
         return Affine(tuple(t for t in self.terms if t[0] is not term), self.constant)
 
+    def shifted(self, by: int) -> Affine:
+        return Affine(self.terms, self.constant + by)
+
+    def moving(self) -> Expr:
+        """The form without its constant."""
+        return Affine(self.terms, 0).expr()
+
     def expr(self) -> Expr:
         """The form as an index expression, constants last."""
         total: Expr | None = None
