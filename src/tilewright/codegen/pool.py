@@ -6,12 +6,14 @@ threads there should be (`runtime/threads`), and Python: no function here needs 
 
 One 64-bit word holds all that claiming a chunk depends on,
 
-    generation (16 bits) | seats (16) | chunks (16) | next chunk (16)
+    generation (16 bits) | seats (16) | end (16) | next (16)
 
 so a compare-and-swap that succeeds has claimed a chunk of the region that runs now, however long
-the thread slept before. A worker takes a seat together with its first chunk. The caller claims
-until nothing is left and then waits for claimed chunks only: a worker that was never scheduled
-delays nobody. Whoever finds the pool taken, nested or concurrent, runs its region by itself.
+the thread slept before. Chunks next <= k < end are free: the caller takes them from the front,
+workers from the back, so that call after call a core meets the data it has in its cache. A worker
+takes a seat together with its first chunk. The caller claims until nothing is left and then waits
+for claimed chunks only: a worker that was never scheduled delays nobody. Whoever finds the pool
+taken, nested or concurrent, runs its region by itself.
 
 Idle workers spin for a while and then sleep on the word's upper half (Linux futex). Waking them
 costs the caller microseconds, so a wake must be paid for by work: chunks add up over regions until
@@ -86,7 +88,8 @@ _STATE: Final = """
 @debt = internal global i64 0
 @default = internal global i64 1
 @key = internal global i32 0
-@task = internal global { ptr, ptr, i64 } zeroinitializer, align 128
+%task = type { ptr, ptr, i64, i64 }               ; body, env, extent, chunks
+@task = internal global %task zeroinitializer, align 128
 
 declare i64 @syscall(i64, ...)
 declare i32 @pthread_key_create(ptr, ptr)
@@ -107,21 +110,19 @@ _CHUNK: Final = """
 define internal i1 @open(i64 %word) {
   %next = and i64 %word, 65535
   %shifted = lshr i64 %word, 16
-  %chunks = and i64 %shifted, 65535
-  %left = icmp ult i64 %next, %chunks
+  %end = and i64 %shifted, 65535
+  %left = icmp ult i64 %next, %end
   ret i1 %left
 }
 
-; Run the chunk that the step from %word claimed, and count it. The last one wakes a caller that
-; went to sleep over it; the task may be another by then, but a needless wake is harmless.
-define internal void @run(i64 %word) {
+; Run chunk %k, which is claimed, and count it. The last one wakes a caller that went to sleep over
+; it; the region may be another by then, but a needless wake is harmless.
+define internal void @run(i64 %k) {
 entry:
-  %k = and i64 %word, 65535
-  %shifted = lshr i64 %word, 16
-  %chunks = and i64 %shifted, 65535
   %body = load ptr, ptr @task
-  %env = load ptr, ptr getelementptr ({ ptr, ptr, i64 }, ptr @task, i32 0, i32 1)
-  %extent = load i64, ptr getelementptr ({ ptr, ptr, i64 }, ptr @task, i32 0, i32 2)
+  %env = load ptr, ptr getelementptr (%task, ptr @task, i32 0, i32 1)
+  %extent = load i64, ptr getelementptr (%task, ptr @task, i32 0, i32 2)
+  %chunks = load i64, ptr getelementptr (%task, ptr @task, i32 0, i32 3)
   %from = mul i64 %extent, %k
   %begin = udiv i64 %from, %chunks
   %to = add i64 %from, %extent
@@ -142,9 +143,11 @@ out:
   ret void
 }
 
-; Claim and run chunks of one generation until none is left.
-define internal void @drain(i64 %mine) {
+; Claim and run chunks of one generation until none is left. %step is what a claim adds to the
+; word: 1 at the front, -65536 at the back.
+define internal void @drain(i64 %mine, i64 %step) {
 entry:
+  %front = icmp eq i64 %step, 1
   br label %again
 again:
   %word = load atomic i64, ptr @claim acquire, align 8
@@ -155,12 +158,16 @@ again:
   %mayclaim = and i1 %same, %left
   br i1 %mayclaim, label %claim, label %out
 claim:
-  %following = add i64 %word, 1
+  %following = add i64 %word, %step
   %swap = cmpxchg ptr @claim, i64 %word, i64 %following acq_rel monotonic, align 8
   %won = extractvalue { i64, i1 } %swap, 1
   br i1 %won, label %work, label %again
 work:
-  call void @run(i64 %word)
+  %next = and i64 %word, 65535
+  %shifted = lshr i64 %following, 16
+  %end = and i64 %shifted, 65535
+  %k = select i1 %front, i64 %next, i64 %end
+  call void @run(i64 %k)
   br label %again
 out:
   ret void
@@ -185,14 +192,16 @@ look:
   %word = load atomic i64, ptr @claim acquire, align 8
   %joins = call i1 @joinable(i64 %word)
   br i1 %joins, label %take, label %idle
-take:                                             ; one seat fewer, one chunk further
-  %taken = add i64 %word, -4294967295
+take:                                             ; one seat and one chunk fewer
+  %taken = add i64 %word, -4295032832
   %swap = cmpxchg ptr @claim, i64 %word, i64 %taken acq_rel monotonic, align 8
   %won = extractvalue { i64, i1 } %swap, 1
   br i1 %won, label %worked, label %look
 worked:
-  call void @run(i64 %word)
-  call void @drain(i64 %word)
+  %shifted = lshr i64 %taken, 16
+  %k = and i64 %shifted, 65535
+  call void @run(i64 %k)
+  call void @drain(i64 %word, i64 -65536)
   br label %look
 idle:
   %patient = icmp ult i64 %spins, $SPINS
@@ -301,8 +310,9 @@ grow:
   br label %publish
 publish:
   store ptr %body, ptr @task
-  store ptr %env, ptr getelementptr ({ ptr, ptr, i64 }, ptr @task, i32 0, i32 1)
-  store i64 %extent, ptr getelementptr ({ ptr, ptr, i64 }, ptr @task, i32 0, i32 2)
+  store ptr %env, ptr getelementptr (%task, ptr @task, i32 0, i32 1)
+  store i64 %extent, ptr getelementptr (%task, ptr @task, i32 0, i32 2)
+  store i64 %chunks, ptr getelementptr (%task, ptr @task, i32 0, i32 3)
   store atomic i64 0, ptr @done monotonic, align 8
   %old = load atomic i64, ptr @claim monotonic, align 8
   %g0 = lshr i64 %old, 48
@@ -311,12 +321,12 @@ publish:
   %s = shl i64 %seats, 32
   %c = shl i64 %chunks, 16
   %gs = or i64 %g2, %s
-  %first = or i64 %gs, %c
-  %word = or i64 %first, 1                        ; the caller has chunk 0 already
+  %all = or i64 %gs, %c
+  %word = or i64 %all, 1                         ; the caller has chunk 0 already
   %was = atomicrmw xchg ptr @claim, i64 %word seq_cst, align 8
   call void @wake(i64 %seats, i64 %worth)
-  call void @run(i64 %first)
-  call void @drain(i64 %word)
+  call void @run(i64 0)
+  call void @drain(i64 %word, i64 1)
   call void @join(i64 %chunks)
   store atomic i64 0, ptr @busy release, align 8
   ret void
