@@ -109,7 +109,7 @@ def test_blocks_without_declarations_are_spliced() -> None:
 def test_what_a_statement_writes() -> None:
     row = Buffer("row", dtypes.int64, (3,), "stack")
     inner = loop(I, Accumulate(row, (I,), "max", number(1)), Call("g", (Ref(OUT, I),), None))
-    assert loops.written(inner) == {row, OUT}
+    assert inner.writes == {row, OUT}
 
 
 # -- verifier ----------------------------------------------------------------------------------

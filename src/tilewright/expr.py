@@ -349,6 +349,8 @@ def is_index(x: object) -> bool:
 
 def literal(value: Operand, dtype: DType) -> Lit:
     """`value` as an element of type `dtype`, rounded to it."""
+    if dtype == dtypes.float64:
+        return Lit(float(value), dtype)  # type: ignore[arg-type]
     if dtypes.is_float(dtype):
         with np.errstate(over="ignore"):
             return Lit(float(np.asarray(value).astype(dtype)), dtype)
@@ -443,10 +445,7 @@ def _adopt(a: Operand, b: Operand) -> tuple[Expr, Expr]:
 
 
 def _binary(index_op: str | None, scalar_op: str | None, a: Operand, b: Operand) -> Expr:
-    positions = all(
-        isinstance(x, int) or (isinstance(x, Lit) and x.dtype == dtypes.int64) for x in (a, b)
-    )
-    if index_op and (is_index(a) or is_index(b) or positions):
+    if index_op and (is_index(a) or is_index(b) or (_is_number(a) and _is_number(b))):
         a, b = _adopt(a, b)
         return (
             index("+", a, index("*", b, as_index(-1))) if index_op == "-" else index(index_op, a, b)
@@ -457,6 +456,10 @@ def _binary(index_op: str | None, scalar_op: str | None, a: Operand, b: Operand)
             return index(str(index_op), a, b)
         raise InternalError(f"{index_op} is not defined on elements of type {a.type}")
     return apply(scalar_op, a, b)
+
+
+def _is_number(x: Operand) -> bool:
+    return isinstance(x, int) or (isinstance(x, Lit) and x.dtype == dtypes.int64)
 
 
 def _compare(op: str, a: Operand, b: Operand) -> Expr:
@@ -530,19 +533,17 @@ def walk(*roots: Expr) -> list[Expr]:
     """Every sub-expression, children first."""
     order: list[Expr] = []
     done: set[Expr] = set()
-    stack = list(roots)[::-1]
+    stack: list[Expr | None] = [*roots[::-1]]
     while stack:  # `topological`, spelled out: half of lowering is walks over small expressions
-        e = stack[-1]
-        if e in done:
-            stack.pop()
-            continue
-        missing = [c for c in e.children if c not in done]
-        if missing:
-            stack += missing[::-1]
-        else:
+        e = stack.pop()
+        if e is None:  # all below the next one are in order
+            order.append(stack.pop())  # type: ignore[arg-type]
+        elif e not in done:
             done.add(e)
-            order.append(e)
-            stack.pop()
+            if e.children:
+                stack += (e, None, *e.children[::-1])
+            else:
+                order.append(e)
     return order
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
@@ -51,13 +51,36 @@ KINDS: Final = ("serial", "parallel", "unroll", "vector")
 
 
 class Stmt(Term):
-    """Something that happens."""
+    """Something that happens. Every statement knows the buffers that running it may write."""
+
+    derived = ("writes",)
+    if TYPE_CHECKING:
+        writes: ClassVar[frozenset[Buffer]]
+
+    @property
+    def inner(self) -> tuple[Stmt, ...]:
+        """The statements inside."""
+        return ()
+
+    def targets(self) -> tuple[Buffer, ...]:
+        """The buffers that the statement itself writes."""
+        return ()
+
+    def derive(self) -> None:
+        _set_writes(self, frozenset(self.targets()).union(*(s.writes for s in self.inner)))
+
+
+_set_writes = Stmt.__dict__["writes"].__set__
 
 
 class Block(Stmt):
     """Statements one after the other; also a scope for `Let` and `Alloc`."""
 
     statements: tuple[Stmt, ...]
+
+    @property
+    def inner(self) -> tuple[Stmt, ...]:
+        return self.statements
 
 
 class For(Stmt):
@@ -71,12 +94,20 @@ class For(Stmt):
     kind: str
     lanes: int
 
+    @property
+    def inner(self) -> tuple[Stmt, ...]:
+        return (self.body,)
+
 
 class While(Stmt):
     """Run `body` as long as `condition`, evaluated before each round, holds."""
 
     condition: Expr
     body: Block
+
+    @property
+    def inner(self) -> tuple[Stmt, ...]:
+        return (self.body,)
 
 
 class If(Stmt):
@@ -85,6 +116,10 @@ class If(Stmt):
     condition: Expr
     then: Block
     otherwise: Block
+
+    @property
+    def inner(self) -> tuple[Stmt, ...]:
+        return (self.then, self.otherwise)
 
 
 class Let(Stmt):
@@ -101,6 +136,9 @@ class Store(Stmt):
     index: tuple[Expr, ...]
     value: Expr
 
+    def targets(self) -> tuple[Buffer, ...]:
+        return (self.buffer,)
+
 
 class Accumulate(Stmt):
     """Combine `value` into one element by a reduction kind (see scalars.REDUCTIONS)."""
@@ -109,6 +147,9 @@ class Accumulate(Stmt):
     index: tuple[Expr, ...]
     kind: str
     value: Expr
+
+    def targets(self) -> tuple[Buffer, ...]:
+        return (self.buffer,)
 
 
 class Alloc(Stmt):
@@ -137,6 +178,9 @@ class Call(Stmt):
     function: str
     args: tuple[Ref | Expr, ...]
     library: str | None
+
+    def targets(self) -> tuple[Buffer, ...]:
+        return tuple(a.buffer for a in self.args if isinstance(a, Ref))
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,13 +231,7 @@ def statements(root: Stmt) -> Iterator[Stmt]:
     while stack:
         s = stack.pop()
         yield s
-        match s:
-            case Block(inner):
-                stack.extend(reversed(inner))
-            case For() | While():
-                stack.append(s.body)
-            case If(_, then, otherwise):
-                stack += [otherwise, then]
+        stack += s.inner[::-1]
 
 
 def expressions(s: Stmt) -> tuple[Expr, ...]:
@@ -212,17 +250,6 @@ def expressions(s: Stmt) -> tuple[Expr, ...]:
         case Call(_, args):
             return tuple(a.offset if isinstance(a, Ref) else a for a in args)
     return ()
-
-
-def written(root: Stmt) -> frozenset[Buffer]:
-    """Buffers that running `root` may write."""
-    found: set[Buffer] = set()
-    for s in statements(root):
-        if isinstance(s, (Store, Accumulate)):
-            found.add(s.buffer)
-        elif isinstance(s, Call):
-            found.update(a.buffer for a in s.args if isinstance(a, Ref))
-    return frozenset(found)
 
 
 def library_calls(root: Stmt) -> frozenset[str]:

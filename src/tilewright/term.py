@@ -116,17 +116,16 @@ def topological(roots: Iterable[T], children: Callable[[T], Iterable[T]]) -> lis
     """Every term reachable from `roots`, each after its children. Iterative; linear in the size."""
     order: list[T] = []
     done: set[int] = set()
-    stack = list(roots)[::-1]
+    stack: list[Any] = [*roots][::-1]
     while stack:
-        term = stack[-1]
-        if id(term) in done:
-            stack.pop()
-            continue
-        missing = [c for c in children(term) if id(c) not in done]
-        if missing:
-            stack.extend(missing[::-1])
-        else:
+        term = stack.pop()
+        if term is None:  # all below the next one are in order
+            order.append(stack.pop())
+        elif id(term) not in done:
             done.add(id(term))
-            order.append(term)
-            stack.pop()
+            below = [*children(term)]
+            if below:
+                stack += (term, None, *below[::-1])
+            else:
+                order.append(term)
     return order

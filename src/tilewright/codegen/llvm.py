@@ -66,7 +66,6 @@ from tilewright.loops import (
     Sync,
     While,
     statements,
-    written,
 )
 from tilewright.scalars import REDUCTIONS
 from tilewright.target import Target
@@ -125,7 +124,7 @@ class FunctionPrinter(Emitter):
         self.registers: dict[Slot, Operand] = {}
         self.known: dict[Hashable, Operand] = {}
         self.scopes: list[list[Hashable]] = [[]]
-        self.changing = written(function.body)
+        self.changing = function.body.writes
         self.readers: dict[Buffer, list[Hashable]] = {b: [] for b in self.changing}
         self.unrolled: dict[int, int] = {}  # the serials of unrolled axes and their numbers
         self.expansions: dict[Expr, Expr] = {}
@@ -270,10 +269,10 @@ class FunctionPrinter(Emitter):
             self.emit(f"br i1 {some.text}, label %{head}, label %{done}")
         before = self.label
         self.start(head)
-        with self.joined(written(s.body), before):
+        with self.joined(s.body.writes, before):
             phi = len(self.lines)
             self.lines.append("")
-            self.forget(written(s.body))
+            self.forget(s.body.writes)
             with self.scope():
                 self.remember(s.axis, Operand(i, dtypes.int64))
                 self.statement(s.body)
@@ -318,8 +317,8 @@ class FunctionPrinter(Emitter):
         self.emit(f"br label %{head}")
         before = self.label
         self.start(head)
-        with self.joined(written(body), before):
-            self.forget(written(body))
+        with self.joined(body.writes, before):
+            self.forget(body.writes)
             with self.scope():
                 test = self.value_of(condition)
                 self.emit(f"br i1 {test.text}, label %{inside}, label %{done}")
@@ -346,7 +345,7 @@ class FunctionPrinter(Emitter):
         self.start(done)
         (a, a_label), (b, b_label) = ends
         self.join(a, a_label, b, b_label)
-        self.forget(written(then) | written(otherwise))
+        self.forget(then.writes | otherwise.writes)
 
     def alloc(self, buffer: Buffer) -> None:
         if self.register(buffer):
@@ -373,7 +372,7 @@ class FunctionPrinter(Emitter):
         if s.library is not None:
             self.declarations.add(f"declare void @{s.function}({', '.join(types)})")
         self.emit(f"call void @{s.function}({', '.join(texts)})")
-        self.forget(written(s))
+        self.forget(s.writes)
 
     # -- registers ----------------------------------------------------------------------------
 
@@ -691,10 +690,12 @@ class FunctionPrinter(Emitter):
 
     def known_value(self, root: Expr) -> Operand:
         """Emit what is needed to have the value of an expression in machine operations."""
-        known, key, stack = self.known, self.key, [root]
-        found = known.get(key(root))
+        key = self.key if self.unrolled else _same
+        known, first = self.known, key(root)
+        found = known.get(first)
         if found is not None:
             return found
+        stack = [root]
         while stack:
             e = stack[-1]
             if key(e) not in known:
@@ -704,7 +705,7 @@ class FunctionPrinter(Emitter):
                     continue
                 self.remember(e, self.expression(e))
             stack.pop()
-        return known[key(root)]
+        return known[first]
 
     def _first(self, e: Expr) -> tuple[Expr, ...]:
         """What must be computed before `e`; a rare branch waits until it is needed."""
@@ -795,6 +796,10 @@ class FunctionPrinter(Emitter):
             common.dtype,
             common.lanes,
         )
+
+
+def _same(e: Expr) -> Hashable:
+    return e
 
 
 def _passed(body: Stmt) -> frozenset[Buffer]:
