@@ -38,6 +38,11 @@ UNFINISHED: Final = (Iterator, Awaitable, At, Place)
 """Results that are no values yet: they would run on traced arrays after the trace has ended."""
 
 
+OPEN: Final[list[Scope]] = []
+"""The scopes open on any thread: native code looks whether there are any, and if so asks
+`active`."""
+
+
 def active() -> bool:
     """Whether a function is being traced on this thread."""
     return current.scope is not None
@@ -48,6 +53,7 @@ def scope(name: str) -> Iterator[Scope]:
     """Handles made inside end with it: using one afterwards is an EscapedTracer error."""
     inner = Scope(name, current.scope)
     current.scope = inner
+    OPEN.append(inner)
     try:
         yield inner
         for captured in inner.captured.values():
@@ -59,6 +65,7 @@ def scope(name: str) -> Iterator[Scope]:
         raise
     finally:
         current.scope = inner.outer
+        OPEN.remove(inner)
         inner.open = False
 
 

@@ -28,13 +28,15 @@ class Container:
     """How one class of containers is taken apart and put together.
 
     `take` gives the children and a hashable description of all the rest; `make` undoes it; `names`
-    spells each child's place for messages.
+    spells each child's place for messages. Where all of that is reading and setting attributes,
+    `fields` has the names of the children and of the rest.
     """
 
     cls: type
     take: Callable[[Any], tuple[Sequence[Any], Hashable]]
     make: Callable[[Any, Sequence[Any]], Any]
     names: Callable[[Any, int], Sequence[str]]
+    fields: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
 
 class Entry(NamedTuple):
@@ -171,7 +173,13 @@ def container_of(x: Any) -> Container | None:
 def _derived(cls: type) -> Container | None:
     if issubclass(cls, tuple) and hasattr(cls, "_fields"):
         names = [f".{f}" for f in cls._fields]
-        return Container(cls, lambda t: (t, None), lambda rest, xs: cls(*xs), lambda rest, n: names)
+        return Container(
+            cls,
+            lambda t: (t, None),
+            lambda rest, xs: cls(*xs),
+            lambda rest, n: names,
+            (tuple(cls._fields), ()),
+        )
     if dataclasses.is_dataclass(cls) and not hasattr(cls, "__array__"):
         return _dataclass(cls)
     for base in (OrderedDict, defaultdict, dict, list, tuple):
@@ -202,7 +210,8 @@ def _dataclass(cls: type) -> Container:
             object.__setattr__(x, f, value)
         return x
 
-    return Container(cls, take, make, lambda rest, n: [f".{f}" for f in children])
+    names = [f".{f}" for f in children]
+    return Container(cls, take, make, lambda rest, n: names, (tuple(children), tuple(static)))
 
 
 # -- taking apart and putting together ---------------------------------------------------------
