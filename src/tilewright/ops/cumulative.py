@@ -1,11 +1,13 @@
 """Ops that carry a value along an axis: cumulative sum, product, extremes, and the recurrence.
 
 Knows the running reductions and the first-order linear recurrence, which is the derivative of all
-of them. Refuses to know parallel scans: an element is computed from its predecessor.
+of them, and how lines are walked so that no step waits for the one before it. Refuses to know
+scans by other operations than these.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
@@ -13,13 +15,24 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from tilewright import dtypes
-from tilewright.expr import Buffer, Expr, Extent, apply, as_index, axis, cast
+from tilewright.expr import (
+    Axis,
+    Buffer,
+    Expr,
+    Extent,
+    apply,
+    as_index,
+    axis,
+    cast,
+    index,
+    static,
+)
 from tilewright.graph import Op, Type
-from tilewright.loops import Alloc, Stmt, block, loop, store
+from tilewright.loops import Accumulate, Alloc, Block, Stmt, block, loop, store
 from tilewright.ops import elementwise as el
 from tilewright.ops.base import same_type
 from tilewright.ops.elementwise import number
-from tilewright.ops.nests import extreme, nested
+from tilewright.ops.nests import extreme, minus, plus, vectors
 from tilewright.ops.samples import AWKWARD_AXES, Example, numbers, of_kinds, samples
 from tilewright.ops.shape import Pad
 from tilewright.scalars import REDUCTIONS
@@ -30,7 +43,25 @@ KINDS: Final[dict[str, str]] = {
 """Kinds of `Cumulative`, and the NumPy kinds of element they are defined on."""
 
 
-Step = Callable[[Expr, tuple[Expr, ...]], Expr]
+VECTOR_BYTES: Final = 64
+"""Lanes are this wide; where registers are narrower, several make one."""
+
+CHAINS: Final = 8
+"""Chains of dependent steps that run together: as many as hide the latency of a step."""
+
+
+PIECE: Final = 64
+"""Steps of one chain before the chains of a line are joined again, at most."""
+
+PAGE: Final = 4096
+"""Addresses that are equal up to multiples of this many bytes compete for the same cache lines."""
+
+UNROLL: Final = 4
+STRIP: Final = 8
+"""Vectors of running reductions, and of neighbouring lines, that stay in registers."""
+
+Element = Callable[[Expr], Expr]
+Step = Callable[[Expr, Expr], Expr]
 
 
 def shifted_along(x: Any, axis: int, fill: float, reverse: bool) -> Any:
@@ -98,16 +129,22 @@ class Cumulative(Op):
         if dtypes.is_bool(x.dtype):
             combine = {"sum": "or", "prod": "and", "max": "or", "min": "and"}[self.kind]
 
-        def step(acc: Expr, at: tuple[Expr, ...]) -> Expr:
-            element = cast(x[at], acc.type)
-            if combine is not None:
-                return apply(combine, acc, element)
-            if self.kind == "logsumexp":
-                return apply(el.logaddexp.row.scalar, acc, element)
-            return extreme(self.kind, acc, element)
+        def element(at: Expr) -> Expr:
+            return x[at]
 
-        start = -np.inf if self.kind == "logsumexp" else REDUCTIONS[self.kind][1](x.dtype)
-        return along(out, self.axis, self.reverse, start, step)
+        def step(acc: Expr, at: Expr) -> Expr:
+            one = cast(element(at), acc.type)
+            if combine is not None:
+                return apply(combine, acc, one)
+            if self.kind == "logsumexp":
+                return apply(el.logaddexp.row.scalar, acc, one)
+            return extreme(self.kind, acc, one)
+
+        if self.kind == "logsumexp":
+            return Lines(out, self.axis, self.reverse, -np.inf, step).loops()
+        start = REDUCTIONS[self.kind][1](x.dtype)
+        reduction = None if dtypes.is_complex(x.dtype) else (self.kind, element)
+        return Lines(out, self.axis, self.reverse, start, step, reduction).loops()
 
     @classmethod
     def examples(cls) -> list[Example]:
@@ -167,10 +204,10 @@ class Recurrence(Op):
     def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
         a, b = args
 
-        def step(acc: Expr, at: tuple[Expr, ...]) -> Expr:
+        def step(acc: Expr, at: Expr) -> Expr:
             return cast(a[at], acc.type) * acc + cast(b[at], acc.type)
 
-        return along(outs[0], self.axis, self.reverse, 0, step)
+        return Lines(outs[0], self.axis, self.reverse, 0, step).loops()
 
     @classmethod
     def examples(cls) -> list[Example]:
@@ -184,17 +221,165 @@ class Recurrence(Op):
         return [*found, Example((a[::-1], b.T), cls(0), True)]
 
 
-def along(out: Buffer, d: int, reverse: bool, start: Any, step: Step) -> Stmt:
-    """Loops that fill `out` with acc = step(acc, position), running along axis `d` innermost."""
-    wide = dtypes.compute_type(out.dtype)
-    acc = Buffer("acc", wide, (), "registers")
-    others = {k: axis("i", n) for k, n in enumerate(out.shape) if k != d}
-    run = axis("j", out.shape[d])
-    here: Expr = as_index(out.shape[d]) - 1 - run if reverse else run
-    at = tuple(here if k == d else others[k] for k in range(len(out.shape)))
-    body = block(
-        Alloc(acc),
-        store(acc, (), number(start, wide)),
-        loop(run, store(acc, (), step(acc[()], at)), store(out, at, cast(acc[()], out.dtype))),
-    )
-    return nested(tuple(others.values()), body)
+class Lines:
+    """Loops that fill `out` with acc = step(acc, flat position) along axis `d`, from `start`.
+
+    Lines that lie side by side in memory run in lanes. Others are scalar chains, of which CHAINS
+    run together, so that none waits for its own predecessor. Where the steps are those of a
+    `reduction` (its kind, and the elements it combines), these are pieces of one line, and the
+    pieces' reductions, taken in lanes, say where their chains start; else they are several lines.
+    """
+
+    def __init__(
+        self,
+        out: Buffer,
+        d: int,
+        reverse: bool,
+        start: Any,
+        step: Step,
+        reduction: tuple[str, Element] | None = None,
+    ) -> None:
+        self.out, self.reverse, self.step, self.reduction = out, reverse, step, reduction
+        self.wide = dtypes.compute_type(out.dtype)
+        self.start = number(start, self.wide)
+        shape = [static(n) for n in out.shape]
+        self.n = shape[d]
+        self.outer, self.inner = math.prod(shape[:d]), math.prod(shape[d + 1 :])
+
+    def loops(self) -> Stmt:
+        n, line = self.n, axis("o", self.outer)
+        if 0 in (self.outer, self.inner, n):
+            return block()
+        if self.inner > 1:
+            return self.columns(line, index("*", line, as_index(n * self.inner)))
+        if self.piece:
+            return loop(line, self.pieces(index("*", line, as_index(n))))
+        together = self.together
+        groups, rest = divmod(self.outer, together)
+        group = axis("o", groups)
+        many = loop(group, self.chains(index("*", group, as_index(together * n)), together))
+        few = self.chains(as_index(groups * together * n), rest)
+        return block(*([many] if groups else []), *([few] if rest else []))
+
+    @property
+    def piece(self) -> int:
+        """Steps of a piece of a line; 0 if lines are not cut."""
+        if self.reduction is None or self._quick:
+            return 0
+        whole = UNROLL * VECTOR_BYTES // self.wide.itemsize
+        return min(PIECE, self.n // CHAINS // whole * whole)
+
+    @property
+    def together(self) -> int:
+        """How many lines run together. Those that start a page apart share few cache lines."""
+        if self._quick:
+            return 1
+        return 2 if self.n * self.out.dtype.itemsize % PAGE == 0 else CHAINS
+
+    @property
+    def _quick(self) -> bool:
+        """Whether a step takes no longer than its load and store: one chain is enough."""
+        return (
+            self.reduction is not None
+            and self.reduction[0] == "sum"
+            and dtypes.is_integer(self.wide)
+        )
+
+    def at(self, j: Expr) -> Expr:
+        """The j-th place of a line in the order of the steps."""
+        return minus(self.n - 1, j) if self.reverse else j
+
+    def advance(self, acc: Buffer, where: tuple[Expr, ...], at: Expr) -> list[Stmt]:
+        """One step of the chain whose value is in acc[where]."""
+        return [
+            store(acc, where, self.step(acc[where], at)),
+            store(self.out, (at,), cast(acc[where], self.out.dtype)),
+        ]
+
+    def chains(self, first: Expr, count: int) -> Stmt:
+        """`count` lines, one behind the other in memory from `first`."""
+        acc = Buffer("acc", self.wide, (count,), "registers")
+        begin, run, line = axis("c", count), axis("j", self.n), axis("c", count)
+        at = plus(plus(first, index("*", line, as_index(self.n))), self.at(run))
+        return Block((
+            Alloc(acc),
+            loop(begin, store(acc, (begin,), self.start), kind="unroll"),
+            loop(run, loop(line, *self.advance(acc, (line,), at), kind="unroll")),
+        ))  # fmt: skip
+
+    def pieces(self, first: Expr) -> Stmt:
+        """One long line: blocks of CHAINS pieces, then what is left in a single chain."""
+        piece = self.piece
+        blocks = self.n // (CHAINS * piece)
+        carry = Buffer("carry", self.wide, (), "registers")
+        heads = Buffer("heads", self.wide, (CHAINS,), "stack")
+        acc = Buffer("acc", self.wide, (CHAINS,), "registers")
+        b, run = axis("b", blocks), axis("j", piece)
+        each, begin, chain = axis("c", CHAINS), axis("c", CHAINS), axis("c", CHAINS)
+        start = index("*", b, as_index(CHAINS * piece))
+
+        def place(c: Axis, k: Expr) -> Expr:
+            return plus(first, self.at(plus(plus(start, index("*", c, as_index(piece))), k)))
+
+        left = axis("j", self.n - blocks * CHAINS * piece)
+        end = plus(first, self.at(plus(blocks * CHAINS * piece, left)))
+        return Block((
+            Alloc(carry), Alloc(heads), Alloc(acc), store(carry, (), self.start),
+            loop(
+                b,
+                loop(each, store(heads, (each,), carry[()]),
+                     *self.reduced(carry, lambda k: place(each, k))),
+                loop(begin, store(acc, (begin,), heads[begin]), kind="unroll"),
+                loop(run, loop(chain, *self.advance(acc, (chain,), place(chain, run)),
+                               kind="unroll")),
+                store(carry, (), acc[CHAINS - 1]),
+            ),
+            loop(left, *self.advance(carry, (), end)),
+        ))  # fmt: skip
+
+    def reduced(self, carry: Buffer, place: Callable[[Expr], Expr]) -> list[Stmt]:
+        """carry combined with the piece whose steps are at `place`."""
+        assert self.reduction is not None, "only reductions are known without their steps"
+        kind, element = self.reduction
+        lanes = VECTOR_BYTES // self.wide.itemsize
+        neutral = number(REDUCTIONS[kind][1](self.wide), self.wide)
+        total = Buffer("total", self.wide, (UNROLL, lanes), "registers")
+        u, v, w = (axis("u", UNROLL) for _ in range(3))
+        lane = [axis("l", lanes) for _ in range(3)]
+        k = axis("k", self.piece // (UNROLL * lanes))
+        at = plus(index("*", plus(index("*", k, as_index(UNROLL)), v), as_index(lanes)), lane[1])
+        value = cast(element(place(at)), self.wide)
+
+        def in_lanes(one: Axis, two: Axis, body: Stmt) -> Stmt:
+            return loop(one, loop(two, body, kind="vector", lanes=lanes), kind="unroll")
+
+        return [
+            Alloc(total),
+            in_lanes(u, lane[0], store(total, (u, lane[0]), neutral)),
+            loop(k, in_lanes(v, lane[1], Accumulate(total, (v, lane[1]), kind, value))),
+            in_lanes(w, lane[2], Accumulate(carry, (), kind, total[w, lane[2]])),
+        ]
+
+    def columns(self, line: Axis, first: Expr) -> Stmt:
+        """`inner` lines side by side, each step a row: all of a row in registers if it fits there,
+        else in memory that stays in the nearest cache."""
+        lanes = VECTOR_BYTES // self.wide.itemsize
+        run = axis("j", self.n)
+        row = plus(first, index("*", self.at(run), as_index(self.inner)))
+        if self.inner > STRIP * lanes:
+            acc = Buffer("acc", self.wide, (self.inner,), "temp")
+            begin = vectors(self.inner, lanes, lambda i, _: [store(acc, (i,), self.start)])
+            steps = vectors(self.inner, lanes, lambda i, _: self.advance(acc, (i,), plus(row, i)))
+            return block(Alloc(acc), loop(line, *begin, loop(run, *steps)))
+        memory: list[Stmt] = []
+        begin, steps = [], []
+        for at in range(0, self.inner, lanes):
+            width = min(lanes, self.inner - at)
+            full = 1 << (width - 1).bit_length()
+            part = Buffer("acc", self.wide, (full,), "registers")
+            one, lane = axis("l", width), axis("l", width)
+            step = self.advance(part, (lane,), plus(plus(row, at), lane))
+            memory.append(Alloc(part))
+            begin.append(loop(one, store(part, (one,), self.start), kind="vector", lanes=full))
+            steps.append(loop(lane, *step, kind="vector", lanes=full))
+        return loop(line, Block((*memory, *begin, loop(run, *steps))))

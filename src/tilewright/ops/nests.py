@@ -44,6 +44,22 @@ def over(
     return loop(k, *body(minus(minus(high, 1), k) if down else plus(low, k)))
 
 
+def vectors(n: int, lanes: int, body: Callable[[Expr, Axis], Sequence[Stmt]]) -> list[Stmt]:
+    """`body(i, lane)` for i in range(n), `lanes` (a power of two) at a time: i is base + lane."""
+    full, tail = divmod(n, lanes)
+    out: list[Stmt] = []
+    if full:
+        chunk, lane = axis("v", full), axis("l", lanes)
+        at = plus(index("*", chunk, as_index(lanes)), lane)
+        out.append(loop(chunk, loop(lane, *body(at, lane), kind="vector", lanes=lanes)))
+    if tail:
+        lane = axis("l", tail)
+        width = 1 << (tail - 1).bit_length()
+        rest = loop(lane, *body(plus(n - tail, lane), lane), kind="vector", lanes=width)
+        out.append(rest)
+    return out
+
+
 def when(condition: Expr, *then: Stmt) -> Stmt:
     """The statements, if the condition holds."""
     return If(condition, block(*then), block())

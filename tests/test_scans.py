@@ -1,0 +1,66 @@
+"""Running reductions and recurrences on extents where lines are cut, grouped or put in lanes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilewright as tw
+from running import run
+from tilewright import dtypes
+from tilewright.ops.cumulative import Cumulative, Recurrence
+from tilewright.ops.samples import samples
+
+SHAPES = [
+    ((1100,), 0),
+    ((3, 700), 1),
+    ((17, 300), 1),
+    ((2, 9, 5), 1),
+    ((4, 37), 0),
+    ((3, 2, 260), 1),
+]
+TYPES = [dtypes.float32, dtypes.float64, dtypes.int32, dtypes.uint8, dtypes.bfloat16, dtypes.bool_]
+
+
+def small(dtype: Any, shape: tuple[int, ...]) -> Any:
+    """Numbers near 1 whose running products stay finite; bools and integers of any size."""
+    rng = np.random.default_rng(0)
+    if dtypes.is_float(dtype):
+        return (1 + 0.01 * rng.standard_normal(shape)).astype(dtype)
+    return samples(dtype, shape)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("shape, along", SHAPES)
+@pytest.mark.parametrize("kind", ["sum", "prod", "max", "min"])
+def test_running_reductions(kind: str, shape: tuple[int, ...], along: int, reverse: bool) -> None:
+    for dtype in TYPES:
+        op = Cumulative(kind, along, reverse)
+        x = small(dtype, shape)
+        got = np.asarray(tw.compile(lambda x, op=op: op(x))(x))
+        want = op.numpy(x)
+        assert got.dtype == want.dtype
+        if dtypes.is_float(dtype):
+            wide = np.float64
+            tolerance = {dtypes.bfloat16: 1e-2, dtypes.float32: 1e-4}.get(dtype, 1e-11)
+            np.testing.assert_allclose(got.astype(wide), want.astype(wide), rtol=tolerance)
+        else:
+            np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("kind", ["max", "min", "sum"])
+def test_nan_stays_once_it_came(kind: str) -> None:
+    x = np.linspace(-1, 1, 1500)
+    x[777] = np.nan
+    got = np.asarray(tw.compile(lambda x: Cumulative(kind, 0)(x))(x))
+    assert np.isnan(got[777:]).all() and not np.isnan(got[:777]).any()
+
+
+@pytest.mark.parametrize("shape, along", [((9, 1024), 1), ((5, 70), 1), ((40, 6), 0)])
+def test_recurrences_where_lines_run_together(shape: tuple[int, ...], along: int) -> None:
+    a, b = np.full(shape, 0.9), samples(dtypes.float64, shape)
+    b = np.nan_to_num(b, posinf=1, neginf=-1)
+    for reverse in (False, True):
+        run(lambda a, b, r=reverse: Recurrence(along, r)(a, b), a, b)
