@@ -31,7 +31,7 @@ from tilewright.errors import NotAFunction, Recompilation, UnknownStatic
 from tilewright.graph import Graph
 from tilewright.options import Options, show, shown
 from tilewright.promotion import PYTHON
-from tilewright.runtime import jit, lapack
+from tilewright.runtime import jit, lapack, threads
 from tilewright.runtime.executable import Executable, load, prepared
 from tilewright.target import Target, host
 from tilewright.tracing import Call, Traced
@@ -64,6 +64,7 @@ class Program:
     assembly: Assembly
     target: Target
     kept: tuple[int, ...]  # which of the traced graph's constants the rewritten one still reads
+    threads: int | None
 
     def captured(self, traced: Graph) -> tuple[Any, ...]:
         """The arrays captured by a graph of this program, as the program expects them."""
@@ -73,7 +74,7 @@ class Program:
     @functools.cached_property
     def _printed(self) -> tuple[str, str]:
         """The entry's name, which is the hash of the rest of the text, and the text."""
-        text = llvm.print_program(self.assembly.program, self.target)
+        text = llvm.print_program(self.assembly.program, self.target, self.threads)
         name = jit.symbol(text)
         return name, llvm.named(text, name)
 
@@ -113,7 +114,7 @@ class Programs:
             lowered, assembly = pipeline.lower(graph, choose, options, target.lapack)
             position = {h: i for i, h in enumerate(constants(graph))}
             kept = tuple(position[h] for h in constants(lowered))
-            found = self._kept[key] = Program(lowered, assembly, target, kept)
+            found = self._kept[key] = Program(lowered, assembly, target, kept, options.threads)
             if len(self._kept) > MOST_PROGRAMS:
                 self._kept.popitem(last=False)
             show("time", f"{graph.name}: lowered in {1e3 * (time.perf_counter() - started):.1f} ms")
@@ -121,9 +122,10 @@ class Programs:
 
 
 def machine() -> Target:
-    """The machine this process runs on, with the LAPACK that its NumPy uses."""
+    """The machine this process runs on, with the LAPACK that its NumPy uses and our threads."""
     found = lapack.library()
-    return host() if found is None else replace(host(), lapack=found.offered)
+    offered = None if found is None else found.offered
+    return replace(host(), lapack=offered, pool=threads.available())
 
 
 _programs: Final = Programs()

@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+
+from tilewright.errors import BadThreadCount
 
 CHANNELS: Final = ("graph", "fusion", "kernels", "loops", "llvm", "asm", "cache", "time")
 """What TILEWRIGHT_SHOW may name, separated by commas; `all` is every one."""
@@ -19,13 +21,30 @@ class Options:
     """Options of one compiled function.
 
     verify: check every stage's invariants while compiling (tests do; slower).
+    threads: the most threads that a call uses, of as many as the process and `tw.threads` allow;
+        None sets no limit, and 1 makes a program without any thread's cost.
     """
 
     verify: bool = False
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads is not None:
+            thread_count(self.threads, "threads")
 
     @staticmethod
     def default() -> Options:
         return Options(verify=bool(os.environ.get("TILEWRIGHT_VERIFY")))
+
+
+def thread_count(count: Any, where: str) -> int:
+    """A number of threads that somebody asked for.
+
+    **Raises:** `BadThreadCount` unless it is a positive integer.
+    """
+    if type(count) is not int or count < 1:
+        raise BadThreadCount(where, count)
+    return count
 
 
 def shown(channel: str) -> bool:

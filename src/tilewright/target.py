@@ -31,7 +31,7 @@ class Lapack:
 @dataclass(frozen=True)
 class Target:
     """A CPU. `vector_bytes` is the width vectors are written at; sizes are in bytes. `lapack` is
-    None where programs must do without one."""
+    None where programs must do without one, `pool` says whether there are threads for them."""
 
     triple: str
     cpu: str
@@ -40,6 +40,7 @@ class Target:
     l1_bytes: int = 32 << 10
     l2_bytes: int = 1 << 20
     lapack: Lapack | None = None
+    pool: bool = False
 
     def lanes(self, itemsize: int) -> int:
         """Elements of the given size in one vector register."""

@@ -25,15 +25,16 @@ from tilewright.codegen.llvm_values import (
     Emitter,
     Operand,
     constant,
+    identity,
     memory_type,
     native_operations,
     suffix,
     vector_type,
 )
+from tilewright.codegen.parallel import DECLARATION, Region, divided, outline, task
 from tilewright.dtypes import DType
 from tilewright.errors import InternalError
 from tilewright.expr import (
-    INDEX_OPS,
     Apply,
     Axis,
     Buffer,
@@ -43,7 +44,6 @@ from tilewright.expr import (
     Lit,
     Load,
     Var,
-    as_index,
     is_static,
     literal,
     show,
@@ -67,7 +67,6 @@ from tilewright.loops import (
     While,
     statements,
 )
-from tilewright.scalars import REDUCTIONS
 from tilewright.target import Target
 from tilewright.transforms.index_rules import Affine, affine, flat
 
@@ -89,16 +88,22 @@ ENTRY = "tilewright_entry"
 """The placeholder for the name under which the program is found; see `named`."""
 
 
-def print_program(program: Program, target: Target | None = None) -> str:
+def print_program(
+    program: Program, target: Target | None = None, threads: int | None = None
+) -> str:
     """The whole program as one LLVM module. Its one external function takes an array of pointers,
-    one for each parameter of the program's entry. Without a target it runs on any machine."""
+    one for each parameter of the program's entry. Without a target it runs on any machine, and on
+    one thread; with one its parallel loops use at most so many `threads` (None: no limit)."""
     parts: list[str] = []
     declarations: set[str] = set()
     zero_bytes = 16
     native = native_operations(target) if target is not None else frozenset()
+    regions: Mapping[str, Region] = {}
+    if target is not None and target.pool and threads != 1:
+        program, regions = outline(program, threads or 0)
     for f in program.functions:
-        printer = FunctionPrinter(f, native)
-        parts.append(printer.text(external=f is program.entry))
+        printer = FunctionPrinter(f, native, regions)
+        parts += [printer.text(external=f is program.entry), *printer.tasks.values()]
         declarations |= printer.declarations
         zero_bytes = max(zero_bytes, printer.zero_bytes)
     head = [f"{ZERO} = internal constant [{zero_bytes} x i8] zeroinitializer, align 64"]
@@ -112,12 +117,17 @@ def named(text: str, name: str) -> str:
 
 
 class FunctionPrinter(Emitter):
-    """The text of one function. `native` are the optional operations the machine has."""
+    """The text of one function. `native` are the optional operations the machine has, `regions`
+    the parallel loops that are functions, by name."""
 
-    def __init__(self, function: Function, native: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, function: Function, native: frozenset[str], regions: Mapping[str, Region]
+    ) -> None:
         super().__init__()
-        self.function, self.native = function, native
+        self.function, self.native, self.regions = function, native, regions
         self.allocas: list[str] = []
+        self.tasks: dict[str, str] = {}
+        self.stretch: tuple[Axis, str, str] | None = None  # what a region runs of its axis
         self.label = "entry"
         self.zero_bytes = 0
         self.pointer: dict[Buffer, str] = {}
@@ -144,8 +154,10 @@ class FunctionPrinter(Emitter):
                 self.emit(f"%a{k} = getelementptr ptr, ptr %args, i64 {k}")
                 self.emit(f"{p} = load ptr, ptr %a{k}")
         else:
-            params = ", ".join(f"ptr noalias noundef {p}" for p in pointers)
-            head = f"define internal void @{self.function.name}({params}) {{\nentry:"
+            params = [f"ptr noalias noundef {p}" for p in pointers]
+            if self.function.name in self.regions:
+                params += self.scalars(self.regions[self.function.name])
+            head = f"define internal void @{self.function.name}({', '.join(params)}) {{\nentry:"
         self.statement(self.function.body)
         if self.streamed:
             self.emit("fence seq_cst")
@@ -258,14 +270,18 @@ class FunctionPrinter(Emitter):
 
     def counted_loop(self, s: For) -> None:
         extent = s.axis.extent
-        count = str(static(extent)) if is_static(extent) else self.value_of(extent).text  # type: ignore[arg-type]
+        first = "0"
+        if self.stretch is not None and self.stretch[0] is s.axis:
+            _, first, count = self.stretch  # never empty
+        else:
+            count = str(static(extent)) if is_static(extent) else self.value_of(extent).text  # type: ignore[arg-type]
         i, following = self.fresh("i"), self.fresh("i")
         head, done = self.fresh("for")[1:], self.fresh("done")[1:]
         skipped = dict(self.registers)
         if is_static(extent):
             self.emit(f"br label %{head}")
         else:
-            some = self.value(f"icmp sgt i64 {count}, 0", dtypes.bool_, 1)
+            some = self.value(f"icmp sgt i64 {count}, {first}", dtypes.bool_, 1)
             self.emit(f"br i1 {some.text}, label %{head}, label %{done}")
         before = self.label
         self.start(head)
@@ -276,7 +292,9 @@ class FunctionPrinter(Emitter):
             with self.scope():
                 self.remember(s.axis, Operand(i, dtypes.int64))
                 self.statement(s.body)
-            self.lines[phi] = f"  {i} = phi i64 [ 0, %{before} ], [ {following}, %{self.label} ]"
+            self.lines[phi] = (
+                f"  {i} = phi i64 [ {first}, %{before} ], [ {following}, %{self.label} ]"
+            )
         last = self.label
         self.emit(f"{following} = add nuw nsw i64 {i}, 1")
         more = self.value(f"icmp slt i64 {following}, {count}", dtypes.bool_, 1)
@@ -371,8 +389,28 @@ class FunctionPrinter(Emitter):
                 types.append(value.type)
         if s.library is not None:
             self.declarations.add(f"declare void @{s.function}({', '.join(types)})")
-        self.emit(f"call void @{s.function}({', '.join(texts)})")
+        if s.function in self.regions:
+            self.divide(self.regions[s.function], texts, types)
+        else:
+            self.emit(f"call void @{s.function}({', '.join(texts)})")
         self.forget(s.writes)
+
+    def scalars(self, region: Region) -> list[str]:
+        """The parameters of a region besides its buffers."""
+        own = [Operand(f"%s{k}", v.type) for k, v in enumerate(region.scalars)]
+        for v, x in zip(region.scalars, own, strict=True):
+            self.remember(v, x)
+        self.stretch = (region.axis, "%begin", "%end")
+        return [*map(str, own), "i64 %begin", "i64 %end"]
+
+    def divide(self, region: Region, texts: Sequence[str], types: Sequence[str]) -> None:
+        """Have the pool run a region: its arguments travel in an environment of 8 bytes each."""
+        env, n = self.fresh("env"), region.axis.extent
+        self.allocas.append(f"  {env} = alloca [{len(texts)} x i64], align 8")
+        extent = str(n) if isinstance(n, int) else self.value_of(n).text
+        self.lines += divided(region, env, texts, extent)
+        self.declarations.add(DECLARATION)
+        self.tasks[region.function.name] = task(region, types)
 
     # -- registers ----------------------------------------------------------------------------
 
@@ -667,13 +705,6 @@ class FunctionPrinter(Emitter):
             return False
         return all(c % self.lanes == 0 for c in (form.constant, *(c for _, c in form.terms)))
 
-    def from_memory(self, x: Operand) -> Operand:
-        if not dtypes.is_bool(x.dtype):
-            return x
-        byte = vector_type("i8", x.lanes)
-        zero = "0" if x.lanes == 1 else "zeroinitializer"
-        return self.value(f"icmp ne {byte} {x.text}, {zero}", dtypes.bool_, x.lanes)
-
     # -- expressions --------------------------------------------------------------------------
 
     def value_of(self, root: Expr) -> Operand:
@@ -734,42 +765,6 @@ class FunctionPrinter(Emitter):
                 raise InternalError(f"the named dimension {name} has no value in a static program")
         raise InternalError(f"LLVM cannot print {show(e)} here")
 
-    def aligned(self, operands: list[Operand]) -> list[Operand]:
-        """Scalars splat when any operand is a vector."""
-        lanes = max(o.lanes for o in operands)
-        return [self.splat(o, lanes) for o in operands]
-
-    def index(self, op: str, operands: list[Operand], divisor: Expr) -> Operand:
-        if all(x.text.lstrip("-").isdigit() for x in operands):
-            return Operand(str(INDEX_OPS[op](*(int(x.text) for x in operands))), dtypes.int64)
-        a, b = self.aligned(operands)
-        if op in ("+", "*"):
-            return self.value(
-                f"{'add' if op == '+' else 'mul'} {a}, {b.text}", dtypes.int64, a.lanes
-            )
-        if op in ("min", "max"):
-            name = f"llvm.s{op}.{suffix(dtypes.int64, a.lanes)}"
-            return self.value(
-                self.intrinsic(name, a.type, f"{a}, {b}", f"{a.type}, {a.type}"),
-                dtypes.int64,
-                a.lanes,
-            )
-        n = int(divisor.value) if isinstance(divisor, Lit) else 0
-        if n and n & (n - 1) == 0:  # floors and wraps negatives as division must
-            word, operand = ("ashr", n.bit_length() - 1) if op == "//" else ("and", n - 1)
-            c = constant(as_index(operand), a.lanes)  # type: ignore[arg-type]
-            return self.value(f"{word} {a}, {c.text}", dtypes.int64, a.lanes)
-        q = self.value(f"sdiv {a}, {b.text}", dtypes.int64, a.lanes)
-        product = self.value(f"mul {q}, {b.text}", dtypes.int64, a.lanes)
-        r = self.value(f"sub {a}, {product.text}", dtypes.int64, a.lanes)
-        negative = self.value(
-            f"ashr {r}, {constant(as_index(63), a.lanes).text}", dtypes.int64, a.lanes
-        )  # type: ignore[arg-type]
-        if op == "//":
-            return self.value(f"add {q}, {negative.text}", dtypes.int64, a.lanes)
-        back = self.value(f"and {negative}, {b.text}", dtypes.int64, a.lanes)
-        return self.value(f"add {r}, {back.text}", dtypes.int64, a.lanes)
-
     def rare(self, condition: Expr, then: Expr, otherwise: Expr) -> Operand:
         """Evaluate `then` only if some lane's condition holds."""
         test, common = self.aligned([self.known_value(condition), self.known_value(otherwise)])
@@ -806,8 +801,3 @@ def _passed(body: Stmt) -> frozenset[Buffer]:
     """The buffers that calls get pointers to."""
     calls = (s for s in statements(body) if isinstance(s, Call))
     return frozenset(a.buffer for s in calls for a in s.args if isinstance(a, Ref))
-
-
-def identity(kind: str, dtype: DType) -> Lit:
-    """The neutral element of a reduction."""
-    return literal(REDUCTIONS[kind][1](dtype), dtype)

@@ -15,8 +15,8 @@ from typing import Final, NamedTuple
 from tilewright import dtypes
 from tilewright.dtypes import DType
 from tilewright.errors import InternalError
-from tilewright.expr import Lit
-from tilewright.scalars import LIBM_PREFIX, OPTIONAL
+from tilewright.expr import INDEX_OPS, Expr, Lit, as_index, literal
+from tilewright.scalars import LIBM_PREFIX, OPTIONAL, REDUCTIONS
 from tilewright.target import Target
 
 
@@ -76,6 +76,11 @@ def constant(e: Lit, lanes: int = 1) -> Operand:
     if lanes == 1:
         return Operand(text, dtype)
     return Operand(f"splat ({element_type(dtype)} {text})", dtype, lanes)
+
+
+def identity(kind: str, dtype: DType) -> Lit:
+    """The neutral element of a reduction."""
+    return literal(REDUCTIONS[kind][1](dtype), dtype)
 
 
 def suffix(dtype: DType, lanes: int) -> str:
@@ -207,6 +212,50 @@ class Emitter:
         return self.value(
             f"shufflevector {one}, {wide} poison, <{lanes} x i32> zeroinitializer", x.dtype, lanes
         )
+
+    def from_memory(self, x: Operand) -> Operand:
+        """What was loaded, as registers hold it: booleans are bytes in memory."""
+        if not dtypes.is_bool(x.dtype):
+            return x
+        byte = vector_type("i8", x.lanes)
+        zero = "0" if x.lanes == 1 else "zeroinitializer"
+        return self.value(f"icmp ne {byte} {x.text}, {zero}", dtypes.bool_, x.lanes)
+
+    def aligned(self, operands: list[Operand]) -> list[Operand]:
+        """Scalars splat when any operand is a vector."""
+        lanes = max(o.lanes for o in operands)
+        return [self.splat(o, lanes) for o in operands]
+
+    def index(self, op: str, operands: list[Operand], divisor: Expr) -> Operand:
+        if all(x.text.lstrip("-").isdigit() for x in operands):
+            return Operand(str(INDEX_OPS[op](*(int(x.text) for x in operands))), dtypes.int64)
+        a, b = self.aligned(operands)
+        if op in ("+", "*"):
+            return self.value(
+                f"{'add' if op == '+' else 'mul'} {a}, {b.text}", dtypes.int64, a.lanes
+            )
+        if op in ("min", "max"):
+            name = f"llvm.s{op}.{suffix(dtypes.int64, a.lanes)}"
+            return self.value(
+                self.intrinsic(name, a.type, f"{a}, {b}", f"{a.type}, {a.type}"),
+                dtypes.int64,
+                a.lanes,
+            )
+        n = int(divisor.value) if isinstance(divisor, Lit) else 0
+        if n and n & (n - 1) == 0:  # floors and wraps negatives as division must
+            word, operand = ("ashr", n.bit_length() - 1) if op == "//" else ("and", n - 1)
+            c = constant(as_index(operand), a.lanes)  # type: ignore[arg-type]
+            return self.value(f"{word} {a}, {c.text}", dtypes.int64, a.lanes)
+        q = self.value(f"sdiv {a}, {b.text}", dtypes.int64, a.lanes)
+        product = self.value(f"mul {q}, {b.text}", dtypes.int64, a.lanes)
+        r = self.value(f"sub {a}, {product.text}", dtypes.int64, a.lanes)
+        negative = self.value(
+            f"ashr {r}, {constant(as_index(63), a.lanes).text}", dtypes.int64, a.lanes
+        )  # type: ignore[arg-type]
+        if op == "//":
+            return self.value(f"add {q}, {negative.text}", dtypes.int64, a.lanes)
+        back = self.value(f"and {negative}, {b.text}", dtypes.int64, a.lanes)
+        return self.value(f"add {r}, {back.text}", dtypes.int64, a.lanes)
 
     def _compare(self, op: str, a: Operand, b: Operand) -> Operand:
         if dtypes.is_float(a.dtype):

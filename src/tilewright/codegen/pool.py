@@ -28,8 +28,8 @@ from tilewright.target import Target
 
 PARALLEL: Final = "tilewright_parallel"
 """void(ptr body, ptr env, i64 extent, i64 grain, i64 limit): run body over [0, extent), at least
-`grain` iterations in a chunk, on at most `limit` threads (0: no limit of its own)."""
-PARALLEL_TYPE: Final = "void (ptr, ptr, i64, i64, i64)"
+`grain` iterations in a chunk, on at most `limit` threads (0: no limit of its own). A body
+is never called for an empty stretch."""
 EXPORTS: Final = "tilewright_pool"
 """void(ptr table): prepare the pool and write the addresses of `TABLE` to the table."""
 TABLE: Final = ("parallel", "set_default", "set_own", "reset", "started")
@@ -331,7 +331,12 @@ publish:
   store atomic i64 0, ptr @busy release, align 8
   ret void
 alone:
+  %some = icmp sgt i64 %extent, 0
+  br i1 %some, label %whole, label %none
+whole:
   call void %body(ptr %env, i64 0, i64 %extent)
+  ret void
+none:
   ret void
 }
 """

@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tilewright.codegen import pool as text
-from tilewright.errors import BadThreadCount
+from tilewright.options import thread_count
 from tilewright.runtime import jit
 from tilewright.target import host
 
@@ -107,7 +107,7 @@ def threads(count: int) -> Iterator[None]:
 
     **Raises:** `BadThreadCount` unless `count` is a positive integer.
     """
-    checked(count, "tw.threads")
+    thread_count(count, "tw.threads")
     if not available():
         yield
         return
@@ -118,19 +118,12 @@ def threads(count: int) -> Iterator[None]:
         pool().set_own(before)
 
 
-def checked(count: Any, where: str) -> int:
-    """A number of threads that somebody asked for, if it is one."""
-    if type(count) is not int or count < 1:
-        raise BadThreadCount(where, count)
-    return count
-
-
 def default_count() -> int:
     """Threads of a program for which nobody asked for a number: TILEWRIGHT_NUM_THREADS, or the
     cores that this process may use, by its affinity and by its cgroup's quota."""
     asked = os.environ.get(VARIABLE)
     if asked is not None:
-        return checked(int(asked) if asked.strip().isdecimal() else asked, VARIABLE)
+        return thread_count(int(asked) if asked.strip().isdecimal() else asked, VARIABLE)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     limit = quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
     # More threads than whole cores in the quota would be stopped, with chunks in their hands.
