@@ -354,6 +354,7 @@ def compile(
     *,
     static: Collection[str | int] = (),
     scheduler: Scheduler | None = None,
+    threads: int | None = None,
     options: Options | None = None,
 ) -> Callable[[Callable[..., Any]], Compiled]: ...
 
@@ -364,6 +365,7 @@ def compile(
     *,
     static: Collection[str | int] = (),
     scheduler: Scheduler | None = None,
+    threads: int | None = None,
     options: Options | None = None,
 ) -> Any:
     """Make a NumPy function run as one native program.
@@ -374,10 +376,13 @@ def compile(
 
     **Arguments:** `static`: names or positions of parameters that are ordinary Python values and
     part of the signature (they must be hashable). `scheduler`: a function from a Kernel to its
-    Schedule, instead of the heuristic. `options`: see `Options`.
+    Schedule, instead of the heuristic. `threads`: the most threads a call uses (`tw.threads`
+    limits single calls). `options`: see `Options`.
 
     **Raises:** the errors of `tilewright.errors`, each naming the user's line.
     """
+    if threads is not None:
+        options = replace(options or Options.default(), threads=threads)
     if f is None:
         return functools.partial(Compiled, static=static, scheduler=scheduler, options=options)
     return Compiled(f, static, scheduler, options)
