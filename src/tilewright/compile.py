@@ -27,12 +27,13 @@ from tilewright import graph as graphs
 from tilewright import kernel as kernels
 from tilewright import loops, tracing, trees
 from tilewright.codegen import c_source, llvm
-from tilewright.errors import NotAFunction, Recompilation, UnknownStatic
+from tilewright.errors import InternalError, NotAFunction, Recompilation, UnknownStatic
 from tilewright.graph import Graph
 from tilewright.options import Options, show, shown
 from tilewright.promotion import PYTHON
-from tilewright.runtime import jit, lapack, threads
+from tilewright.runtime import cache, jit, lapack, threads
 from tilewright.runtime.executable import Executable, load, prepared
+from tilewright.runtime.jit import Loaded
 from tilewright.target import Target, host
 from tilewright.tracing import Call, Traced
 from tilewright.transforms import pipeline
@@ -58,39 +59,75 @@ def _uncollected() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Program:
-    """Everything made from one graph. The text and the machine code follow from the assembly."""
+    """Everything made from one graph, each stage when it is first asked for. Machine code that
+    was found on disk is run without the stages before it."""
 
-    graph: Graph
-    assembly: Assembly
+    traced: Graph
     target: Target
-    kept: tuple[int, ...]  # which of the traced graph's constants the rewritten one still reads
-    threads: int | None
+    scheduler: Scheduler | None
+    options: Options
+    canonical: str = field(repr=False)  # the traced graph's print
+    key: str | None  # under which the machine code is kept on disk, if it is
+    found: tuple[cache.Entry, Loaded] | None = field(repr=False)  # what was there
 
     def captured(self, traced: Graph) -> tuple[Any, ...]:
         """The arrays captured by a graph of this program, as the program expects them."""
         held = constants(traced)
-        return tuple(held[i].array for i in self.kept)
+        return tuple(held[i].array for i in self._kept)
 
     @functools.cached_property
-    def _printed(self) -> tuple[str, str]:
-        """The entry's name, which is the hash of the rest of the text, and the text."""
-        text = llvm.print_program(self.assembly.program, self.target, self.threads)
-        name = jit.symbol(text)
-        return name, llvm.named(text, name)
+    def _kept(self) -> tuple[int, ...]:
+        """Which of the traced graph's constants the rewritten one still reads."""
+        if self.found is not None:
+            return self.found[0].kept
+        position = {h: i for i, h in enumerate(constants(self.traced))}
+        return tuple(position[h] for h in constants(self.graph))
+
+    @functools.cached_property
+    def lowered(self) -> tuple[Graph, Assembly]:
+        """The rewritten graph and what was assembled from it."""
+        started = time.perf_counter()
+        choose = self.scheduler or functools.partial(heuristic, target=self.target)
+        with _uncollected():
+            made = pipeline.lower(self.traced, choose, self.options, self.target.lapack)
+        took = 1e3 * (time.perf_counter() - started)
+        show("time", f"{self.traced.name}: lowered in {took:.1f} ms")
+        return made
 
     @property
+    def graph(self) -> Graph:
+        return self.lowered[0]
+
+    @property
+    def assembly(self) -> Assembly:
+        return self.lowered[1]
+
+    @property
+    def name(self) -> str:
+        """Of the program's entry: equal programs have equal names."""
+        return jit.symbol(self.canonical)
+
+    @functools.cached_property
     def text(self) -> str:
         """LLVM IR."""
-        return self._printed[1]
+        with _uncollected():
+            text = llvm.print_program(self.assembly.program, self.target)
+        return llvm.named(text, self.name)
 
     @functools.cached_property
     def executable(self) -> Executable:
-        with _uncollected():
-            name, text = self._printed
-        code = jit.object_code(text, self.target)
-        types = [n.type for n in self.graph.outputs]
+        types = [n.type for n in self.traced.outputs]
         results = tuple((tuple(t.shape), t.dtype) for t in types)
-        return Executable(load(code, name, self.target), results, self.assembly.arena_bytes)
+        if self.found is not None:
+            entry, loaded = self.found
+            return Executable(loaded, results, entry.arena_bytes)
+        count = threads.default_count()
+        code = jit.objects(self.text, self.target, count, self.options.verify)
+        loaded = load(code, self.name, self.target)
+        store = cache.store()
+        if self.key is not None and store is not None:
+            store.put(self.key, cache.Entry(code, self._kept, self.assembly.arena_bytes))
+        return Executable(loaded, results, self.assembly.arena_bytes)
 
 
 class Programs:
@@ -101,31 +138,77 @@ class Programs:
         self._kept: OrderedDict[Any, Program] = OrderedDict()
 
     def get(self, graph: Graph, scheduler: Scheduler | None, options: Options) -> Program:
-        """The program of a graph; made if none like it is kept."""
+        """The program of a graph; made if none like it is kept, here or on disk."""
         target = machine()
-        key = (graphs.show(graph, sources=False), target, scheduler, options)
+        canonical = graphs.show(graph, sources=False)
+        key = (canonical, target, scheduler, options)
         with self._lock:
             found = self._kept.get(key)
             if found is not None:
                 self._kept.move_to_end(key)
                 return found
-            started = time.perf_counter()
-            choose = scheduler or functools.partial(heuristic, target=target)
-            lowered, assembly = pipeline.lower(graph, choose, options, target.lapack)
-            position = {h: i for i, h in enumerate(constants(graph))}
-            kept = tuple(position[h] for h in constants(lowered))
-            found = self._kept[key] = Program(lowered, assembly, target, kept, options.threads)
+            on_disk = _disk_key(graph, canonical, target, scheduler, options)
+            there = _found(on_disk, graph, canonical, target)
+            found = Program(graph, target, scheduler, options, canonical, on_disk, there)
+            if there is None:
+                found.lowered  # noqa: B018  (errors in the user's code appear here)
+            self._kept[key] = found
             if len(self._kept) > MOST_PROGRAMS:
                 self._kept.popitem(last=False)
-            show("time", f"{graph.name}: lowered in {1e3 * (time.perf_counter() - started):.1f} ms")
             return found
 
 
+STAGES: Final = ("graph", "fusion", "kernels", "loops", "llvm", "asm", "time")
+"""Channels that show programs being made: somebody who watches wants them made."""
+
+
+def _disk_key(
+    graph: Graph, canonical: str, target: Target, scheduler: Scheduler | None, options: Options
+) -> str | None:
+    """The key of a program's machine code on disk, None if it must not be kept there: checks are
+    for programs that are made, ops of users may change without their print, and a scheduler is
+    known by its `cache_key`, if it has one."""
+    chosen = "heuristic" if scheduler is None else getattr(scheduler, "cache_key", None)
+    if cache.store() is None or chosen is None or options.verify or not _own_ops(graph):
+        return None
+    return cache.key(canonical, target, chosen, options)
+
+
+def _found(
+    key: str | None, graph: Graph, canonical: str, target: Target
+) -> tuple[cache.Entry, Loaded] | None:
+    """What is on disk under a key, linked. What cannot be used is removed."""
+    store = cache.store()
+    if store is None or key is None or any(map(shown, STAGES)):
+        return None
+    entry = store.get(key)
+    if entry is None:
+        return None
+    try:
+        if entry.kept and max(entry.kept) >= len(constants(graph)):
+            raise InternalError(f"the cached program reads arrays that {graph.name} has not")
+        return entry, load(entry.objects, jit.symbol(canonical), target)
+    except InternalError as e:
+        show("cache", e)
+        store.discard(key)
+        return None
+
+
+def _own_ops(graph: Graph) -> bool:
+    """Whether every op of a graph is one of this package."""
+    classes = set()
+    stack = [graph]
+    while stack:
+        for n in stack.pop().nodes:
+            classes.add(type(n.op))
+            stack += n.op.graphs.values()
+    return all(c.__module__.startswith("tilewright.") for c in classes)
+
+
 def machine() -> Target:
-    """The machine this process runs on, with the LAPACK that its NumPy uses and our threads."""
+    """The machine this process runs on, with the LAPACK that its NumPy uses."""
     found = lapack.library()
-    offered = None if found is None else found.offered
-    return replace(host(), lapack=offered, pool=threads.available())
+    return host() if found is None else replace(host(), lapack=found.offered)
 
 
 _programs: Final = Programs()
@@ -354,7 +437,6 @@ def compile(
     *,
     static: Collection[str | int] = (),
     scheduler: Scheduler | None = None,
-    threads: int | None = None,
     options: Options | None = None,
 ) -> Callable[[Callable[..., Any]], Compiled]: ...
 
@@ -365,7 +447,6 @@ def compile(
     *,
     static: Collection[str | int] = (),
     scheduler: Scheduler | None = None,
-    threads: int | None = None,
     options: Options | None = None,
 ) -> Any:
     """Make a NumPy function run as one native program.
@@ -376,13 +457,10 @@ def compile(
 
     **Arguments:** `static`: names or positions of parameters that are ordinary Python values and
     part of the signature (they must be hashable). `scheduler`: a function from a Kernel to its
-    Schedule, instead of the heuristic. `threads`: the most threads a call uses (`tw.threads`
-    limits single calls). `options`: see `Options`.
+    Schedule, instead of the heuristic. `options`: see `Options`.
 
     **Raises:** the errors of `tilewright.errors`, each naming the user's line.
     """
-    if threads is not None:
-        options = replace(options or Options.default(), threads=threads)
     if f is None:
         return functools.partial(Compiled, static=static, scheduler=scheduler, options=options)
     return Compiled(f, static, scheduler, options)

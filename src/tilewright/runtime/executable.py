@@ -40,11 +40,11 @@ class Executable:
         return outs
 
 
-def load(code: bytes, name: str, target: Target) -> Loaded:
-    """The function `name` of a program's object. It may call NumPy's LAPACK and the thread pool."""
+def load(code: Sequence[bytes], name: str, target: Target) -> Loaded:
+    """The function `name` of a program's objects. They may call NumPy's LAPACK and the pool."""
     found = lapack.library()
     routines = found.addresses if found is not None else {}
-    return jit.load(code, name, target, {**routines, **threads.symbols(code)})
+    return jit.load(code, name, target, {**routines, **threads.symbols(b"".join(code))})
 
 
 def prepared(a: Any, dtype: np.dtype[Any]) -> Any:

@@ -1,8 +1,8 @@
 """From LLVM IR text to machine code in this process.
 
-Knows llvmlite: parsing, code generation and linking; no pass rewrites the text as printed. Refuses
-to know what the code means. Code is never unloaded: an engine lives as long as the process, so a
-pointer to a function is valid forever.
+Knows llvmlite: parsing, code generation, on several threads where a program is large, and linking;
+no pass rewrites the text as printed. Refuses to know what the code means. Code is never unloaded:
+an engine lives as long as the process, so a pointer to a function is valid forever.
 """
 
 from __future__ import annotations
@@ -12,16 +12,26 @@ import functools
 import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
+import llvmlite
 import llvmlite.binding as llvm
+from llvmlite.binding import ffi
 
+from tilewright.codegen import modules
 from tilewright.errors import InternalError
 from tilewright.target import Target
 
-OPT_LEVEL = 1
+OPT_LEVEL: Final = 1
+PART_CHARACTERS: Final = 16_000
+"""A thread's least share of a program's text: some ten milliseconds of code generation, against
+one for the thread, its target machine and one more object to link."""
+VERSIONS: Final = f"llvmlite {llvmlite.__version__} LLVM {llvm.llvm_version_info}"
+"""What machine code depends on besides the text and the target."""
+
 _lock = threading.RLock()
 _linked: list[Any] = []
 
@@ -35,6 +45,10 @@ def _initialized() -> bool:
 
 @functools.cache
 def _machine(target: Target) -> Any:
+    return _new_machine(target)
+
+
+def _new_machine(target: Target) -> Any:
     _initialized()
     return llvm.Target.from_triple(target.triple).create_target_machine(
         cpu=target.cpu, features=target.features, opt=OPT_LEVEL, reloc="pic", codemodel="small"
@@ -60,14 +74,17 @@ class Loaded:
     call: Callable[[Any], None]
 
 
-def parsed(text: str, target: Target) -> Any:
-    """The parsed and verified module."""
-    _initialized()
+def parsed(text: str, machine: Any, context: Any = None, verify: bool = True) -> Any:
+    """The module in a context, LLVM's global one if None.
+
+    **Raises:** `InternalError` if it is not LLVM IR, or breaks its rules and `verify` is set.
+    """
     try:
-        module = llvm.parse_assembly(text)
-        module.triple = target.triple
-        module.data_layout = str(_machine(target).target_data)
-        module.verify()
+        module = llvm.parse_assembly(text, context)
+        module.triple = machine.triple
+        module.data_layout = str(machine.target_data)
+        if verify:
+            module.verify()
     except RuntimeError as e:
         raise InternalError(f"LLVM rejects the printed program: {e}") from None
     return module
@@ -76,13 +93,47 @@ def parsed(text: str, target: Target) -> Any:
 def assembly(text: str, target: Target) -> str:
     """The machine's assembly of a module."""
     with _lock:
-        return str(_machine(target).emit_assembly(parsed(text, target)))
+        machine = _machine(target)
+        return str(machine.emit_assembly(parsed(text, machine)))
 
 
-def object_code(text: str, target: Target) -> bytes:
+def object_code(text: str, target: Target, verify: bool = True) -> bytes:
     """The relocatable object of a module."""
     with _lock:
-        return bytes(_machine(target).emit_object(parsed(text, target)))
+        machine = _machine(target)
+        return bytes(machine.emit_object(parsed(text, machine, verify=verify)))
+
+
+def objects(text: str, target: Target, threads: int, verify: bool) -> tuple[bytes, ...]:
+    """The relocatable objects that are a module together, made on at most `threads` threads."""
+    parts = modules.split(text, min(threads, len(text) // PART_CHARACTERS))
+    if len(parts) == 1:
+        return (object_code(text, target, verify),)
+    with ThreadPoolExecutor(len(parts) - 1) as others:
+        jobs = [others.submit(_apart, part, target, verify) for part in parts[1:]]
+        return (_apart(parts[0], target, verify), *(j.result() for j in jobs))
+
+
+def _apart(text: str, target: Target, verify: bool) -> bytes:
+    """An object made with nothing that another thread uses, so LLVM needs no lock."""
+    machine = _new_machine(target)
+    return _emitted(machine, parsed(text, machine, llvm.context.create_context(), verify))
+
+
+def _emitted(machine: Any, module: Any) -> bytes:
+    """What `machine.emit_object` gives, without llvmlite's lock around all of LLVM. Where llvmlite
+    keeps the bare function elsewhere, with it: then threads take turns."""
+    locked = ffi.lib.LLVMPY_TargetMachineEmitToMemory
+    bare = getattr(locked, "_cfn", locked)
+    with ffi.OutputString() as message:
+        buffer = bare(machine, module, 1, message)
+        if not buffer:
+            raise InternalError(f"LLVM generates no code: {message}")
+    try:
+        size = ffi.lib.LLVMPY_GetBufferSize(buffer)
+        return ctypes.string_at(ffi.lib.LLVMPY_GetBufferStart(buffer), size)
+    finally:
+        ffi.lib.LLVMPY_DisposeMemoryBuffer(buffer)
 
 
 def symbol(text: str) -> str:
@@ -91,15 +142,27 @@ def symbol(text: str) -> str:
 
 
 def load(
-    code: bytes, name: str, target: Target, symbols: Mapping[str, int] = MappingProxyType({})
+    code: bytes | Sequence[bytes],
+    name: str,
+    target: Target,
+    symbols: Mapping[str, int] = MappingProxyType({}),
 ) -> Loaded:
-    """Link an object and find its function `name`. `symbols` are the addresses of the functions it
-    calls that are not the process's own."""
+    """Link an object, or several that call each other, and find the function `name`. `symbols` are
+    the addresses of the functions they call that are not the process's own.
+
+    **Raises:** `InternalError` if they are no objects, or something they call is nowhere.
+    """
     with _lock:
-        library = llvm.JITLibraryBuilder().add_object_img(code).add_current_process()
+        library = llvm.JITLibraryBuilder().add_current_process()
+        for part in (code,) if isinstance(code, bytes) else code:
+            library.add_object_img(part)
         for function, at in symbols.items():
             library.import_symbol(function, at)
-        linked = library.export_symbol(name).link(_engine(target), f"{name}.{len(_linked)}")
+        library.export_symbol(name)
+        try:
+            linked = library.link(_engine(target), f"{name}.{len(_linked)}")
+        except RuntimeError as e:
+            raise InternalError(f"LLVM cannot link the program: {e}") from None
         _linked.append(linked)  # dropping it would unload the code
         address = linked[name]
     if not address:

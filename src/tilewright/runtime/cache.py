@@ -1,0 +1,244 @@
+"""Machine code kept on disk, so that a program is compiled once and not once a process.
+
+Knows files: where they are, what makes one valid, how many bytes they may take together. Refuses
+to know programs: a key says what an entry is the code of, and whoever computes the key answers for
+everything the code depends on.
+
+What is read is not trusted. An entry is a header of fixed fields, a few numbers and the objects;
+nothing is unpickled or evaluated. Entries that are cut short, changed, somebody else's or of
+another key are removed and count as missing. Entries are written aside and renamed, so any number
+of processes may share a directory and be killed at any moment. A digest finds accidents and does
+not stop whoever may write the user's own files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from tilewright.options import show
+from tilewright.runtime import jit
+
+VARIABLE: Final = "TILEWRIGHT_CACHE_DIR"
+"""Where entries are; `off` for nowhere. Default: `tilewright` in the user's cache directory."""
+KEPT_BYTES: Final = 256 << 20
+"""Bytes of all entries; beyond, those not used for longest are removed."""
+MOST_BYTES: Final = 64 << 20
+"""Bytes of one entry."""
+STALE_SECONDS: Final = 3600
+"""Age at which an unfinished file has lost its writer."""
+
+_MAGIC: Final = b"tilewr01"
+_HEADER: Final = struct.Struct("<32sQII")  # key, bytes of arena, how many kept, how many objects
+_DIGEST_BYTES: Final = 32
+_SUFFIX: Final = ".entry"
+_UNFINISHED: Final = ".part"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A compiled program: the objects that are its code, which of the arrays the traced function
+    captured it reads, and the bytes of arena a run needs."""
+
+    objects: tuple[bytes, ...]
+    kept: tuple[int, ...]
+    arena_bytes: int
+
+
+def packed(key: str, entry: Entry) -> bytes:
+    """The content of an entry's file. `key` has 64 hexadecimal digits."""
+    header = _HEADER.pack(
+        bytes.fromhex(key), entry.arena_bytes, len(entry.kept), len(entry.objects)
+    )
+    numbers = np.array([*entry.kept, *map(len, entry.objects)], "<u8").tobytes()
+    body = b"".join((header, numbers, *entry.objects))
+    return _MAGIC + hashlib.sha256(body).digest() + body
+
+
+def unpacked(key: str, content: bytes) -> Entry | None:
+    """What `packed` gave, or None if the content is anything else."""
+    start = len(_MAGIC) + _DIGEST_BYTES
+    body = memoryview(content)[start:]
+    if len(body) < _HEADER.size or content[: len(_MAGIC)] != _MAGIC:
+        return None
+    if hashlib.sha256(body).digest() != content[len(_MAGIC) : start]:
+        return None
+    found, arena_bytes, kept, objects = _HEADER.unpack_from(body)
+    at = _HEADER.size + 8 * (kept + objects)
+    if found != bytes.fromhex(key) or objects == 0 or at > len(body):
+        return None
+    numbers = np.frombuffer(body[_HEADER.size : at], "<u8").tolist()
+    if at + sum(numbers[kept:]) != len(body):
+        return None
+    parts = []
+    for size in numbers[kept:]:
+        parts.append(bytes(body[at : at + size]))
+        at += size
+    return Entry(tuple(parts), tuple(numbers[:kept]), arena_bytes)
+
+
+class Store:
+    """Entries in one directory. Where the directory cannot be used, it is as if it were empty;
+    TILEWRIGHT_SHOW=cache says why."""
+
+    def __init__(self, directory: Path, kept_bytes: int = KEPT_BYTES) -> None:
+        self.directory, self.kept_bytes = directory, kept_bytes
+        self._total: int | None = None  # bytes of all entries, as far as this process knows
+
+    def get(self, key: str) -> Entry | None:
+        """The entry of a key, and it counts as used now."""
+        path = self._path(key)
+        try:
+            content = _read(path)
+        except FileNotFoundError:
+            return None
+        except OSError as e:
+            show("cache", f"{path}: {e.strerror}")
+            return None
+        entry = None if content is None else unpacked(key, content)
+        if entry is None:
+            show("cache", f"{path} is damaged or not ours, removed")
+            self.discard(key)
+            return None
+        with suppress(OSError):
+            os.utime(path)
+        return entry
+
+    def put(self, key: str, entry: Entry) -> None:
+        """Write an entry; one too large for the cache is not kept."""
+        content = packed(key, entry)
+        if len(content) > min(MOST_BYTES, self.kept_bytes):
+            return
+        try:
+            self._write(self._path(key), content)
+            self._total = None if self._total is None else self._total + len(content)
+            if self._total is None or self._total > self.kept_bytes:
+                self._total = self._trimmed()
+        except OSError as e:
+            show("cache", f"{self.directory}: {e.strerror}")
+
+    def discard(self, key: str) -> None:
+        """Remove an entry that is of no use."""
+        with suppress(OSError):
+            self._path(key).unlink()
+
+    def _path(self, key: str) -> Path:
+        return self.directory / (key + _SUFFIX)
+
+    def _write(self, path: Path, content: bytes) -> None:
+        """Readers see the whole file or none, whenever the writer is stopped."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor, unfinished = tempfile.mkstemp(_UNFINISHED, dir=self.directory)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(content)
+            os.replace(unfinished, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(unfinished)
+            raise
+
+    def _trimmed(self) -> int:
+        """Remove what was not used for longest until a tenth is free, if entries are too many
+        bytes, and what writers left behind. The bytes that stay."""
+        entries, now = [], time.time()
+        with os.scandir(self.directory) as files:
+            for file in files:
+                with suppress(FileNotFoundError):  # another process is trimming too
+                    status = file.stat(follow_symlinks=False)
+                    if file.name.endswith(_SUFFIX):
+                        entries.append((status.st_mtime_ns, status.st_size, file.path))
+                    elif file.name.endswith(_UNFINISHED) and now - status.st_mtime > STALE_SECONDS:
+                        os.unlink(file.path)
+        total = sum(size for _, size, _ in entries)
+        if total <= self.kept_bytes:
+            return total
+        for _, size, path in sorted(entries):
+            if total <= self.kept_bytes * 9 // 10:
+                break
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            total -= size
+        return total
+
+
+def _read(path: Path) -> bytes | None:
+    """The bytes of a file that only its owner may write, us or the system's administrator; None
+    if it is not such a file, or too large. **Raises:** `OSError` if it cannot be read."""
+    with open(path, "rb") as file:
+        status = os.fstat(file.fileno())
+        if hasattr(os, "geteuid"):
+            owned = status.st_uid in (os.geteuid(), 0)
+            if not owned or status.st_mode & 0o022:
+                return None
+        return file.read() if status.st_size <= MOST_BYTES else None
+
+
+def store() -> Store | None:
+    """The store that the environment asks for; None if it wants none."""
+    asked = os.environ.get(VARIABLE)
+    if asked == "off":
+        return None
+    if asked:
+        return _store(asked)
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return _store(os.path.join(base, "tilewright"))
+
+
+@cache
+def _store(directory: str) -> Store:
+    return Store(Path(directory))
+
+
+# -- keys --------------------------------------------------------------------------------------
+
+
+def key(*parts: Any) -> str:
+    """A digest of what a program is made from: text, numbers, tuples, sets and dataclasses of
+    these. Versions of everything that turns them into code are added."""
+    text = "\0".join((_versions(), *map(_description, parts)))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _description(x: Any) -> str:
+    """The same text in every process, whatever the order of sets."""
+    if is_dataclass(x) and not isinstance(x, type):
+        inner: Iterable[str] = (f"{f.name}={_description(getattr(x, f.name))}" for f in fields(x))
+        return f"{type(x).__name__}({','.join(inner)})"
+    if isinstance(x, (set, frozenset)):
+        return f"{{{','.join(sorted(map(_description, x)))}}}"
+    if isinstance(x, tuple):
+        return f"({','.join(map(_description, x))})"
+    return x if isinstance(x, str) else repr(x)
+
+
+@cache
+def _versions() -> str:
+    """The compiler's own files, and the libraries that code is made with. About 1.5 ms."""
+    digest = hashlib.sha256()
+    root = str(Path(__file__).parents[1])
+    for path in sorted(_files(root)):
+        digest.update(path.removeprefix(root).encode() + b"\0")
+        with open(path, "rb", buffering=0) as file:
+            digest.update(file.read())
+    return f"{digest.hexdigest()} numpy {np.__version__} {jit.VERSIONS}"
+
+
+def _files(directory: str) -> Iterator[str]:
+    with os.scandir(directory) as entries:
+        for e in entries:
+            if e.is_dir() and e.name != "__pycache__":
+                yield from _files(e.path)
+            elif e.is_file():
+                yield e.path
