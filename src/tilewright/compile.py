@@ -111,7 +111,7 @@ class Program:
     def text(self) -> str:
         """LLVM IR."""
         with _uncollected():
-            text = llvm.print_program(self.assembly.program, self.target)
+            text = llvm.print_program(self.assembly.program, self.target, self.options.threads)
         return llvm.named(text, self.name)
 
     @functools.cached_property
@@ -206,9 +206,10 @@ def _own_ops(graph: Graph) -> bool:
 
 
 def machine() -> Target:
-    """The machine this process runs on, with the LAPACK that its NumPy uses."""
+    """The machine this process runs on, with the LAPACK that its NumPy uses and our threads."""
     found = lapack.library()
-    return host() if found is None else replace(host(), lapack=found.offered)
+    offered = None if found is None else found.offered
+    return replace(host(), lapack=offered, pool=threads.available())
 
 
 _programs: Final = Programs()
@@ -437,6 +438,7 @@ def compile(
     *,
     static: Collection[str | int] = (),
     scheduler: Scheduler | None = None,
+    threads: int | None = None,
     options: Options | None = None,
 ) -> Callable[[Callable[..., Any]], Compiled]: ...
 
@@ -447,6 +449,7 @@ def compile(
     *,
     static: Collection[str | int] = (),
     scheduler: Scheduler | None = None,
+    threads: int | None = None,
     options: Options | None = None,
 ) -> Any:
     """Make a NumPy function run as one native program.
@@ -457,10 +460,13 @@ def compile(
 
     **Arguments:** `static`: names or positions of parameters that are ordinary Python values and
     part of the signature (they must be hashable). `scheduler`: a function from a Kernel to its
-    Schedule, instead of the heuristic. `options`: see `Options`.
+    Schedule, instead of the heuristic. `threads`: the most threads a call uses (`tw.threads`
+    limits single calls). `options`: see `Options`.
 
     **Raises:** the errors of `tilewright.errors`, each naming the user's line.
     """
+    if threads is not None:
+        options = replace(options or Options.default(), threads=threads)
     if f is None:
         return functools.partial(Compiled, static=static, scheduler=scheduler, options=options)
     return Compiled(f, static, scheduler, options)
