@@ -1,7 +1,7 @@
 """Loops: a program as explicit loops over scalars, still without machine words.
 
     For(axis, body, kind, lanes) | While(condition, body) | If | Let | Store | Accumulate
-        | Alloc | Call | Sync | Block
+        | Alloc | Flip | Call | Sync | Block
 
 Knows order, storage and parallelism; prints, verifies and interprets itself (in plain Python, for
 tiny shapes). Refuses to know vectors as values: a `vector` loop is an ordinary loop whose
@@ -158,6 +158,15 @@ class Alloc(Stmt):
     buffer: Buffer
 
 
+class Flip(Stmt):
+    """Exchange the two axes of a square tile of registers: r[a,b] becomes r[b,a]."""
+
+    buffer: Buffer
+
+    def targets(self) -> tuple[Buffer, ...]:
+        return (self.buffer,)
+
+
 class Sync(Stmt):
     """All workers of `scope` reach this point before any goes on."""
 
@@ -305,6 +314,8 @@ def _show(s: Stmt, depth: int, names: Namer, lines: list[str]) -> None:
                 f"{pad}alloc {names(buffer)}: {buffer!r}".replace(f": {buffer.name}:", ":")
                 + f" in {buffer.scope}"
             )
+        case Flip(buffer):
+            lines.append(f"{pad}flip {names(buffer)}")
         case Sync(scope):
             lines.append(f"{pad}sync {scope}")
         case Call(function, args, library):
@@ -365,6 +376,10 @@ def _verify(s: Stmt, known: frozenset[Any], where: Function) -> frozenset[Any]:
             flat_or_full = len(index) in (1, len(buffer.shape))
             if buffer not in known or value.type != buffer.dtype or not flat_or_full:
                 raise InternalError(f"bad store to {buffer!r}: {show(value)}: {value.type}")
+        case Flip(buffer):
+            square = len(buffer.shape) == 2 and len(set(buffer.shape)) == 1
+            if buffer not in known or buffer.scope != "registers" or not square:
+                raise InternalError(f"only square tiles of registers are flipped: {buffer!r}")
         case _:
             pass
     return known
@@ -411,6 +426,9 @@ def _run(
             memory[buffer][at] = REDUCTIONS[kind][0](memory[buffer][at], value(e))
         case Alloc(buffer):
             memory[buffer] = np.zeros(static(buffer.size), buffer.dtype)
+        case Flip(buffer):
+            tile = memory[buffer].reshape(*map(static, buffer.shape))
+            memory[buffer] = tile.T.reshape(-1).copy()
         case Call(name, args, None):
             callee = functions[name]
             inner_memory = {

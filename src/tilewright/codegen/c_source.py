@@ -50,6 +50,7 @@ from tilewright.loops import (
     Alloc,
     Block,
     Call,
+    Flip,
     For,
     Function,
     If,
@@ -243,6 +244,8 @@ class FunctionPrinter:
                 self.accumulate(s)
             case Alloc(buffer):
                 self.alloc(buffer)
+            case Flip(buffer):
+                self.flip(buffer)
             case Call():
                 self.call(s)
             case Sync(scope):
@@ -324,6 +327,18 @@ class FunctionPrinter:
         combine = COMBINE[s.kind].row.scalar
         old = Load(s.buffer, s.index, None)
         self.assign(s.buffer, s.index, apply(combine, old, s.value, dtype=s.buffer.dtype))
+
+    def flip(self, b: Buffer) -> None:
+        """The rows and columns of a square array exchanged."""
+        r, n, t = self.names(b), static(b.shape[0]), self.dialect.index_type
+        i, j, x = (self.names.fresh(hint) for hint in ("a", "b", "x"))
+        self.emit(f"for ({t} {i} = 0; {i} < {n}; ++{i}) {{")
+        self.emit(f"    for ({t} {j} = 0; {j} < {i}; ++{j}) {{")
+        self.emit(f"        {self.memory(b)} {x} = {r}[{i}][{j}];")
+        self.emit(f"        {r}[{i}][{j}] = {r}[{j}][{i}];")
+        self.emit(f"        {r}[{j}][{i}] = {x};")
+        self.emit("    }")
+        self.emit("}")
 
     def call(self, s: Call) -> None:
         texts: list[str] = []

@@ -55,6 +55,7 @@ from tilewright.loops import (
     Alloc,
     Block,
     Call,
+    Flip,
     For,
     Function,
     If,
@@ -101,6 +102,8 @@ def print_program(
     regions: Mapping[str, Region] = {}
     if target is not None and target.pool and threads != 1:
         program, regions = outline(program, threads or 0)
+    if not regions:
+        program = _merged(program)
     for f in program.functions:
         printer = FunctionPrinter(f, native, regions)
         parts += [printer.text(external=f is program.entry), *printer.tasks.values()]
@@ -109,6 +112,23 @@ def print_program(
     head = [f"{ZERO} = internal constant [{zero_bytes} x i8] zeroinitializer, align 64"]
     parts.append("!0 = !{i32 1}")
     return "\n\n".join(["\n".join(head + sorted(declarations)), *parts]) + "\n"
+
+
+def _merged(program: Program) -> Program:
+    """A program that is a single call becomes the function it calls: a function more costs code
+    generation as much as a small loop does."""
+    if len(program.functions) != 2:
+        return program
+    kernel, entry = program.functions
+    match entry.body:
+        case Block((Call(_, args, None),)) if all(
+            isinstance(a, Ref) and isinstance(a.offset, Lit) and not a.offset.value for a in args
+        ):
+            passed = {a.buffer: b for a, b in zip(args, kernel.params, strict=True)}  # type: ignore[union-attr]
+            if len(passed) == len(args):
+                params = tuple(passed.get(b, b) for b in entry.params)
+                return Program((Function(entry.name, params, kernel.body, kernel.sources),))
+    return program
 
 
 def named(text: str, name: str) -> str:
@@ -184,6 +204,8 @@ class FunctionPrinter(Emitter):
                 self.accumulate(buffer, index, kind, value)
             case Alloc(buffer):
                 self.alloc(buffer)
+            case Flip(buffer):
+                self.flip(buffer)
             case Call():
                 self.call(s)
             case Sync():
@@ -433,6 +455,23 @@ class FunctionPrinter(Emitter):
     def _number(self, buffer: Buffer, i: Expr) -> int:
         x = self.known_value(i).text
         return int(x) if x.lstrip("-").isdigit() else self._not_a_register(buffer, i)
+
+    def flip(self, buffer: Buffer) -> None:
+        """Transpose a square tile: first single lanes of neighbouring rows change places, then
+        pairs of rows two apart, and so on, each step one shuffle of two registers."""
+        n = static(buffer.shape[0])
+        rows = [self.registers[buffer, (i,)] for i in range(n)]
+        apart = 1
+        while apart < n:
+            low = [lane if not lane & apart else n + lane - apart for lane in range(n)]
+            high = [lane + apart if not lane & apart else n + lane for lane in range(n)]
+            for i in range(n):
+                if not i & apart:
+                    a, b = rows[i], rows[i + apart]
+                    rows[i], rows[i + apart] = self.shuffled(a, b, low), self.shuffled(a, b, high)
+            apart *= 2
+        self.registers.update({(buffer, (i,)): row for i, row in enumerate(rows)})
+        self.forget(frozenset((buffer,)))
 
     def _not_a_register(self, buffer: Buffer, i: Expr) -> int:
         raise InternalError(f"registers {buffer!r} are indexed by {show(i)}, which is not a number")

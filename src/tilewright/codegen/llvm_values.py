@@ -10,6 +10,7 @@ registers and bytes in memory.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from tilewright import dtypes
@@ -256,6 +257,13 @@ class Emitter:
             return self.value(f"add {q}, {negative.text}", dtypes.int64, a.lanes)
         back = self.value(f"and {negative}, {b.text}", dtypes.int64, a.lanes)
         return self.value(f"add {r}, {back.text}", dtypes.int64, a.lanes)
+
+    def shuffled(self, a: Operand, b: Operand, order: Sequence[int]) -> Operand:
+        """Lanes picked from two vectors, those of `b` counted after those of `a`."""
+        picked = ", ".join(f"i32 {i}" for i in order)
+        return self.value(
+            f"shufflevector {a}, {b}, <{len(order)} x i32> <{picked}>", a.dtype, len(order)
+        )
 
     def _compare(self, op: str, a: Operand, b: Operand) -> Operand:
         if dtypes.is_float(a.dtype):
