@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,7 @@ VERSIONS: Final = f"llvmlite {llvmlite.__version__} LLVM {llvm.llvm_version_info
 
 _lock = threading.RLock()
 _linked: list[Any] = []
+_serial = itertools.count()
 
 
 @functools.cache
@@ -160,7 +162,7 @@ def load(
             library.import_symbol(function, at)
         library.export_symbol(name)
         try:
-            linked = library.link(_engine(target), f"{name}.{len(_linked)}")
+            linked = library.link(_engine(target), f"{name}.{next(_serial)}")
         except RuntimeError as e:
             raise InternalError(f"LLVM cannot link the program: {e}") from None
         _linked.append(linked)  # dropping it would unload the code
