@@ -8,7 +8,7 @@ model's searches do).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from tilewright.expr import (
@@ -48,9 +48,9 @@ def heuristic(kernel: Kernel, target: Target) -> Schedule:
         axes = list(kernel.axes)
         vector = planner.nest(axes, list(kernel.body))
         axes = _innermost(vector, axes, spelled, orders)
-        tile = [a for a in axes if a in plans]
-        if axes and axes[0] not in tile and _independent(axes[0]):
-            plans[axes[0]] = Plan(parallel=True)
+        first = plans.get(axes[0], Plan()) if axes else Plan()
+        if axes and is_static(axes[0].extent) and static(axes[0].extent) > first.chunk:
+            plans[axes[0]] = replace(first, parallel=True)
     else:
         for own in dict.fromkeys(a.axes for a in kernel.body):
             vector = planner.nest(list(own), [a for a in kernel.body if a.axes == own])
@@ -71,10 +71,6 @@ def _innermost(
     axes = [*(a for a in axes if a is not vector), vector]
     orders.append(Order(tuple(spelled[a] for a in axes)))
     return axes
-
-
-def _independent(a: Axis) -> bool:
-    return is_static(a.extent) and static(a.extent) > 1
 
 
 @dataclass
