@@ -31,9 +31,10 @@ from tilewright.errors import InternalError, NotAFunction, Recompilation, Unknow
 from tilewright.graph import Graph
 from tilewright.options import Options, show, shown
 from tilewright.promotion import PYTHON
-from tilewright.runtime import cache, jit, lapack, threads
+from tilewright.runtime import cache, dispatch, jit, lapack, threads
 from tilewright.runtime.executable import Executable, load, prepared
 from tilewright.runtime.jit import Loaded
+from tilewright.runtime.signatures import Seen, is_long
 from tilewright.target import Target, host
 from tilewright.tracing import Call, Traced
 from tilewright.transforms import pipeline
@@ -229,7 +230,7 @@ def _result(a: Any) -> Any:
     return a[()] if a.ndim == 0 else a
 
 
-@dataclass(frozen=True)
+@dataclass
 class Entry:
     """A call that was traced: its program, the arrays it captured, and the shape of its result."""
 
@@ -238,18 +239,47 @@ class Entry:
     program: Program
     captured: tuple[Any, ...]
     dtypes: tuple[np.dtype[Any], ...]
+    runs: int = 0
+    """How often Python has run it. Native code takes over from the second call on."""
 
     def run(self, leaves: Sequence[Any]) -> Any:
+        self.runs += 1
         inputs = [prepared(x, d) for x, d in zip(leaves, self.dtypes, strict=True)]
         captured = [prepared(a, a.dtype) for a in self.captured]
         results = self.program.executable(inputs, captured)
         return self.traced.rebuild([_result(r) for r in results])
 
+    def is_due(self) -> bool:
+        """Whether to look if native code can serve the coming call. Calls that it cannot serve
+        come here again and again: they are looked at when their number has doubled."""
+        return self.runs > 0 and self.runs & (self.runs - 1) == 0
 
+    def seen(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Seen:
+        """This call as `runtime.dispatch` describes calls."""
+        executable = self.program.executable
+        return Seen(
+            args,
+            kwargs,
+            self.call.structure,
+            self.dtypes,
+            self.captured,
+            executable.results,
+            self.traced.structure,
+            self.traced.slots,
+            executable.loaded.address,
+            executable.arena_bytes,
+            is_long(self.traced.graph),
+        )
+
+
+@dispatch.fast_called
 class Compiled:
     """A function that runs as one native program for each kind of arguments it meets.
 
     Calling it inside another traced function just traces through it.
+
+    `__call__` can serve every call. From a signature's second call on, native code serves the calls
+    that need no conversions (`runtime.dispatch`), with the same results.
     """
 
     def __init__(
@@ -268,6 +298,7 @@ class Compiled:
         self._scheduler = scheduler
         self._options = options or Options.default()
         self._entries: dict[Any, Entry] = {}
+        self._native = dispatch.Chain(self)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
@@ -280,6 +311,8 @@ class Compiled:
             return self._f(*args, **kwargs)
         leaves, key = self._key(args, kwargs)
         entry = self._entries.get(key) or self._trace(key, args, kwargs)
+        if entry.is_due():
+            self._native.add(entry.seen(args, kwargs))
         return entry.run(leaves)
 
     def lower(self, *args: Any, **kwargs: Any) -> Lowered:
@@ -296,6 +329,7 @@ class Compiled:
     def clear_cache(self) -> None:
         """Forget the calls seen; programs stay in the shared cache."""
         self._entries.clear()
+        self._native.clear()
 
     def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], Any]:
         if self._static:

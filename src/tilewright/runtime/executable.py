@@ -27,7 +27,7 @@ class Executable:
         results: Sequence[tuple[tuple[int, ...], np.dtype[Any]]],
         arena_bytes: int,
     ) -> None:
-        self.loaded, self.arena_bytes = loaded, arena_bytes
+        self.loaded, self.results, self.arena_bytes = loaded, results, arena_bytes
         self._results = [(s, d, prod(s) * d.itemsize) for s, d in results]
         self._call = loaded.call
 
