@@ -446,6 +446,20 @@ def test_stages_to_be_shown_are_made(
     assert "kernel" in capsys.readouterr().err
 
 
+def test_modules_that_many_processes_need(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Are made once; without a cache, or with a damaged entry, they are made."""
+    text = "define i64 @seven() {\n  ret i64 7\n}\n"
+    code = cache.object_code(text, host())
+    assert len(names(directory)) == 1
+    with monkeypatch.context() as m:
+        m.setattr(jit, "object_code", None)  # calling it would fail
+        assert cache.object_code(text, host()) == code
+    (directory / names(directory)[0]).write_bytes(b"")
+    assert cache.object_code(text, host()) == code
+    monkeypatch.setenv(cache.VARIABLE, "off")
+    assert cache.object_code(text, host()) == code
+
+
 # -- one program as several modules ------------------------------------------------------------
 
 

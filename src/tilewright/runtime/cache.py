@@ -29,6 +29,7 @@ import numpy as np
 
 from tilewright.options import show
 from tilewright.runtime import jit
+from tilewright.target import Target
 
 VARIABLE: Final = "TILEWRIGHT_CACHE_DIR"
 """Where entries are; `off` for nowhere. Default: `tilewright` in the user's cache directory."""
@@ -199,6 +200,18 @@ def store() -> Store | None:
 @cache
 def _store(directory: str) -> Store:
     return Store(Path(directory))
+
+
+def object_code(text: str, target: Target) -> bytes:
+    """The object of a module that many processes need alike, made by the first of them."""
+    kept, name = store(), key("module", text, target)
+    entry = None if kept is None else kept.get(name)
+    if entry is not None:
+        return entry.objects[0]
+    code = jit.object_code(text, target)
+    if kept is not None:
+        kept.put(name, Entry((code,), (), 0))
+    return code
 
 
 # -- keys --------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from typing import Final
 
 from tilewright.codegen import pool as text
 from tilewright.options import thread_count
-from tilewright.runtime import jit
+from tilewright.runtime import cache, jit
 from tilewright.target import host
 
 VARIABLE: Final = "TILEWRIGHT_NUM_THREADS"
@@ -70,7 +70,7 @@ def pool() -> Pool:
 
 def _load() -> Pool:
     target = host()
-    entry = jit.load(jit.object_code(text.print_pool(target), target), text.EXPORTS, target)
+    entry = jit.load(cache.object_code(text.print_pool(target), target), text.EXPORTS, target)
     table = (ctypes.c_void_p * len(text.TABLE))()
     entry.call(table)
     at = {name: address or 0 for name, address in zip(text.TABLE, table, strict=True)}
