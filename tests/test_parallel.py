@@ -1,0 +1,238 @@
+"""Programs on several threads: the bits of one thread, and no thread where it would not pay."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fuzz
+import tilewright as tw
+from programs import PROGRAMS
+from random_programs import write
+from test_threads import awaited, python
+from tilewright import dtypes, loops, trees
+from tilewright.codegen import llvm, parallel
+from tilewright.codegen.pool import PARALLEL
+from tilewright.compile import machine
+from tilewright.errors import BadThreadCount, ScheduleError
+from tilewright.expr import Buffer, axis, cast, index, var
+from tilewright.kernel import Kernel
+from tilewright.loops import Accumulate, Alloc, Function, Let, Program, Store, block, loop
+from tilewright.runtime import threads
+from tilewright.transforms.loopify import loopify
+from tilewright.transforms.schedule import Schedule
+
+pytestmark = pytest.mark.skipif(not threads.available(), reason="the pool needs Linux")
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every parallel loop is divided, into as many chunks as can be."""
+    monkeypatch.setattr(parallel, "WORTH_NS", 0)
+    monkeypatch.setattr(parallel, "CHUNK_NS", 0)
+
+
+def bits(tree: Any) -> list[bytes]:
+    return [np.asarray(a).tobytes() for a in trees.leaves(tree)]
+
+
+def agree(f: Callable[..., Any], args: Sequence[Any], **options: Any) -> str:
+    """Assert that `f` has the same bits on one to three threads; the text on several."""
+    expected = bits(tw.compile(threads=1, **options)(f)(*args))
+    many = tw.compile(threads=MANY, **options)(f)
+    for count in (1, 2, 3, 3):
+        with tw.threads(count):
+            assert bits(many(*args)) == expected, f"{count} threads"
+    return many.lower(*args).llvm
+
+
+MANY = 64
+"""A limit of its own, so that programs made here are not found by other tests."""
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_programs_of_users(name: str) -> None:
+    program = PROGRAMS[name]
+    agree(program.function, program.arguments(np.random.default_rng(3)))
+
+
+@pytest.mark.usefixtures("eager")
+def test_random_programs_under_random_schedules() -> None:
+    """Parallel loops inside others, around others, over axes with remainders."""
+    divided = 0
+    for seed in range(40):
+        program = write(seed)
+        text = agree(program.function, list(program.inputs.values()), scheduler=Replayed(seed))
+        divided += f"call void @{PARALLEL}" in text
+    assert divided >= 8
+
+
+class Replayed:
+    """Any legal schedule, the same one for the same kernel."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Replayed) and other.seed == self.seed
+
+    def __hash__(self) -> int:
+        return self.seed
+
+    def __call__(self, kernel: Kernel) -> Schedule:
+        rng = np.random.default_rng(self.seed)
+        for _ in range(20):
+            schedule = fuzz.random_schedule(kernel, rng)
+            try:
+                loopify(kernel, schedule)
+            except ScheduleError:
+                continue
+            return schedule
+        return Schedule()
+
+
+def softmax(x: Any) -> Any:
+    e = np.exp(x - np.max(x, axis=-1, keepdims=True))
+    return e / np.sum(e, axis=-1, keepdims=True)
+
+
+def test_work_that_is_worth_it(rng: np.random.Generator) -> None:
+    """By the estimates as they are: rows with a buffer each, a map along one axis, a product."""
+    x = rng.standard_normal((701, 333)).astype(np.float32)
+    for f, args in (
+        (softmax, (x,)),
+        (lambda a: np.tanh(a) + 1, (x.ravel(),)),
+        (lambda a: a @ a.T, (x,)),
+        (lambda a: np.sum(np.cos(a), axis=0), (x,)),
+        (lambda a: np.where(a > 0, a, -a)[::-1, ::2], (x,)),
+    ):
+        assert f"call void @{PARALLEL}" in agree(f, args)
+
+
+def test_callers_on_several_threads(rng: np.random.Generator) -> None:
+    x = rng.standard_normal((300, 400)).astype(np.float32)
+    f = tw.compile(softmax)
+    expected, wrong = f(x).tobytes(), []
+
+    def caller(count: int) -> None:
+        with tw.threads(count):
+            wrong.extend(count for _ in range(100) if f(x).tobytes() != expected)
+
+    callers = [threading.Thread(target=caller, args=(k,)) for k in (1, 2, 3, 4)]
+    for c in callers:
+        c.start()
+    for c in callers:
+        c.join()
+    assert not wrong
+
+
+def test_programs_after_a_fork(rng: np.random.Generator) -> None:
+    x = rng.standard_normal((300, 400)).astype(np.float32)
+    f = tw.compile(softmax)
+    with tw.threads(3):
+        expected = f(x).tobytes()
+        for _ in range(20):
+            pid = os.fork()
+            if pid == 0:
+                same = f(x).tobytes() == expected
+                other = np.array_equal(tw.compile(lambda a: a * 2)(x), x * 2)
+                os._exit(0 if same and other else 1)
+            assert f(x).tobytes() == expected
+            assert awaited(pid) == 0
+
+
+# -- what is not divided -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(64,), (16_384,), (64, 128)])
+def test_small_work_has_no_fork(shape: tuple[int, ...]) -> None:
+    assert PARALLEL not in tw.compile(lambda x: x + 1).lower(np.ones(shape, np.float32)).llvm
+
+
+def test_one_thread_is_a_program_of_its_own() -> None:
+    x = np.ones((1000, 1000), np.float32)
+    assert PARALLEL in tw.compile(softmax).lower(x).llvm
+    assert PARALLEL not in tw.compile(threads=1)(softmax).lower(x).llvm
+
+
+def test_a_machine_without_the_pool() -> None:
+    program = tw.compile(softmax).lower(np.ones((1000, 1000), np.float32)).program
+    assert PARALLEL in llvm.print_program(program, machine())
+    assert PARALLEL not in llvm.print_program(program)
+
+
+def test_a_function_has_a_limit_of_its_own() -> None:
+    body = """
+import numpy as np
+x = np.ones((1000, 1000), np.float32)
+tw.compile(threads=2)(lambda x: np.exp(x))(x)
+print(threads.pool().started())
+tw.compile(lambda x: np.exp(x))(x)
+print(threads.pool().started())
+"""
+    assert python(body, TILEWRIGHT_NUM_THREADS="4").stdout.split() == ["1", "3"]
+
+
+@pytest.mark.parametrize("count", [0, -2, 1.5, True])
+def test_limits_that_are_none(count: Any) -> None:
+    with pytest.raises(BadThreadCount):
+        tw.compile(threads=count)(softmax)
+
+
+# -- what a loop takes along -------------------------------------------------------------------
+
+
+X = Buffer("x", dtypes.float64, (4, 1000), "input")
+OUT = Buffer("out", dtypes.float64, (4, 1000), "output")
+
+
+def nest(total: Buffer, inside: bool) -> Program:
+    """out[i, j] = x[i, j] * i + x[i, 0], with j parallel inside i, through a buffer that is
+    declared outside both loops and, unless only used `inside`, read after the inner one."""
+    i, j = axis("i", 4), axis("j", 1000)
+    first, scale = var("first", dtypes.float64), var("scale", dtypes.int64)
+    put = Store(total, (), X[i, j] * cast(scale, dtypes.float64))
+    add = Accumulate(total, (), "sum", first)
+    inner = loop(j, put, add, Store(OUT, (i, j), total[()]), kind="parallel")
+    after = [] if inside else [Store(OUT, (i, index("+", i, 0 * i)), total[()])]
+    body = loop(i, Let(first, X[i, 0]), Let(scale, index("+", i, i)), inner, *after)
+    return Program((Function("f", (X, OUT), block(Alloc(total), body)),))
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("scope", ["registers", "stack"])
+def test_buffers_of_one_iteration_move_inside(scope: str) -> None:
+    program = nest(Buffer("total", dtypes.float64, (), scope), inside=True)
+    made, regions = parallel.outline(program)
+    (region,) = regions.values()
+    assert set(region.function.params) == {X, OUT}
+    assert [v.name for v in region.scalars] == ["i", "first", "scale"]
+    assert not any(isinstance(s, Alloc) for s in loops.statements(made.entry.body))
+    assert any(isinstance(s, Alloc) for s in loops.statements(region.function.body))
+
+
+@pytest.mark.usefixtures("eager")
+def test_registers_that_live_on_keep_the_loop_serial() -> None:
+    program = nest(Buffer("total", dtypes.float64, (), "registers"), inside=False)
+    assert parallel.outline(program) == (program, {})
+
+
+def test_grains_follow_the_cost() -> None:
+    """Chunks of light iterations have more of them."""
+
+    def grain(f: Callable[..., Any], *args: Any) -> int:
+        text = tw.compile(f).lower(*args).llvm
+        (found,) = re.findall(rf"call void @{PARALLEL}\(.*, i64 (\d+), i64 0\)", text)
+        return int(found)
+
+    x = np.ones(1 << 22, np.float32)
+    light, heavy = grain(lambda x: x + 1, x), grain(lambda x: np.tanh(np.exp(x)), x)
+    assert 1 <= heavy < light
+    assert grain(lambda x: np.sum(np.exp(x), axis=1), np.ones((64, 20_000), np.float32)) == 1
