@@ -73,4 +73,5 @@ def compute_type(dtype: DType) -> DType:
 
 def short(dtype: DType) -> str:
     """`f32` for float32, `bf16` for bfloat16; NumPy's own name for anything else."""
-    return SHORT.get(dtype, dtype.name)
+    found = SHORT.get(dtype)
+    return dtype.name if found is None else found  # the name is computed, and not cheaply
