@@ -25,7 +25,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("transforms", {"transforms"}),
     ("codegen", {"codegen"}),
     ("runtime", {"runtime"}),
-    ("cost model", {"cost_model"}),
+    ("cost model", {"cost_model", "roofline"}),
     ("compile and frontends", {"compile", "frontends", "__init__"}),
 ]  # fmt: skip
 

@@ -1,0 +1,1 @@
+"""Tilewright against whatever peers are installed: `python -m benchmarks.suite --help`."""

@@ -1,0 +1,215 @@
+"""Tables, summaries and the chart of a run's document.
+
+Knows how measurements become ratios (best peer's time over ours: above 1 we are faster), shares of
+the roof (the roof's least time over ours) and geometric means against the bars. Refuses to know
+how anything was measured.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from collections.abc import Iterable
+from html import escape
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import geometric_mean
+from typing import Any
+
+from benchmarks.suite.workloads import BARS, BY_NAME
+
+from tilewright.roofline import Rates
+
+OURS = "tilewright"
+Row = dict[str, Any]
+
+
+def machine(names: Iterable[str]) -> dict[str, str]:
+    """What the figures depend on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next(t.split(":")[1].strip() for t in lines if t.startswith("model name"))
+    packages = {n.split(".")[0] for n in names} | {"numpy", "llvmlite"}
+    found = {"cpu": model, "cores": str(len(os.sched_getaffinity(0))),
+             "system": platform.platform(), "python": platform.python_version()}  # fmt: skip
+    for package in sorted(packages):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def rates(fields: dict[str, Any]) -> Rates:
+    return Rates(**{**fields, "sizes": tuple(fields["sizes"])})
+
+
+# -- one workload --------------------------------------------------------------------------------
+
+
+def milliseconds(row: Row, name: str) -> float | None:
+    found = row["contenders"].get(name, {}).get("median")
+    return None if found is None else 1e3 * found
+
+
+def best_peer(row: Row) -> tuple[str, float] | None:
+    times = {n: c["median"] for n, c in row["contenders"].items() if "median" in c and n != OURS}
+    if not times:
+        return None
+    name = min(times, key=times.__getitem__)
+    return name, 1e3 * times[name]
+
+
+def ratio(row: Row) -> float | None:
+    """The best peer's time over ours."""
+    best, ours = best_peer(row), milliseconds(row, OURS)
+    return best[1] / ours if best and ours else None
+
+
+def roof(row: Row, fields: dict[str, Any]) -> tuple[float, str]:
+    """The least milliseconds, and which roof."""
+    w = BY_NAME[row["workload"]]
+    seconds, bound = rates(fields).seconds(w.flops, w.moved, w.unit)
+    return 1e3 * seconds, bound
+
+
+def first_ratio(row: Row) -> float | None:
+    """jax.jit's first call over ours, in processor time."""
+    firsts = [row["contenders"].get(n, {}).get("first") for n in ("jax", OURS)]
+    return None if None in firsts else firsts[0]["cpu"] / max(firsts[1]["cpu"], 1e-6)
+
+
+# -- tables --------------------------------------------------------------------------------------
+
+
+def number(x: float | None) -> str:
+    if x is None:
+        return "-"
+    if x < 0.01:
+        return f"{x:.5f}"
+    return f"{x:.3f}" if x < 10 else f"{x:.1f}" if x < 1000 else f"{x:.0f}"
+
+
+def heading(run: Row, names: list[str]) -> str:
+    known = rates(run["rates"])
+    speeds = " ".join(
+        f"{unit} {getattr(known, unit) / 1e9:.1f}"
+        for unit in ("f32", "f64", "i8", "bf16", "l2", "l3", "dram")
+    )
+    peers = "".join(f"{n[:12]:>13}" for n in names if n != OURS)
+    return (
+        f"\n{known.threads} thread{'s' * (known.threads > 1)}; Gop/s and GB/s: {speeds}\n"
+        f"{'workload':<30}{'ours ms':>10}{'ratio':>8} {'best peer':<14}{'roof':>6} {'bound':<5}"
+        f"{'first ms':>9}{peers}"
+    )
+
+
+def line(row: Row, fields: dict[str, Any], names: list[str]) -> str:
+    ours, best, r = milliseconds(row, OURS), best_peer(row), ratio(row)
+    least, bound = roof(row, fields)
+    mark = " " if r is None or r >= 1 else "<"
+    own = row["contenders"].get(OURS, {})
+    wait = "~" if own.get("waited", 0) > 0.1 else " "
+    share = f"{least / ours:.0%}" if ours else "-"
+    first = own.get("first", {}).get("cpu")
+    text = (
+        f"{row['workload']:<30}{number(ours):>9}{wait}{number(r) if r else '-':>7}{mark}"
+        f" {best[0] if best else '-':<14}{share:>6} {bound:<5}"
+        f"{number(1e3 * first if first else None):>9}"
+    )
+    for name in (n for n in names if n != OURS):
+        found = row["contenders"].get(name)
+        cell = "" if found is None else number(milliseconds(row, name))
+        if found and "failed" in found:
+            cell = found["failed"].split(":")[0][:11]
+        cell += "~" if found and found.get("waited", 0) > 0.1 else ""
+        text += f"{cell:>13}"
+    failure = own.get("failed") or row["contenders"].get("", {}).get("failed")
+    return text + (f"\n    ours: {failure}" if failure else "")
+
+
+def groups(run: Row, anchors: bool) -> dict[str, list[tuple[str, float]]]:
+    """(workload, ratio) of each group's anchors or neighbours, in the suite's order."""
+    found: dict[str, list[tuple[str, float]]] = {}
+    for row in run["rows"]:
+        w, r = BY_NAME[row["workload"]], ratio(row)
+        if w.anchor == anchors and r is not None:
+            found.setdefault(w.group, []).append((w.name, r))
+    return found
+
+
+def summary(run: Row) -> str:
+    """Geometric means of the groups against their bars, first calls, and the worst ratios."""
+    lines = [f"\n{'group':<18}{'mean':>7}{'bar':>7}{'least':>8}{'bar':>7}   neighbours' mean"]
+    near = {g: geometric_mean(r for _, r in rs) for g, rs in groups(run, False).items()}
+    for group, found in groups(run, True).items():
+        mean, least, bar = (
+            geometric_mean(r for _, r in found),
+            min(r for _, r in found),
+            BARS[group],
+        )
+        reached = "ok" if mean >= bar.mean and least >= bar.least else "  "
+        beside = f"{near[group]:.2f}" if group in near else "-"
+        lines.append(
+            f"{group:<18}{mean:>7.2f}{bar.mean:>7.2f}{least:>8.2f}{bar.least:>7.2f} {reached}"
+            f"{beside:>17}"
+        )
+    firsts = [r for r in map(first_ratio, run["rows"]) if r]
+    if firsts:
+        mean = geometric_mean(firsts)
+        lines.append(f"first call: jax.jit's over ours {mean:.2f} (geometric mean; bar 2)")
+    ranked = sorted((r, n) for rs in groups(run, True).values() for n, r in rs)
+    below = [f"{n} {r:.2f}" for r, n in ranked if r < 1]
+    if below:
+        lines.append(f"below the best peer, furthest first: {', '.join(below)}")
+    failed = [(r["workload"], n, c["failed"]) for r in run["rows"]
+              for n, c in r["contenders"].items() if "failed" in c]  # fmt: skip
+    lines += [f"{workload}: {name or 'reference'}: {why}" for workload, name, why in failed]
+    return "\n".join(lines)
+
+
+def table(run: Row) -> str:
+    """The whole table of one number of threads."""
+    names = list(dict.fromkeys(n for row in run["rows"] for n in row["contenders"] if n))
+    lines = [line(row, run["rates"], names) for row in run["rows"]]
+    return "\n".join([heading(run, names), *lines, summary(run)])
+
+
+# -- chart ---------------------------------------------------------------------------------------
+
+
+def chart(document: Row) -> str:
+    """An SVG: a bar for each anchor, its length the logarithm of the ratio to the best peer."""
+    run = document["runs"][0]
+    rows = [r for r in run["rows"] if BY_NAME[r["workload"]].anchor and ratio(r) is not None]
+    step, left, middle, unit = 16, 190, 420, 70  # pixels; a factor of two is `unit` wide
+    height = step * len(rows) + 70
+    machine = document["machine"]
+    title = f"Best peer's time over Tilewright's, {run['threads']} thread(s), {machine['cpu']}"
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="860" height="{height}"'
+        ' font-family="sans-serif" font-size="11">',
+        f'<rect width="860" height="{height}" fill="white"/>',
+        f'<text x="10" y="20" font-size="14">{escape(title)}</text>',
+    ]
+    for power in range(-3, 6):
+        x = middle + unit * power
+        label = f"{2**power}x" if power >= 0 else f"1/{2**-power}"
+        colour = "#888" if power == 0 else "#ddd"
+        parts.append(f'<line x1="{x}" y1="45" x2="{x}" y2="{height - 10}" stroke="{colour}"/>')
+        parts.append(f'<text x="{x}" y="40" text-anchor="middle" fill="#666">{label}</text>')
+    for k, row in enumerate(rows):
+        r, best = ratio(row), best_peer(row)
+        assert r is not None and best is not None
+        y = 50 + step * k
+        width = max(-3.0, min(5.0, math.log2(r))) * unit
+        colour = "#3a7d44" if r >= 1 else "#c0563b"
+        x = middle + min(width, 0)
+        parts += [
+            f'<text x="{left}" y="{y + 10}" text-anchor="end">{escape(row["workload"])}</text>',
+            f'<rect x="{x:.1f}" y="{y + 1}" width="{abs(width):.1f}" height="{step - 4}"'
+            f' fill="{colour}"/>',
+            f'<text x="{middle + max(width, 0) + 4:.1f}" y="{y + 10}" fill="#444">'
+            f"{r:.2f} {escape(best[0])}</text>",
+        ]
+    return "\n".join([*parts, "</svg>", ""])

@@ -1,0 +1,165 @@
+"""The process that measures: it reads names of workloads, one a line, and writes what happens.
+
+Knows the order of events: check and first call of each contender, then the timed rounds. Every
+line it writes says which contender runs next or what was found, so that whoever reads knows whom
+to blame for silence. Refuses to know time-outs and tables.
+
+One thread: the process has one core, time is processor time, which neighbours on the machine do
+not inflate. More: time is wall time, and between contenders all sleep until no library's workers
+spin any more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+SETTLE_SECONDS = 0.3
+"""Idle OpenMP workers spin for up to 0.2 s after their last region."""
+SLOW = 12.0
+"""A contender this much slower than the fastest gets three samples."""
+
+Call = Callable[[], Any]
+
+
+class Events:
+    """Lines of JSON on the file that was standard output; libraries print to standard error."""
+
+    def __init__(self) -> None:
+        self._out = os.fdopen(os.dup(1), "w", buffering=1)
+        os.dup2(2, 1)
+
+    def __call__(self, **fields: Any) -> None:
+        self._out.write(json.dumps(fields) + "\n")
+
+
+def main(threads: int, seconds: float) -> None:
+    """Serve until standard input ends. `seconds` is the time given to each contender."""
+    tell = Events()
+    from benchmarks.suite import contenders
+
+    contenders.pin(threads)
+    warnings.simplefilter("ignore")
+    from tilewright import roofline
+
+    tell(event="rates", **vars(roofline.measured(threads)))
+    for line in sys.stdin:
+        order = json.loads(line)
+        try:
+            _measure(order["workload"], order["contenders"], threads, seconds, tell)
+        except Exception as e:
+            traceback.print_exc()
+            tell(event="failed", contender="", reason=_short(e))
+        tell(event="done", workload=order["workload"])
+
+
+def _short(e: BaseException) -> str:
+    return f"{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else ''}"[:200]
+
+
+def _measure(name: str, names: list[str], threads: int, seconds: float, tell: Events) -> None:
+    import numpy as np
+    from benchmarks.suite import contenders
+    from benchmarks.suite.workloads import BY_NAME
+
+    workload = BY_NAME[name]
+    args = workload.arguments(np.random.default_rng(0))
+    tell(event="start", contender="", stage="reference")
+    check = contenders.reference(workload, args)
+    calls: dict[str, Call] = {}
+    for one in names:
+        tell(event="start", contender=one, stage="first call")
+        try:
+            made = contenders.contender(one, workload, args, threads)
+            begun, used = time.perf_counter(), time.process_time()
+            call = made.build()
+            result = call()
+            first = [time.perf_counter() - begun, time.process_time() - used]
+            fault = check(made.arrays(result))
+        except Exception as e:
+            traceback.print_exc()
+            tell(event="failed", contender=one, reason=_short(e))
+            continue
+        if fault:
+            tell(event="failed", contender=one, reason=f"wrong: {fault}")
+            continue
+        calls[one] = call
+        tell(event="first", contender=one, wall=first[0], cpu=first[1])
+    samples, waited = _rounds(calls, threads, seconds, tell)
+    for one, times in samples.items():
+        tell(event="times", contender=one, median=statistics.median(times), best=min(times),
+             samples=len(times), waited=waited[one])  # fmt: skip
+
+
+def _rounds(
+    calls: dict[str, Call], threads: int, seconds: float, tell: Events
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Seconds a call of every contender, in turns whose order rotates, and the share of the time
+    in which a runnable thread waited for a core."""
+    clock = time.process_time if threads == 1 else time.perf_counter
+    estimates: dict[str, float] = {}
+    for one, call in calls.items():
+        tell(event="start", contender=one, stage="warm-up")
+        call()
+        start = time.perf_counter()
+        call()
+        estimates[one] = time.perf_counter() - start
+    fastest = min(estimates.values(), default=0.0)
+    samples: dict[str, list[float]] = {one: [] for one in calls}
+    waits = dict.fromkeys(calls, (0.0, 0.0))
+    rounds = 5
+    share = seconds / rounds
+    order = list(calls)
+    for turn in range(rounds):
+        for one in order:
+            slow = estimates[one] > SLOW * fastest and estimates[one] > 1e-3
+            if slow and turn % 2:
+                continue
+            tell(event="start", contender=one, stage="timing")
+            call = calls[one]
+            if threads > 1:
+                time.sleep(SETTLE_SECONDS)
+                _warm(call, min(0.02, 2 * estimates[one]))
+            repeats = max(1, int(2e-3 / max(estimates[one], 1e-8)))
+            most = 1 if slow else max(2, min(40, int(share / max(repeats * estimates[one], 1e-9))))
+            before = _waiting()
+            begun = time.perf_counter()
+            for _ in range(most):
+                start = clock()
+                for _ in range(repeats):
+                    call()
+                samples[one].append((clock() - start) / repeats)
+            total, lost = waits[one]
+            waits[one] = (total + time.perf_counter() - begun, lost + _waiting() - before)
+        order.append(order.pop(0))
+    return samples, {one: lost / total if total else 0.0 for one, (total, lost) in waits.items()}
+
+
+def _warm(call: Call, seconds: float) -> None:
+    end = time.perf_counter() + seconds
+    call()
+    while time.perf_counter() < end:
+        call()
+
+
+def _waiting() -> float:
+    """Seconds this process's threads have waited for a core, where Linux counts them."""
+    total = 0
+    try:
+        for task in os.listdir("/proc/self/task"):
+            with open(f"/proc/self/task/{task}/schedstat") as f:
+                total += int(f.read().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return total / 1e9
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), float(sys.argv[2]))
