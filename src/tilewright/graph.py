@@ -127,7 +127,7 @@ class Op:
 
     @property
     def name(self) -> str:
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
+        return _lower(type(self).__name__)
 
     def is_opaque(self, *types: Any) -> bool:
         """Whether on arguments of these types the op writes its own `loops`."""
@@ -238,6 +238,12 @@ class Op:
     def __call__(self, *args: Any) -> Any:
         """Apply to values; the result is a value of the same class, a tuple of them if several."""
         return type(args[0]).wrap(self.node(*(a.node for a in args)))
+
+
+@functools.cache
+def _lower(name: str) -> str:
+    """`ReduceSum` in lower case: `reduce_sum`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 def _are_graphs(value: Any) -> bool:
@@ -391,9 +397,12 @@ def _show_lines(graph: Graph, head: str, sources: bool, indent: str) -> list[str
     nodes = [n for n in graph.nodes if n not in names]
     last = graph.outputs[0] if len(graph.outputs) == 1 else None
 
+    types: dict[Any, str] = {}  # a program has many nodes and few types
+
     def line(text: str, n: Node) -> str:
-        typed = f"{indent}  {text:<36} {_show_result(n.type)}"
-        return f"{typed:<62} {n.source}".rstrip() if sources and n.source else typed.rstrip()
+        result = types.get(n.type) or types.setdefault(n.type, _show_result(n.type))
+        typed = f"{indent}  {text:<36} {result}"
+        return f"{typed:<62} {n.source}".rstrip() if sources and n.source else typed
 
     for n in nodes:
         inline = n.op.inline() if not n.args else None
