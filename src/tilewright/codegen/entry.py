@@ -44,6 +44,7 @@ declare ptr @PyObject_GetAttr(ptr, ptr)
 declare i32 @PyObject_GenericSetAttr(ptr, ptr, ptr)
 declare ptr @PyType_GenericAlloc(ptr, i64)
 declare ptr @PyObject_Vectorcall(ptr, ptr, i64, ptr)
+declare i32 @PyUnicode_Compare(ptr, ptr)
 declare i64 @PyLong_AsLongLongAndOverflow(ptr, ptr)
 declare ptr @PyEval_SaveThread()
 declare void @PyEval_RestoreThread(ptr)
@@ -108,7 +109,7 @@ released:
 def _keywords(layout: Layout) -> str:
     return f"""
 ; Put keyword arguments into registers in the record's order. False: other names. Names at call
-; sites are interned, and so are the record's.
+; sites are interned, and so are the record's; those of unpacked dicts may need to be compared.
 define internal i1 @keywords(ptr %names, ptr %given, ptr %args, ptr %values, i64 %n) {{
 entry:
   br label %next
@@ -123,14 +124,25 @@ name:
 search:
   %k = phi i64 [ 0, %name ], [ %k.next, %look ]
   %k.end = icmp eq i64 %k, %n
-  br i1 %k.end, label %no, label %look
+  br i1 %k.end, label %compare, label %look
 look:
 {word("%seen", "%items", "%k", "ptr")}
   %k.next = add i64 %k, 1
   %same = icmp eq ptr %seen, %wanted
   br i1 %same, label %found, label %search
+compare:
+  %c = phi i64 [ 0, %search ], [ %c.next, %spelt ]
+  %c.end = icmp eq i64 %c, %n
+  br i1 %c.end, label %no, label %spelt
+spelt:
+{word("%spelling", "%items", "%c", "ptr")}
+  %c.next = add i64 %c, 1
+  %order = call i32 @PyUnicode_Compare(ptr %spelling, ptr %wanted)
+  %equal = icmp eq i32 %order, 0
+  br i1 %equal, label %found, label %compare
 found:
-{word("%x", "%args", "%k", "ptr")}
+  %at = phi i64 [ %k, %look ], [ %c, %spelt ]
+{word("%x", "%args", "%at", "ptr")}
   %place = getelementptr ptr, ptr %values, i64 %i
   store ptr %x, ptr %place
   %i.next = add i64 %i, 1
