@@ -31,7 +31,7 @@ from tilewright.errors import InternalError, NotAFunction, Recompilation, Unknow
 from tilewright.graph import Graph
 from tilewright.options import Options, show, shown
 from tilewright.promotion import PYTHON
-from tilewright.runtime import cache, dispatch, jit, lapack, threads
+from tilewright.runtime import cache, dispatch, forks, jit, lapack, threads
 from tilewright.runtime.executable import Executable, load, prepared
 from tilewright.runtime.jit import Loaded
 from tilewright.runtime.signatures import Seen, is_long
@@ -135,7 +135,7 @@ class Programs:
     """Programs by canonical print, target and scheduler."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._kept: OrderedDict[Any, Program] = OrderedDict()
 
     def get(self, graph: Graph, scheduler: Scheduler | None, options: Options) -> Program:
@@ -143,7 +143,7 @@ class Programs:
         target = machine()
         canonical = graphs.show(graph, sources=False)
         key = (canonical, target, scheduler, options)
-        with self._lock:
+        with self.lock:
             found = self._kept.get(key)
             if found is not None:
                 self._kept.move_to_end(key)
@@ -214,6 +214,14 @@ def machine() -> Target:
 
 
 _programs: Final = Programs()
+
+
+@forks.in_child
+def _renew_locks() -> None:
+    _programs.lock = threading.RLock()
+    for member in vars(Program).values():
+        if hasattr(member, "lock"):  # of a cached_property, before Python 3.12
+            member.lock = threading.RLock()
 
 
 def run_graph(graph: Graph, arrays: Sequence[Any]) -> list[Any]:

@@ -28,7 +28,7 @@ import numpy as np
 from tilewright import dtypes, tracing, trees
 from tilewright.codegen import entry
 from tilewright.codegen.entry_tables import CONTEXT, Layout
-from tilewright.runtime import cache, jit, memory, signatures
+from tilewright.runtime import cache, forks, jit, memory, signatures
 from tilewright.runtime.signatures import Record, Seen
 from tilewright.target import host
 
@@ -200,7 +200,13 @@ class Native:
 
 _natives: Final[dict[type, Native | None]] = {}
 _reasons: Final[list[str]] = []
-_lock: Final = threading.RLock()
+_lock = threading.RLock()
+
+
+@forks.in_child
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.RLock()
 
 
 def reason() -> str | None:

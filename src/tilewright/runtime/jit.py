@@ -11,6 +11,7 @@ import ctypes
 import functools
 import hashlib
 import itertools
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +43,9 @@ _serial = itertools.count()
 def _initialized() -> bool:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+    if hasattr(os, "register_at_fork"):  # a fork waits for code in the making: LLVM has locks too
+        free = _lock.release
+        os.register_at_fork(before=_lock.acquire, after_in_parent=free, after_in_child=free)
     return True
 
 
@@ -111,7 +115,7 @@ def objects(text: str, target: Target, threads: int, verify: bool) -> tuple[byte
     parts = modules.split(text, min(threads, len(text) // PART_CHARACTERS))
     if len(parts) == 1:
         return (object_code(text, target, verify),)
-    with ThreadPoolExecutor(len(parts) - 1) as others:
+    with _lock, ThreadPoolExecutor(len(parts) - 1) as others:
         jobs = [others.submit(_apart, part, target, verify) for part in parts[1:]]
         return (_apart(parts[0], target, verify), *(j.result() for j in jobs))
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from tilewright.errors import OutOfMemory
+from tilewright.runtime import forks
 
 LARGE: Final = 64 << 10
 """From this many bytes on a result is recycled; below, NumPy's own allocator is faster."""
@@ -27,6 +28,12 @@ ALIGN: Final = 64
 _lock = threading.Lock()
 _blocks: dict[int, list[Any]] = {}
 _total = 0
+
+
+@forks.in_child
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.Lock()
 
 
 def _slow_address(a: Any) -> int:

@@ -22,7 +22,7 @@ from typing import Final
 
 from tilewright.codegen import pool as text
 from tilewright.options import thread_count
-from tilewright.runtime import cache, jit
+from tilewright.runtime import cache, forks, jit
 from tilewright.target import host
 
 VARIABLE: Final = "TILEWRIGHT_NUM_THREADS"
@@ -61,9 +61,6 @@ def pool() -> Pool:
         if not _pool:
             loaded = _load()
             loaded.set_default(count)
-            os.register_at_fork(
-                before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_after_fork
-            )
             _pool.append(loaded)
     return _pool[0]
 
@@ -84,9 +81,12 @@ def _load() -> Pool:
     )
 
 
+@forks.in_child
 def _after_fork() -> None:
-    _pool[0].reset()
-    _lock.release()
+    global _lock
+    _lock = threading.Lock()
+    for loaded in _pool:
+        loaded.reset()
 
 
 def symbols(code: bytes) -> Mapping[str, int]:
