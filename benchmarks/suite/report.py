@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.suite.workloads import BARS, BY_NAME
 
-from tilewright.roofline import Rates
+from tilewright.roofline import Rates, Work
 
 OURS = "tilewright"
 Row = dict[str, Any]
@@ -69,7 +69,7 @@ def ratio(row: Row) -> float | None:
 def roof(row: Row, fields: dict[str, Any]) -> tuple[float, str]:
     """The least milliseconds, and which roof."""
     w = BY_NAME[row["workload"]]
-    seconds, bound = rates(fields).seconds(w.flops, w.moved, w.unit)
+    seconds, bound = Work({w.unit: w.flops}, w.moved).bound(rates(fields))
     return 1e3 * seconds, bound
 
 

@@ -26,6 +26,7 @@ import numpy as np
 from tilewright import graph as graphs
 from tilewright import kernel as kernels
 from tilewright import loops, tracing, trees
+from tilewright import roofline as rooflines
 from tilewright.codegen import c_source, llvm
 from tilewright.errors import InternalError, NotAFunction, Recompilation, UnknownStatic
 from tilewright.graph import Graph
@@ -467,6 +468,11 @@ class Lowered:
     def explain(self) -> str:
         """Every value kept in memory, with the reason and the bytes, and what was fused."""
         return pipeline.explain(self.entry.program.graph, self.entry.program.assembly)
+
+    def roofline(self, threads: int | None = None) -> rooflines.Roofline:
+        """The least time each kernel can take on this machine, measured on as many threads (those
+        a program uses by default): its operations, its bytes and which of them bounds it."""
+        return rooflines.of(self.kernels, threads)
 
 
 @overload

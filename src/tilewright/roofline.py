@@ -12,16 +12,21 @@ from __future__ import annotations
 import functools
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from threading import Barrier
 from typing import Any, Final
 
 import numpy as np
 
+from tilewright.dtypes import DType
+from tilewright.expr import Apply, Buffer, Expr, Load, Reduce, static, walk
+from tilewright.kernel import Kernel
 from tilewright.runtime import jit
+from tilewright.runtime.threads import default_count
 from tilewright.target import Target, host
 
 RUN_SECONDS: Final = 8e-3
@@ -54,13 +59,10 @@ class Rates:
             return "l2", self.l2
         return ("l3", self.l3) if moved < l3 else ("dram", self.dram)
 
-    def seconds(self, operations: float, moved: float, unit: str = "f32") -> tuple[float, str]:
-        """The least time, and which roof it is: "flop", "l2", "l3" or "dram". Where the machine
-        has no instruction for `unit`, float32 does its work."""
-        level, speed = self.bandwidth(moved)
-        computing = operations / (getattr(self, unit) or self.f32)
-        reading = moved / speed
-        return max((computing, "flop"), (reading, level))
+    def computing(self, operations: float, unit: str) -> float:
+        """Seconds of operations at the peak of "f32", "f64", "i8" or "bf16"; where the machine has
+        no instruction for narrow numbers, float32 does their work."""
+        return operations / (getattr(self, unit) or self.f32)
 
 
 @functools.cache
@@ -86,7 +88,137 @@ def _shared_cache() -> int:
         return 8 << 20
 
 
-# -- kernels -------------------------------------------------------------------------------------
+# -- bounds --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a kernel must do: operations by unit ("f32", "f64", "i8", "bf16"), and the bytes of the
+    elements it reads and writes outside its own scratch memory, each once."""
+
+    operations: Mapping[str, float]
+    moved: float
+
+    def bound(self, rates: Rates) -> tuple[float, str]:
+        """The least seconds, and which roof: "flop", or the level of memory."""
+        level, speed = rates.bandwidth(self.moved)
+        computing = sum(rates.computing(n, unit) for unit, n in self.operations.items())
+        return max((computing, "flop"), (self.moved / speed, level))
+
+
+def work_of(kernel: Kernel) -> Work:
+    """The work of one run of a kernel of static shape.
+
+    Each value is computed once for every point of the axes it depends on, as if nothing were
+    computed twice. An operation counts one, functions that take several multiply-adds
+    (`Scalar.cost`) two for each; conversions and choices of positions count nothing.
+    """
+    nodes = walk(*kernel.expressions)
+    axes = [*kernel.axes, *(a for assign in kernel.body for a in assign.axes)]
+    axes += [a for e in nodes if isinstance(e, Reduce) for a in e.axes]
+    extents = {a.serial: static(a.extent) for a in axes}
+
+    def points(e: Expr) -> int:
+        return prod(extents[s] for s in e.free)
+
+    operations: dict[str, float] = {}
+    for e in nodes:
+        counted = _counted(e)
+        if counted:
+            unit = _unit(e)
+            over = e.body if isinstance(e, Reduce) else e
+            operations[unit] = operations.get(unit, 0) + counted * points(over)
+    return Work(operations, _moved(kernel, nodes, extents))
+
+
+def _counted(e: Expr) -> int:
+    """Operations of one evaluation of `e`, its children apart."""
+    if isinstance(e, Reduce):
+        return 1
+    if not isinstance(e, Apply) or e.op.name in ("cast", "bitcast"):
+        return 0
+    return e.op.cost if e.op.cost == 1 else 2 * e.op.cost
+
+
+def _unit(e: Expr) -> str:
+    """Whose peak an operation counts against: products of numbers that were narrow, and their
+    sums, against the narrow instructions'; else its operands' width decides."""
+    if isinstance(e, Reduce):
+        return _unit(e.body) if e.kind == "sum" and isinstance(e.body, Apply) else _wide(e.type)
+    assert isinstance(e, Apply)
+    if e.op.name in ("mul", "multiply"):
+        narrow = {
+            a.args[0].type.name for a in e.args if isinstance(a, Apply) and a.op.name == "cast"
+        }
+        if len(e.args) == 2 and narrow and narrow <= {"int8", "uint8"}:
+            return "i8"
+        if narrow == {"bfloat16"}:
+            return "bf16"
+    return _wide(e.args[0].type if e.args else e.type)
+
+
+def _wide(dtype: DType) -> str:
+    return "f64" if dtype.itemsize > 4 else "f32"
+
+
+def _moved(kernel: Kernel, nodes: Sequence[Expr], extents: Mapping[int, int]) -> int:
+    """Bytes read and written: of a buffer no more than it has, and no more than there are points
+    at which it is loaded or stored."""
+    reads = [(e.buffer, e.index) for e in nodes if isinstance(e, Load)]
+    writes = [(a.buffer, a.index) for a in kernel.body]
+    outside, total = set(kernel.params), 0
+    for places in (reads, writes):
+        touched: dict[Buffer, int] = {}
+        for buffer, index in places:
+            free = frozenset[int]().union(*(i.free for i in index))
+            touched[buffer] = touched.get(buffer, 0) + prod(extents[s] for s in free)
+        total += sum(
+            min(count, static(b.size)) * b.dtype.itemsize
+            for b, count in touched.items()
+            if b in outside
+        )
+    return total
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """The bounds of a program's kernels; prints as a table. Operations that are no kernels (sorts,
+    LAPACK) are not in it, and a kernel inside a loop counts one run."""
+
+    rates: Rates
+    kernels: tuple[tuple[Kernel, Work], ...]
+
+    @property
+    def seconds(self) -> float:
+        """The least time of all kernels, each run once."""
+        return sum(work.bound(self.rates)[0] for _, work in self.kernels)
+
+    def __str__(self) -> str:
+        head = (
+            f"{'kernel':<28}{'operations':>12}{'bytes':>12}{'per byte':>10}{'least us':>10}  roof"
+        )
+        lines = [head]
+        for kernel, work in self.kernels:
+            seconds, roof = work.bound(self.rates)
+            total = sum(work.operations.values())
+            intensity = f"{total / work.moved:.2f}" if work.moved else "-"
+            lines.append(
+                f"{kernel.name:<28}{total:>12.4g}{work.moved:>12.4g}{intensity:>10}"
+                f"{1e6 * seconds:>10.2f}  {roof}"
+            )
+        threads = f"{self.rates.threads} thread{'s' * (self.rates.threads > 1)}"
+        lines.append(f"least time on {threads}: {1e6 * self.seconds:.2f} us")
+        return "\n".join(lines)
+
+
+def of(kernels: Iterable[Kernel], threads: int | None = None) -> Roofline:
+    """The bounds of kernels at this machine's rates on `threads` threads, by default as many as
+    programs use."""
+    rates = measured(default_count() if threads is None else threads)
+    return Roofline(rates, tuple((k, work_of(k)) for k in kernels))
+
+
+# -- instructions --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
