@@ -23,7 +23,6 @@ from tilewright.numpy.protocol import (
     filled,
     implements,
     iota,
-    position,
     promoted,
     shape_of,
     sized,
@@ -35,7 +34,7 @@ from tilewright.numpy.shaping import ravel, reshape, slice_along
 from tilewright.ops import elementwise as el
 from tilewright.ops.indexing import Scatter, positions, take_along
 from tilewright.ops.shape import Flip
-from tilewright.ops.sort import Sort
+from tilewright.ops.sort import Argsort, Sort
 from tilewright.promotion import broadcast_shapes
 from tilewright.tracing import Array, asarray, astype, broadcast_to
 
@@ -154,7 +153,7 @@ def argsort(a: ArrayLike, axis: int | None = -1, kind: Any = None, order: None =
     x, d = _line(a, axis)
     if dtypes.is_complex(x.dtype):
         return _sorting(_parts(x), d, descending)
-    return Sort(d, descending)(x, position(x.shape, d))[1]
+    return Argsort(d, descending)(x)
 
 
 @implements(np.lexsort)
@@ -166,8 +165,8 @@ def lexsort(keys: Any, axis: int = -1) -> Array:
 
 def _sorting(keys: Sequence[Array], d: int, descending: bool = False) -> Array:
     """Positions that sort by real keys, the last one first in importance."""
-    order = position(keys[0].shape, d)
-    for key in keys:  # stable sorts, least important key first
+    order = Argsort(d, descending)(keys[0])
+    for key in keys[1:]:  # stable sorts, least important key first
         order = Sort(d, descending)(take_along(key, order, d), order)[1]
     return order
 

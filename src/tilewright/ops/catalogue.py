@@ -47,7 +47,7 @@ from tilewright.ops.shape import (
     Slice,
     Transpose,
 )
-from tilewright.ops.sort import Sort
+from tilewright.ops.sort import Argsort, Sort
 
 CLASSES: Final = (
     Fill, Constant, Iota,
@@ -55,7 +55,7 @@ CLASSES: Final = (
     ReduceSum, ReduceProd, ReduceMax, ReduceMin, ReduceAll, ReduceAny, ArgMax, ArgMin,
     Dot, Conv,
     Gather, Scatter, DynamicSlice, DynamicUpdateSlice,
-    Cumulative, Recurrence, Sort,
+    Cumulative, Recurrence, Sort, Argsort,
     TriangularSolve, Cholesky, LU, QR, Eigh, Eigvalsh, SVD, Svdvals,
 )  # fmt: skip
 """Ops with attributes: one class each."""
