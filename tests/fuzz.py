@@ -43,9 +43,11 @@ from tilewright.transforms.schedule import (
     Parallel,
     Schedule,
     Split,
+    Stage,
     Step,
     Unroll,
     Vectorize,
+    buffer_names,
     names,
 )
 
@@ -249,6 +251,9 @@ def random_schedule(kernel: Kernel, rng: np.random.Generator) -> Schedule:
                 steps.append(Unroll(f"{inner}.o"))
                 inner += ".i"
         steps.append(Vectorize(inner) if rng.random() < 0.6 else Unroll(inner))
+    places = ["", *(n for n, a in names(kernel).items() if a in kernel.axes)]
+    buffers = [b for b in buffer_names(kernel).values() if rng.random() < 0.25]
+    steps += [Stage(b, str(rng.choice(places))) for b in buffers]
     return Schedule(tuple(steps))
 
 
@@ -292,7 +297,8 @@ def kernel_differs(k: kernel.Kernel, function: loops.Function, seed: int = 0) ->
     memory = {b: _random(b, rng) for b in k.params}
     again = {b: a.copy() for b, a in memory.items()}
     kernel.evaluate(k, memory)
-    loops.run(loops.Program((function,)), [again[b] for b in function.params])
+    scratch = {b: _random(b, rng) for b in function.params[len(k.params) :]}
+    loops.run(loops.Program((function,)), [{**again, **scratch}[b] for b in function.params])
     for b in k.params:
         x, y = memory[b], again[b]
         if not dtypes.is_inexact(b.dtype):

@@ -3,6 +3,7 @@ changes a value."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +14,14 @@ import tilewright as tw
 from fuzz import kernel_differs, random_schedule
 from tilewright import dtypes
 from tilewright import kernel as kernels
+from tilewright.codegen import llvm
 from tilewright.errors import ScheduleError
 from tilewright.expr import Buffer, Reduce, axis, walk
 from tilewright.kernel import Assign, Kernel
-from tilewright.target import Target
+from tilewright.loops import Alloc, Flip, Function, Program, Stmt, Store, block, loop, show_function
+from tilewright.loops import run as run_loops
+from tilewright.runtime import jit
+from tilewright.target import Target, host
 from tilewright.transforms.heuristic import heuristic
 from tilewright.transforms.loopify import loopify
 from tilewright.transforms.schedule import (
@@ -24,6 +29,7 @@ from tilewright.transforms.schedule import (
     Parallel,
     Schedule,
     Split,
+    Stage,
     Step,
     Unroll,
     Vectorize,
@@ -202,3 +208,89 @@ def test_the_heuristic_is_legal_at_every_width(name: str, width: int) -> None:
     target = Target("x86_64-unknown-linux-gnu", "x86-64", "", width)
     function = loopify(kernel, heuristic(kernel, target))
     assert kernel_differs(kernel, function) is None
+
+
+STAGED = (
+    Order(("j", "i")), Split("i", 3), Unroll("i.i"), Split("j", 16), Split("j.i", 8),
+    Unroll("j.i.o"), Vectorize("j.i.i"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("stages", [("y", "j"), ("x", "")], ids=str)
+@pytest.mark.parametrize("swapped", [False, True], ids=["as read", "turned"])
+def test_stage_copies_what_a_tile_reads(stages: tuple[str, str], swapped: bool) -> None:
+    """Full chunks, chunks in part, operands contiguous along either axis; loops interpreted."""
+    i, j, k = axis("i", 8), axis("j", 37), axis("k", 11)
+    x, y = Buffer("x", dtypes.float32, (8, 11)), Buffer("y", dtypes.float32, (11, 37))
+    if swapped:
+        x, y = Buffer("x", dtypes.float32, (11, 8)), Buffer("y", dtypes.float32, (37, 11))
+    out = Buffer("out", dtypes.float32, (8, 37), "output")
+    product = x[k, i] * y[j, k] if swapped else x[i, k] * y[k, j]
+    kernel = Kernel("plane", (i, j), (Assign(out, (i, j), (), Reduce("sum", (k,), product)),))
+    plain, staged = (loopify(kernel, Schedule(s)) for s in (STAGED, (*STAGED, Stage(*stages))))
+    assert kernel_differs(kernel, staged) is None
+    assert "flip" not in show_function(plain)
+    assert ("flip" in show_function(staged)) is swapped
+    where = staged.params[len(kernel.params) :]
+    assert [b.name for b in where] == (["x_rows"] if stages[1] == "" else [])
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        (Stage("z", "j"), "the kernel reads z at 0 positions"),
+        (Stage("x", "j"), "no chunks of it are walked outside the tile's other loops"),
+        (Stage("y", "k"), "no chunks of it are walked outside the tile's other loops"),
+        (Stage("x", "i"), "no chunks of it are walked outside the tile's other loops"),
+    ],
+)
+def test_what_cannot_be_staged(stage: Stage, message: str) -> None:
+    steps = [s for s in STAGED if not (isinstance(s, (Split, Unroll)) and s.axis.startswith("i"))]
+    with pytest.raises(ScheduleError, match=re.escape(message)):
+        loopify(plane(), Schedule((*steps[1:], stage)))
+
+
+@pytest.mark.parametrize("shape", [(70, 300, 90), (33, 257, 65), (64, 1024, 128)])
+def test_products_of_large_operands(shape: tuple[int, int, int]) -> None:
+    """Sizes that are packed, in all transpositions, against float64."""
+    m, k, n = shape
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(size=(m, k)), rng.normal(size=(k, n))
+    for x, y, f in (
+        (a, b, lambda x, y: x @ y),
+        (a.T, b, lambda x, y: x.T @ y),
+        (a, b.T, lambda x, y: x @ y.T),
+        (a.T, b.T, lambda x, y: x.T @ y.T),
+    ):
+        for dtype, close in ((np.float32, 1e-4), (np.float64, 1e-12)):
+            result = tw.compile(f)(np.array(x, dtype), np.array(y, dtype))
+            assert result.dtype == dtype
+            np.testing.assert_allclose(result, a @ b, rtol=close, atol=close * np.sqrt(k))
+
+
+@pytest.mark.parametrize("n", [2, 4, 8, 16])
+def test_flip_turns_a_tile(n: int) -> None:
+    """A square transposed in registers, compiled."""
+    x = np.arange(n * n, dtype=np.float32).reshape(n, n)
+    a, b = (
+        Buffer("a", dtypes.float32, (n, n), "input"),
+        Buffer("b", dtypes.float32, (n, n), "output"),
+    )
+    u, v = axis("u", n), axis("v", n)
+    r = Buffer("r", dtypes.float32, (n, n), "registers")
+
+    def tile(s: Stmt) -> Stmt:
+        return loop(u, loop(v, s, kind="vector", lanes=n), kind="unroll")
+
+    body = block(
+        Alloc(r), tile(Store(r, (u, v), a[u, v])), Flip(r), tile(Store(b, (u, v), r[u, v]))
+    )
+    program = Program((Function("flip", (a, b), body),))
+    interpreted, compiled = np.zeros((n, n), np.float32), np.zeros((n, n), np.float32)
+    run_loops(program, [x, interpreted])
+    name = "flip_tile"
+    text = llvm.named(llvm.print_program(program, host()), name)
+    function = jit.load(jit.object_code(text, host()), name, host())
+    function.call(jit.pointers([x.ctypes.data, compiled.ctypes.data]))
+    assert np.array_equal(interpreted, x.T)
+    assert np.array_equal(compiled, x.T)

@@ -297,8 +297,13 @@ class _Builder:
             self.functions.append(function)
             self.kernels.append(Scheduled(k, schedule, function))
             self.by_text[text] = function
-        refs = tuple(place[origin.get(b, b)].ref for b in k.params)
-        return [Call(function.name, refs, None)]
+        scratch = function.params[len(k.params) :]
+        offsets = [self.arena.take(b.nbytes) for b in scratch]
+        refs = [place[origin.get(b, b)].ref for b in k.params]
+        refs += [self.slot(offset).ref for offset in offsets]
+        for offset in offsets:
+            self.arena.drop(offset)
+        return [Call(function.name, tuple(refs), None)]
 
     def unique(self, name: str) -> str:
         n = self.used_names.get(name, 0)

@@ -26,7 +26,16 @@ from tilewright.expr import (
 from tilewright.kernel import Assign, Kernel
 from tilewright.target import Target
 from tilewright.transforms.index_rules import affine, flat
-from tilewright.transforms.schedule import Order, Plan, Schedule, names, spell
+from tilewright.transforms.products import product_tile, turns
+from tilewright.transforms.schedule import (
+    Order,
+    Plan,
+    Schedule,
+    Stage,
+    buffer_names,
+    names,
+    spell,
+)
 
 GATHER: Final = 8
 """What a load that is not contiguous costs, in contiguous loads."""
@@ -39,50 +48,58 @@ LIGHT: Final = 12
 def heuristic(kernel: Kernel, target: Target) -> Schedule:
     """A schedule for the kernel on the target."""
     rows = {a.buffer: a.value for a in kernel.body if a.buffer.scope == "stack"}
-    planner = _Planner(target, rows)
+    planner = _Planner(target, rows, kernel.is_map)
     plans = planner.plans
     orders: list[Order] = []
     by_name = names(kernel)
     spelled = {a: n for n, a in by_name.items()}
     if kernel.is_map:
-        axes = list(kernel.axes)
-        vector = planner.nest(axes, list(kernel.body))
-        axes = _innermost(vector, axes, spelled, orders)
+        axes = planner.nest(list(kernel.axes), list(kernel.body))
+        _order(axes, kernel.axes, spelled, orders)
         first = plans.get(axes[0], Plan()) if axes else Plan()
         if axes and is_static(axes[0].extent) and static(axes[0].extent) > first.chunk:
             plans[axes[0]] = replace(first, parallel=True)
     else:
         for own in dict.fromkeys(a.axes for a in kernel.body):
-            vector = planner.nest(list(own), [a for a in kernel.body if a.axes == own])
-            _innermost(vector, list(own), spelled, orders)
+            walked = planner.nest(list(own), [a for a in kernel.body if a.axes == own])
+            _order(walked, own, spelled, orders)
         _yield_lanes(kernel.body, plans)
         if kernel.axes:
             plans[kernel.axes[0]] = Plan(parallel=True)
     steps = spell([(n, a, plans[a]) for n, a in by_name.items() if a in plans])
-    return Schedule((*dict.fromkeys(orders), *steps.steps))
+    buffers = buffer_names(kernel)
+    stages = [
+        Stage(buffers[load.buffer], "" if at is None else spelled[at])
+        for load, at in planner.staged
+    ]
+    return Schedule((*dict.fromkeys(orders), *steps.steps, *stages))
 
 
-def _innermost(
-    vector: Axis | None, axes: list[Axis], spelled: dict[Axis, str], orders: list[Order]
-) -> list[Axis]:
-    """The axes with the one that has the lanes last; the step that says so, if it is news."""
-    if vector is None or vector is axes[-1]:
-        return axes
-    axes = [*(a for a in axes if a is not vector), vector]
-    orders.append(Order(tuple(spelled[a] for a in axes)))
-    return axes
+def _order(
+    walked: Sequence[Axis], axes: Sequence[Axis], spelled: dict[Axis, str], orders: list[Order]
+) -> None:
+    """The step that says in which order the axes are walked, if it is news."""
+    if tuple(walked) != tuple(axes):
+        orders.append(Order(tuple(spelled[a] for a in walked)))
+
+
+def _innermost(vector: Axis, axes: list[Axis]) -> list[Axis]:
+    return [*(a for a in axes if a is not vector), vector]
 
 
 @dataclass
 class _Planner:
-    """Plans for the axes of one kernel. `rows` are the values of its row buffers."""
+    """Plans for the axes of one kernel. `rows` are the values of its row buffers; in a map what
+    reductions read may be staged."""
 
     target: Target
     rows: Mapping[Buffer, Expr]
+    is_map: bool
     plans: dict[Axis, Plan] = field(default_factory=dict)
+    staged: list[tuple[Load, Axis | None]] = field(default_factory=list)
 
-    def nest(self, axes: list[Axis], body: list[Assign]) -> Axis | None:
-        """Plan the loops over `axes` and the reductions inside; the axis that got the lanes."""
+    def nest(self, axes: list[Axis], body: list[Assign]) -> list[Axis]:
+        """Plan the loops over `axes` and the reductions inside; the order of the axes."""
         values = [a.value for a in body]
         reductions = [e for e in walk(*values) if isinstance(e, Reduce)]
         hoisted = [r for r in reductions if not depends(r, axes)]
@@ -92,37 +109,36 @@ class _Planner:
         accesses = [flat(a.buffer, a.index) for a in body] + _offsets(values)
         lanes = _lanes([a.buffer.dtype.itemsize for a in body], values, self.target)
         if not axes:
-            return None
-        if not tiled:
-            vector = min(reversed(axes), key=lambda a: _cost(a, accesses))
-            self.plans[vector] = _elementwise_plan(vector, lanes, _weight(values))
-            return vector
+            return axes
         vector = min(reversed(axes), key=lambda a: _cost(a, accesses))
+        if not tiled:
+            self.plans[vector] = _elementwise_plan(vector, lanes, _weight(values))
+            return _innermost(vector, axes)
         last = tiled[0].axes[-1]
-        across = _cost(last, _offsets([r.body for r in tiled]))
-        if across < _cost(vector, _offsets([r.body for r in tiled])) or static(vector.extent) == 1:
+        reads = _offsets([r.body for r in tiled])
+        across = _cost(last, reads) < _cost(vector, reads) or static(vector.extent) == 1
+        tile = product_tile(axes, vector, tiled, lanes, self.target)
+        if tile is not None and across and not (self.is_map and turns(tile, tiled)):
+            tile = None
+        if tile is not None:
+            self.plans.update(tile.plans)
+            self.staged += tile.staged if self.is_map else ()
+            return list(tile.axes)
+        if across:
             for r in tiled:
                 self.reduction(r)
             self.square(axes, tiled)
-            return None
-        self.tile(axes, vector, tiled, lanes)
-        return vector
+            return axes
+        self.stretch(vector, tiled, lanes)
+        return _innermost(vector, axes)
 
-    def tile(self, axes: list[Axis], vector: Axis, tiled: list[Reduce], lanes: int) -> None:
-        """A register tile: lanes along `vector`, and rows of the next axis out that reuse them."""
+    def stretch(self, vector: Axis, tiled: list[Reduce], lanes: int) -> None:
+        """Sums without reuse, of columns say: the wider a stretch of them, the fewer pages a round
+        touches."""
         lanes = min(lanes, _power(static(vector.extent)))
         vectors = max(1, static(vector.extent) // lanes)
         room = max(2, (self.target.registers - 8) // max(1, len(tiled)))
-        rest = [a for a in axes if a is not vector]
-        loads = [e for r in tiled for e in walk(r.body) if isinstance(e, Load)]
-        reuse = len(loads) > len(tiled) and bool(rest)
-        # Without reuse a tile is a stretch of rows: the wider, the fewer pages a round touches.
-        wide = _divisor(vectors, 2 if reuse else min(6, room))
-        self.plans[vector] = Plan(unroll=wide, lanes=lanes)
-        if reuse:
-            rows = _divisor(static(rest[-1].extent), min(8, room // wide))
-            if rows > 1:
-                self.plans[rest[-1]] = Plan(unroll=rows)
+        self.plans[vector] = Plan(unroll=_divisor(vectors, min(6, room)), lanes=lanes)
 
     def square(self, axes: list[Axis], tiled: list[Reduce]) -> None:
         """Where the reduced axis has the lanes (a @ b.T): a few rows by a few columns of sums, so

@@ -49,7 +49,11 @@ from tilewright.loops import (
 )
 from tilewright.scalars import REDUCTIONS
 from tilewright.transforms.index_rules import simplify
-from tilewright.transforms.schedule import Plan, Schedule, plans
+from tilewright.transforms.packing import filled
+from tilewright.transforms.schedule import Plan, Schedule, planned, tile_of
+
+PAD_BYTES = 64
+"""What the rows of a copy are longer than a multiple of a cache line."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,13 @@ def segments(extent: int, plan: Plan) -> list[Segment]:
     """Cut an axis by its plan; together the segments cover it exactly once."""
     result: list[Segment] = []
     chunk = plan.chunk
+    if plan.lanes == 1 and chunk > 1 and extent > chunk:
+        rounds = -(-extent // chunk)
+        each, longer = divmod(extent, rounds)
+        if longer:
+            result.append(Segment(0, longer, each + 1, 1, 1))
+        result.append(Segment(longer * (each + 1), rounds - longer, each, 1, 1))
+        return result
     full, rest = divmod(extent, chunk)
     if full:
         result.append(Segment(0, full, plan.unroll, plan.lanes, plan.lanes))
@@ -93,6 +104,12 @@ class Cell:
     @property
     def count(self) -> int:
         return 1 if self.unrolled is None else static(self.unrolled.extent)
+
+    @property
+    def offset(self) -> Expr:
+        """The position in the chunk."""
+        at: Expr = as_index(0) if self.unrolled is None else self.unrolled * self.lanes
+        return at if self.vector is None else index("+", at, self.vector)
 
     def like(self, other: Cell) -> Cell:
         """This cell's registers as a smaller segment `other` addresses them."""
@@ -123,28 +140,70 @@ def _shape(cells: Sequence[Cell]) -> tuple[int, ...]:
 
 def loopify(kernel: Kernel, schedule: Schedule) -> Function:
     """The loops of a kernel under a schedule."""
-    kernel, plan = plans(kernel, schedule)
-    builder = _Builder(plan)
+    walk = planned(kernel, schedule)
+    kernel = walk.kernel
+    builder = _Builder(walk.plans, walk.staged)
     locals_ = [Alloc(b) for b in kernel.locals]
     if kernel.is_map:
-        tiled = _tile_start(kernel.axes, plan)
-        body = builder.nest(kernel.axes[:tiled], kernel.axes[tiled:], list(kernel.body), {})
+        first, assigns = builder.whole(kernel)
+        tiled = len(kernel.axes) - len(tile_of(kernel.axes, walk.plans))
+        body = [*first, *builder.nest(kernel.axes[:tiled], kernel.axes[tiled:], assigns, {})]
     else:
         body = builder.rows(kernel.axes, list(kernel.body))
-    return Function(kernel.name, kernel.params, block(*locals_, *body), kernel.sources)
-
-
-def _tile_start(axes: Sequence[Axis], plan: Mapping[Axis, Plan]) -> int:
-    """The first axis of the tile: the trailing axes that have a plan."""
-    start = len(axes)
-    while start and plan.get(axes[start - 1], Plan()).chunk > 1:
-        start -= 1
-    return start
+    params = (*kernel.params, *builder.scratch)
+    return Function(kernel.name, params, block(*locals_, *body), kernel.sources)
 
 
 class _Builder:
-    def __init__(self, plan: Mapping[Axis, Plan]) -> None:
-        self.plan = plan
+    """`scratch` are the blocks that need memory from outside."""
+
+    def __init__(
+        self, plan: Mapping[Axis, Plan], staged: Mapping[Axis | None, Sequence[Load]]
+    ) -> None:
+        self.plan, self.staged = plan, staged
+        self.scratch: list[Buffer] = []
+
+    # -- staging ------------------------------------------------------------------------------
+
+    def whole(self, kernel: Kernel) -> tuple[list[Stmt], list[Assign]]:
+        """Copies that are made before all loops, and the assignments that read them."""
+        out: list[Stmt] = []
+        env: dict[Expr, Expr] = {}
+        lanes = max((p.lanes for p in self.plan.values()), default=1)
+        for e in self.staged.get(None, ()):
+            axes = [*(a for a in kernel.axes if a.serial in e.free), *_summed(kernel.body, e)]
+            *rows, last = [static(a.extent) for a in axes]
+            line = PAD_BYTES // e.type.itemsize
+            copy = Buffer(f"{e.buffer.name}_rows", e.type, (*rows, last + -last % line + line))
+            fresh = [axis(a.name, a.extent) for a in axes]
+            (value,) = substitute([e], dict(zip(axes, fresh, strict=True)))
+            out += filled(copy, fresh, value, lanes)
+            self.scratch.append(copy)
+            env[e] = Load(copy, tuple(axes), None)
+        return out, _replaced(kernel.body, env)
+
+    def stage(
+        self, a: Axis, s: Segment, start: Expr, cell: Cell, body: list[Assign]
+    ) -> tuple[list[Stmt], list[Assign]]:
+        """Copies of what the chunk of `a` from `start` on reads, and the assignments that read
+        them."""
+        out: list[Stmt] = []
+        env: dict[Expr, Expr] = {}
+        for e in self.staged.get(a, ()):
+            summed = _summed(body, e)
+            copy = Buffer(
+                f"{e.buffer.name}_part",
+                e.type,
+                (*(k.extent for k in summed), s.unroll * s.lanes),
+                "stack",
+            )
+            p = axis(a.name, (s.unroll - 1) * s.lanes + s.width)
+            fresh = [axis(k.name, k.extent) for k in summed]
+            places: dict[Expr, Expr] = dict(zip(summed, fresh, strict=True))
+            (value,) = substitute([e], {**places, a: start + p})
+            out += [Alloc(copy), *filled(copy, [*fresh, p], value, s.lanes)]
+            env[e] = Load(copy, (*summed, cell.offset), None)
+        return out, _replaced(body, env)
 
     # -- loops over whole axes ----------------------------------------------------------------
 
@@ -159,7 +218,7 @@ class _Builder:
             if sum_of is not None:
                 self.fill_and_reduce(a, sum_of, known, out)
                 continue
-            tiled = _tile_start(a.axes, self.plan)
+            tiled = len(a.axes) - len(tile_of(a.axes, self.plan))
             out += self.nest(a.axes[:tiled], a.axes[tiled:], [a], known)
         return out
 
@@ -257,7 +316,12 @@ class _Builder:
         out: list[Stmt] = []
         for s in segments(static(a.extent), plan):
             o, cell, where = _cut(a, s)
-            inner = self.tiles(axes[1:], (*cells, cell), body, {**at, a: where})
+            start = index(
+                "+", o * (s.unroll * s.lanes) if s.count > 1 else as_index(0), as_index(s.start)
+            )
+            copies, assigns = self.stage(a, s, start, cell, body)
+            inner = self.tiles(axes[1:], (*cells, cell), assigns, {**at, a: where})
+            inner = [block(*copies, *inner)] if copies else inner
             kind = "parallel" if plan.parallel else "serial"
             out += [loop(o, *inner, kind=kind)] if s.count > 1 else inner
         return out
@@ -366,6 +430,19 @@ class _Builder:
         return Load(total, _registers(cells), None)
 
 
+def _summed(body: Sequence[Assign], e: Expr) -> list[Axis]:
+    """The axes of reductions that an expression depends on."""
+    axes = [a for r in walk(*(a.value for a in body)) if isinstance(r, Reduce) for a in r.axes]
+    return [a for a in dict.fromkeys(axes) if a.serial in e.free]
+
+
+def _replaced(body: Sequence[Assign], env: Mapping[Expr, Expr]) -> list[Assign]:
+    if not env:
+        return list(body)
+    values = substitute([a.value for a in body], env)
+    return [Assign(a.buffer, a.index, a.axes, v) for a, v in zip(body, values, strict=True)]
+
+
 def _cut(a: Axis, s: Segment) -> tuple[Axis, Cell, Expr]:
     """The loop axis of a segment, its cell, and the position they add up to."""
     o = axis(f"{a.name}.o", s.count)
@@ -380,7 +457,9 @@ def _cut(a: Axis, s: Segment) -> tuple[Axis, Cell, Expr]:
 
 
 def _over(cells: Sequence[Cell], body: list[Stmt]) -> list[Stmt]:
-    """Run `body` for every element of the tile: unrolled axes outside, the vector axis inside."""
+    """Run `body` for every element of the tile: unrolled axes outside, the vector axis inside, and
+    next to it its own unrolled part: what is the same for all vectors of a row is used at once."""
+    cells = sorted(cells, key=lambda c: c.vector is not None)
     for c in cells:
         if c.vector is not None:
             body = [loop(c.vector, *body, kind="vector", lanes=c.lanes)]

@@ -1,6 +1,7 @@
 """Schedules: how a kernel's axes are walked, as a tuple of small frozen steps.
 
     Split(axis, factor)   Parallel(axis)   Unroll(axis)   Vectorize(axis)   Order(axes)
+    Stage(buffer, axis)
 
 Knows the steps, when they are legal, how they print and how they are stored (`to_json`). Refuses
 to choose (`heuristic`, later the cost model) and to build loops (`loopify`, which reads the `Plan`
@@ -11,12 +12,24 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from tilewright.errors import ScheduleError
-from tilewright.expr import Axis, Namer, Reduce, depends, is_static, show_extent, static, walk
+from tilewright.expr import (
+    Axis,
+    Buffer,
+    Load,
+    Namer,
+    Reduce,
+    depends,
+    is_static,
+    product,
+    show_extent,
+    static,
+    walk,
+)
 from tilewright.kernel import Assign, Kernel
 
 
@@ -36,6 +49,9 @@ class Plan:
 @dataclass(frozen=True)
 class Split:
     """Cut `axis` into `axis`.o and `axis`.i, the inner one of extent `factor`.
+
+    An inner part that is only unrolled is as long in every round as can be: 10 in parts of 4 are
+    4, 3 and 3.
 
     rewrite:   for i in n: s(i)
           ->   for i.o in n // f: for i.i in f: s(i.o*f + i.i), then the rest
@@ -102,8 +118,37 @@ class Order:
         return f"Order({', '.join(self.axes)})"
 
 
-Step = Split | Parallel | Unroll | Vectorize | Order
-STEPS: Final[dict[str, Any]] = {s.__name__: s for s in (Split, Parallel, Unroll, Vectorize, Order)}
+@dataclass(frozen=True)
+class Stage:
+    """Copy what one round of `axis`.o reads of `buffer` into a block of its own, in the order in
+    which the loops inside read it. Without an axis: the whole of it once, before all loops, in
+    rows that do not fall on one another in the cache.
+
+    rewrite:   for j.o: for i: for k: s(b[k, j.o*f + j.i])
+          ->   for j.o: p[:, :] = b[:, j.o*f:][:f]; for i: for k: s(p[k, j.i])
+    """
+
+    buffer: str
+    axis: str = ""
+
+    def __str__(self) -> str:
+        return f"Stage({self.buffer}, {self.axis})" if self.axis else f"Stage({self.buffer})"
+
+
+Step = Split | Parallel | Unroll | Vectorize | Order | Stage
+STEPS: Final[dict[str, Any]] = {
+    s.__name__: s for s in (Split, Parallel, Unroll, Vectorize, Order, Stage)
+}
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What the steps of a schedule add up to: the kernel with its axes in order, the plan of each
+    axis, and the loads that are staged at each axis (None: before all loops)."""
+
+    kernel: Kernel
+    plans: Mapping[Axis, Plan]
+    staged: Mapping[Axis | None, tuple[Load, ...]]
 
 
 @dataclass(frozen=True)
@@ -142,8 +187,8 @@ def names(kernel: Kernel) -> dict[str, Axis]:
     return {namer(a): a for a in dict.fromkeys(axes)}
 
 
-def plans(kernel: Kernel, schedule: Schedule) -> tuple[Kernel, dict[Axis, Plan]]:
-    """The kernel with its shared axes in order, and what to do with each axis.
+def planned(kernel: Kernel, schedule: Schedule) -> Walk:
+    """How a kernel is walked under a schedule.
 
     Raises ScheduleError, naming the axis and its extent, for a step that is not legal.
     """
@@ -151,6 +196,7 @@ def plans(kernel: Kernel, schedule: Schedule) -> tuple[Kernel, dict[Axis, Plan]]
     parts: dict[str, tuple[str, int]] = {}  # inner part -> (axis, extent)
     result: dict[Axis, Plan] = {}
     cause: dict[Axis, Step] = {}
+    stages: list[Stage] = []
     for step in schedule.steps:
         match step:
             case Split(name, factor):
@@ -196,8 +242,66 @@ def plans(kernel: Kernel, schedule: Schedule) -> tuple[Kernel, dict[Axis, Plan]]
                 result[axis] = replace(result.get(axis, Plan()), parallel=True)
             case Order(order):
                 kernel = _ordered(kernel, step, tuple(_find(by_name, n, step) for n in order))
+            case Stage():
+                stages.append(step)
     _check_places(kernel, result, cause)
-    return kernel, result
+    staged: dict[Axis | None, tuple[Load, ...]] = {}
+    for step in stages:
+        at = _find(by_name, step.axis, step) if step.axis else None
+        staged[at] = (*staged.get(at, ()), _staged(kernel, step, at, result))
+    return Walk(kernel, result, staged)
+
+
+STAGED_BYTES: Final = 1 << 20
+"""The largest block staged at an axis: it lives on the stack."""
+
+
+def _staged(kernel: Kernel, step: Stage, at: Axis | None, plans: Mapping[Axis, Plan]) -> Load:
+    """The load that a step stages."""
+
+    def refuse(reason: str) -> ScheduleError:
+        return ScheduleError(str(step), step.axis or step.buffer, "", reason)
+
+    reductions = [e for e in walk(*(a.value for a in kernel.body)) if isinstance(e, Reduce)]
+    loads = [e for e in walk(*kernel.expressions) if isinstance(e, Load)]
+    found = [e for e in loads if buffer_names(kernel).get(e.buffer) == step.buffer]
+    if len(found) != 1:
+        raise refuse(f"the kernel reads {step.buffer} at {len(found)} positions")
+    (load,) = found
+    if not kernel.is_map or not any(load in walk(r.body) for r in reductions):
+        raise refuse("only what the reductions of a tile read is staged")
+    if any(isinstance(e, (Load, Reduce)) for e in walk(*load.children)):
+        raise refuse("its position is not known before")
+    tile = tile_of(kernel.axes, plans)
+    summed = [a for r in reductions for a in r.axes]
+    inner = [a for a in summed if a.serial in load.free]
+    if at is None:
+        used = [a for a in (*kernel.axes, *inner) if a.serial in load.free]
+        if any(not is_static(a.extent) for a in used):
+            raise refuse("the size of the block is not known")
+        return load
+    if at not in tile or at.serial not in load.free or at in summed:
+        raise refuse("no chunks of it are walked outside the tile's other loops")
+    if depends(load, tile[tile.index(at) + 1 :]):
+        raise refuse("the loops inside move along it")
+    if any(not is_static(a.extent) for a in inner):
+        raise refuse("the size of the block is not known")
+    size = plans[at].chunk * static(product(a.extent for a in inner)) * load.type.itemsize
+    if size > STAGED_BYTES:
+        raise refuse(f"the block of {size} bytes is too large for the stack")
+    return load
+
+
+def buffer_names(kernel: Kernel) -> dict[Buffer, str]:
+    """Every buffer the kernel reads by the name it prints with."""
+    namer = Namer()
+    return {b: namer(b) for b in kernel.reads}
+
+
+def tile_of(axes: Sequence[Axis], plans: Mapping[Axis, Plan]) -> list[Axis]:
+    """The axes of a nest's tile: the trailing ones that have a plan."""
+    inside = itertools.takewhile(lambda a: plans.get(a, Plan()).chunk > 1, axes[::-1])
+    return [*inside][::-1]
 
 
 def _ordered(kernel: Kernel, step: Order, axes: tuple[Axis, ...]) -> Kernel:
@@ -230,7 +334,7 @@ def _check_places(kernel: Kernel, plans: dict[Axis, Plan], cause: dict[Axis, Ste
     inner: set[Axis] = set()
     nests = [(kernel.axes, kernel.body)] if kernel.is_map else [(a.axes, (a,)) for a in kernel.body]
     for axes, body in nests:
-        tile = list(itertools.takewhile(lambda a: plans.get(a, Plan()).chunk > 1, axes[::-1]))
+        tile = tile_of(axes, plans)[::-1]
         inner.update(tile)
         wide = [a for a in tile if plans[a].lanes > 1]
         if len(wide) > 1:
