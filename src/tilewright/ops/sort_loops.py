@@ -367,7 +367,7 @@ class Spread:
     def cost(self) -> float:
         """Roughly the time to sort, in ns on the machine of docs/notes/sorting.md."""
         nbytes = self.tile.items.nbytes
-        return (0.75 * nbytes if nbytes <= 8 else 14) * self.rows * self.lanes
+        return (1 + 0.5 * nbytes if nbytes <= 8 else 14) * self.rows * self.lanes
 
     def put(self, item: Callable[[Expr], Item]) -> list[Stmt]:
         """Write item(i) for i in range(n), and the last item behind them."""
@@ -675,10 +675,11 @@ class LineSort:
             memory, body = one
             return block(*memory, loop(line, named, *body))
 
+        apart = 2.0 * self.n * (self.inner > 1)
         ways: list[tuple[float, Callable[[], Stmt]]] = [
-            (lines * ranks.cost, lambda: each(self.ranked(p, ranks))),
-            (lines * spread.cost, lambda: each(self.spread(p, spread))),
-            (lines * digits.cost, lambda: each(self.digits(p, digits))),
+            (lines * (ranks.cost + apart), lambda: each(self.ranked(p, ranks))),
+            (lines * (spread.cost + apart), lambda: each(self.spread(p, spread))),
+            (lines * (digits.cost + apart), lambda: each(self.digits(p, digits))),
             (self.tall_cost(lines), lambda: self.tall(lines)),
         ]
         return min(ways, key=lambda way: way[0])[1]()
