@@ -138,34 +138,71 @@ def groups(run: Row, anchors: bool) -> dict[str, list[tuple[str, float]]]:
     return found
 
 
+def shares(run: Row) -> dict[str, float]:
+    """The least share of the roof among each group's anchors, where a bar is set for it."""
+    found: dict[str, float] = {}
+    for row in run["rows"]:
+        w, ours = BY_NAME[row["workload"]], milliseconds(row, OURS)
+        if w.anchor and ours and BARS[w.group].roof:
+            share = roof(row, run["rates"])[0] / ours
+            found[w.group] = min(found.get(w.group, math.inf), share)
+    return found
+
+
 def summary(run: Row) -> str:
     """Geometric means of the groups against their bars, first calls, and the worst ratios."""
-    lines = [f"\n{'group':<18}{'mean':>7}{'bar':>7}{'least':>8}{'bar':>7}   neighbours' mean"]
+    lines = [
+        f"\n{'group':<18}{'mean':>7}{'bar':>7}{'least':>8}{'bar':>7}{'roof':>8}{'bar':>7}"
+        "    neighbours' mean"
+    ]
     near = {g: geometric_mean(r for _, r in rs) for g, rs in groups(run, False).items()}
+    least_share, many = shares(run), run["threads"] > 1
     for group, found in groups(run, True).items():
         mean, least, bar = (
             geometric_mean(r for _, r in found),
             min(r for _, r in found),
             BARS[group],
         )
-        reached = "ok" if mean >= bar.mean and least >= bar.least else "  "
-        beside = f"{near[group]:.2f}" if group in near else "-"
+        share = least_share.get(group)
+        needed = bar.roof[many] if bar.roof else 0.0
+        good = mean >= bar.mean and least >= bar.least and (share is None or share >= needed)
         lines.append(
-            f"{group:<18}{mean:>7.2f}{bar.mean:>7.2f}{least:>8.2f}{bar.least:>7.2f} {reached}"
-            f"{beside:>17}"
+            f"{group:<18}{mean:>7.2f}{bar.mean:>7.2f}{least:>8.2f}{bar.least:>7.2f}"
+            f"{'-' if share is None else f'{share:.0%}':>8}"
+            f"{'-' if share is None else f'{needed:.0%}':>7} {'ok' if good else '  '}"
+            f"{f'{near[group]:.2f}' if group in near else '-':>12}"
         )
+    return "\n".join([*lines, *_calls(run), *_behind(run), *_failures(run)])
+
+
+def _calls(run: Row) -> list[str]:
+    """First calls and dispatch, whose bars are JAX's times."""
+    lines = []
     firsts = [r for r in map(first_ratio, run["rows"]) if r]
     if firsts:
         mean = geometric_mean(firsts)
         lines.append(f"first call: jax.jit's over ours {mean:.2f} (geometric mean; bar 2)")
+    for row in run["rows"]:
+        ours, jax = milliseconds(row, OURS), milliseconds(row, "jax")
+        if row["workload"].startswith("dispatch") and ours and jax:
+            lines.append(f"{row['workload']}: {1e6 * ours:.0f} ns, jax.jit's over ours"
+                         f" {jax / ours:.1f} (bar 25)")  # fmt: skip
+    return lines
+
+
+def _behind(run: Row) -> list[str]:
     ranked = sorted((r, n) for rs in groups(run, True).values() for n, r in rs)
     below = [f"{n} {r:.2f}" for r, n in ranked if r < 1]
-    if below:
-        lines.append(f"below the best peer, furthest first: {', '.join(below)}")
-    failed = [(r["workload"], n, c["failed"]) for r in run["rows"]
-              for n, c in r["contenders"].items() if "failed" in c]  # fmt: skip
-    lines += [f"{workload}: {name or 'reference'}: {why}" for workload, name, why in failed]
-    return "\n".join(lines)
+    return [f"below the best peer, furthest first: {', '.join(below)}"] if below else []
+
+
+def _failures(run: Row) -> list[str]:
+    return [
+        f"{row['workload']}: {name or 'reference'}: {found['failed']}"
+        for row in run["rows"]
+        for name, found in row["contenders"].items()
+        if "failed" in found
+    ]
 
 
 def table(run: Row) -> str:
@@ -179,37 +216,45 @@ def table(run: Row) -> str:
 
 
 def chart(document: Row) -> str:
-    """An SVG: a bar for each anchor, its length the logarithm of the ratio to the best peer."""
-    run = document["runs"][0]
-    rows = [r for r in run["rows"] if BY_NAME[r["workload"]].anchor and ratio(r) is not None]
-    step, left, middle, unit = 16, 190, 420, 70  # pixels; a factor of two is `unit` wide
-    height = step * len(rows) + 70
-    machine = document["machine"]
-    title = f"Best peer's time over Tilewright's, {run['threads']} thread(s), {machine['cpu']}"
+    """An SVG with a panel for each number of threads: a bar for each anchor, as long as the
+    logarithm of its ratio to the best peer."""
+    panels = [_panel(run, 640 * k) for k, run in enumerate(document["runs"])]
+    width, height = 640 * len(panels), max(h for _, h in panels)
+    title = escape(f"Best peer's time over Tilewright's, {document['machine']['cpu']}")
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="860" height="{height}"'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
         ' font-family="sans-serif" font-size="11">',
-        f'<rect width="860" height="{height}" fill="white"/>',
-        f'<text x="10" y="20" font-size="14">{escape(title)}</text>',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+        f'<text x="10" y="20" font-size="14">{title}</text>',
+        *(text for lines, _ in panels for text in lines),
     ]
-    for power in range(-3, 6):
-        x = middle + unit * power
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _panel(run: Row, start: int) -> tuple[list[str], int]:
+    """The lines of a panel `start` pixels from the left, and its height."""
+    rows = [r for r in run["rows"] if BY_NAME[r["workload"]].anchor and ratio(r) is not None]
+    step, unit = 16, 56  # pixels of a row, and of a factor of two
+    names, middle = start + 160, start + 340
+    height = step * len(rows) + 75
+    threads = f"{run['threads']} thread{'s' * (run['threads'] > 1)}"
+    parts = [f'<text x="{start + 10}" y="45" font-weight="bold">{threads}</text>']
+    for power in range(-3, 4):
+        x, colour = middle + unit * power, "#888" if power == 0 else "#ddd"
         label = f"{2**power}x" if power >= 0 else f"1/{2**-power}"
-        colour = "#888" if power == 0 else "#ddd"
-        parts.append(f'<line x1="{x}" y1="45" x2="{x}" y2="{height - 10}" stroke="{colour}"/>')
-        parts.append(f'<text x="{x}" y="40" text-anchor="middle" fill="#666">{label}</text>')
+        parts += [
+            f'<line x1="{x}" y1="52" x2="{x}" y2="{height - 10}" stroke="{colour}"/>',
+            f'<text x="{x}" y="46" text-anchor="middle" fill="#666">{label}</text>',
+        ]
     for k, row in enumerate(rows):
         r, best = ratio(row), best_peer(row)
         assert r is not None and best is not None
-        y = 50 + step * k
-        width = max(-3.0, min(5.0, math.log2(r))) * unit
-        colour = "#3a7d44" if r >= 1 else "#c0563b"
-        x = middle + min(width, 0)
+        y, length = 56 + step * k, max(-3.0, min(3.0, math.log2(r))) * unit
         parts += [
-            f'<text x="{left}" y="{y + 10}" text-anchor="end">{escape(row["workload"])}</text>',
-            f'<rect x="{x:.1f}" y="{y + 1}" width="{abs(width):.1f}" height="{step - 4}"'
-            f' fill="{colour}"/>',
-            f'<text x="{middle + max(width, 0) + 4:.1f}" y="{y + 10}" fill="#444">'
+            f'<text x="{names}" y="{y + 10}" text-anchor="end">{escape(row["workload"])}</text>',
+            f'<rect x="{middle + min(length, 0):.1f}" y="{y + 1}" width="{abs(length):.1f}"'
+            f' height="{step - 4}" fill="{"#3a7d44" if r >= 1 else "#c0563b"}"/>',
+            f'<text x="{middle + max(length, 0) + 4:.1f}" y="{y + 10}" fill="#444">'
             f"{r:.2f} {escape(best[0])}</text>",
         ]
-    return "\n".join([*parts, "</svg>", ""])
+    return parts, height

@@ -289,6 +289,7 @@ def _attention(
     group = "vectors" if t == 1 else "attention"
     more: dict[str, Any] = {}
     if program == "attention_grad":
+        group = "attention gradient"
         more = {"peers": AUTODIFF, "loss": "attention_loss"}
     return Workload(
         name, group, program, inputs, pairs * (2 * products * d + 5), moved, anchor, **more
@@ -595,17 +596,27 @@ BY_NAME = {w.name: w for w in SUITE}
 
 @dataclass(frozen=True)
 class Bar:
-    """What a group is to reach: the geometric mean of the ratios to the best peer, and the least
-    of them (0 where only the mean counts)."""
+    """What a group is to reach: the geometric mean of the ratios to the best peer, the least of
+    them, and the least share of the roof on one thread and on more, where one is set."""
 
     mean: float
     least: float
+    roof: tuple[float, float] | None = None
 
 
 BARS = {
-    "products": Bar(1.08, 1.08), "small products": Bar(1.1, 1.1), "vectors": Bar(1.0, 1.0),
-    "narrow": Bar(1.05, 1.05), "convolutions": Bar(1.3, 1.0), "depthwise": Bar(1.2, 1.0),
-    "attention": Bar(1.3, 1.3), "networks": Bar(1.15, 1.0), "training": Bar(1.5, 1.1),
-    "pointwise": Bar(2.0, 1.2), "rows": Bar(1.3, 1.0), "science": Bar(1.5, 1.0),
+    "products": Bar(1.08, 1.08, (0.90, 0.85)),
+    "small products": Bar(1.1, 1.1, (0.78, 0.78)),
+    "vectors": Bar(1.0, 1.0, (0.85, 0.85)),
+    "narrow": Bar(1.05, 1.05, (0.85, 0.85)),
+    "convolutions": Bar(1.3, 1.0, (0.80, 0.80)),
+    "depthwise": Bar(1.2, 1.0),
+    "attention": Bar(1.3, 1.3),
+    "attention gradient": Bar(1.8, 1.8),
+    "pointwise": Bar(2.0, 1.2),
+    "rows": Bar(1.3, 1.0),
+    "science": Bar(1.5, 1.0),
+    "networks": Bar(1.15, 1.0),
+    "training": Bar(1.5, 1.1),
     "dispatch": Bar(1.0, 0.8),
-}  # fmt: skip
+}
