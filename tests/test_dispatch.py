@@ -254,6 +254,7 @@ def test_inside_a_trace() -> None:
     np.testing.assert_array_equal(tw.compile(whole)(np.float64(7)), Y + 7)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # NumPy's, of what is done to arrays
 def test_captured_arrays_may_change() -> None:
     """Elements are read at every call, also where the array has moved or has another shape."""
     table = np.arange(8.0)
@@ -455,6 +456,7 @@ def test_results_somebody_holds_are_not_written_again() -> None:
         np.testing.assert_array_equal(np.asarray(memories[k]), X + np.float32(k) + 5)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # NumPy's, of what is done to arrays
 @pytest.mark.parametrize("how", ["shape", "dtype", "flags", "resize", "weak"])
 def test_results_that_were_changed_are_not_used_again(how: str) -> None:
     f = tw.compile(lambda x: [x + i for i in range(6)])
@@ -566,7 +568,7 @@ def test_long_programs(f: Any, n: int, long: bool) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("ABI", (1,), "NumPy's binary interface is otherwise than known"),
+        ("ABI", 1, "NumPy's binary interface is otherwise than known"),
         ("API", {**dispatch.API, "array_type": 3}, "NumPy's table is ordered otherwise"),
         ("_check_arrays", lambda layout: dispatch._require(False, "arrays are kept"), "arrays"),
         ("_probe_program", lambda address: None, "calls end otherwise than known"),

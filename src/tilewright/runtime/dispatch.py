@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import numpy as np
+from numpy._core import _multiarray_umath
 
 from tilewright import dtypes, tracing, trees
 from tilewright.codegen import entry
@@ -32,8 +33,8 @@ from tilewright.runtime import cache, forks, jit, memory, signatures
 from tilewright.runtime.signatures import Record, Seen
 from tilewright.target import host
 
-ABI: Final = (0x1000009, 0x2000000)
-"""Versions of NumPy's binary interface whose table of functions we know: 1.x and 2.x."""
+ABI: Final = 0x2000000
+"""The version of NumPy's binary interface whose table of functions we know: that of NumPy 2."""
 API: Final = {"version": 0, "array_type": 2, "new_scalar": 60, "new_array": 94}
 """Places in NumPy's table of functions (numpy/__multiarray_api.h)."""
 
@@ -320,15 +321,11 @@ def checked_api() -> dict[str, int]:
 
     **Raises:** `Unsupported` if NumPy's table is not as known.
     """
-    try:
-        from numpy._core import _multiarray_umath as numpy_module
-    except ImportError:  # NumPy 1.x
-        from numpy.core import _multiarray_umath as numpy_module  # type: ignore[no-redef]
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
     pointer.restype, pointer.argtypes = c_void_p, [py_object, c_char_p]
-    table = pointer(numpy_module._ARRAY_API, None)
+    table = pointer(_multiarray_umath._ARRAY_API, None)
     found = {name: _word(table + WORD * place) for name, place in API.items()}
-    _require(ctypes.CFUNCTYPE(c_uint)(found["version"])() in ABI, "NumPy's binary interface is")
+    _require(ctypes.CFUNCTYPE(c_uint)(found["version"])() == ABI, "NumPy's binary interface is")
     _require(found["array_type"] == id(np.ndarray), "NumPy's table is ordered")
     return found
 

@@ -38,6 +38,8 @@ REUSED_FROM: Final = 4
 LONG: Final = 50_000
 """Multiply-adds from which on a program may take some 20 us: other threads then run Python
 meanwhile, which costs a call some 30 ns."""
+OVERHEAD: Final = 8
+"""Multiply-adds that an operation takes without elements, as a loop of its own."""
 
 NUMBERS: Final = (float, complex)
 """Python's numbers whose value is one field that NumPy reads as it is."""
@@ -426,7 +428,7 @@ def is_long(graph: Graph) -> bool:
             left -= math.sqrt(math.prod(sizes))  # m k n: each is an axis of two of the three
         else:
             cost = node.op.row.scalar.cost if isinstance(node.op, Elementwise) else 1
-            left -= max(sizes) * cost
+            left -= max(sizes) * cost + OVERHEAD
         if left < 0:
             return True
     return False
@@ -434,8 +436,7 @@ def is_long(graph: Graph) -> bool:
 
 def _size(type: Any) -> float:
     """Elements of a node's type, without bound if an extent is not known."""
-    shapes = [t.shape for t in (type if isinstance(type, tuple) else (type,))]
-    extents = [n for shape in shapes for n in shape]
-    if not all(is_static(n) for n in extents):
-        return math.inf
-    return float(sum(math.prod(static(n) for n in shape) for shape in shapes))
+    if isinstance(type, tuple):
+        return sum(map(_size, type))
+    size = type.size
+    return float(static(size)) if is_static(size) else math.inf
