@@ -6,6 +6,7 @@ code serves leaves it as it is.
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import gc
 import sys
@@ -234,6 +235,25 @@ def test_several_signatures() -> None:
     assert len(f.signatures) == len(inputs)
 
 
+def test_more_signatures_than_are_kept() -> None:
+    """The oldest make room; their calls go through Python."""
+    f = tw.compile(lambda x: x + 1)
+    inputs = [np.zeros(n) for n in range(dispatch.MOST + 6)]
+    for _ in range(3):
+        for x in inputs:
+            alike(f(x), x + 1)
+    assert len(f._native) == dispatch.MOST
+
+
+def test_one_table_for_each_kind_of_call() -> None:
+    """Python-served calls of a signature that has its table already make no second one."""
+    f = tw.compile(lambda x: x + 1)
+    native(f, X)
+    for _ in range(40):
+        Compiled.__call__(f, X)
+    assert len(f._native) == 1
+
+
 def test_integers_beyond_64_bits_are_refused_as_python_does() -> None:
     f = tw.compile(lambda x, k: x * k)
     native(f, np.arange(3), 2)
@@ -440,11 +460,22 @@ def test_clear_cache() -> None:
 
 # -- results for reuse ---------------------------------------------------------------------------
 
+WRAPPED: dict[str, Any] = {
+    "list": list,
+    "dict": lambda xs: {f"k{i}": x for i, x in enumerate(xs)},
+    "both": lambda xs: ({f"k{i}": x for i, x in enumerate(xs[:4])}, xs[4:]),
+}
 
-def test_results_somebody_holds_are_not_written_again() -> None:
+
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+def test_results_somebody_holds_are_not_written_again(wrap: Any) -> None:
     """Functions with many results reuse arrays, but only those that nobody can see."""
-    f = tw.compile(lambda x: [x + i for i in range(6)])
-    native(f, X)
+    compiled = tw.compile(lambda x: wrap([x + i for i in range(6)]))
+    native(compiled, X)
+
+    def f(x: Any) -> Any:
+        return trees.leaves(compiled(x))
+
     kept = [f(X + k) for k in range(5)]
     views = [f(X + k)[3][2:5] for k in range(5)]
     memories = [memoryview(f(X + k)[5]) for k in range(5)]
@@ -452,18 +483,20 @@ def test_results_somebody_holds_are_not_written_again() -> None:
         f(X + 100)
     for k in range(5):
         alike(kept[k], [X + np.float32(k) + i for i in range(6)])
+        alike(compiled(X), wrap([X + i for i in range(6)]))
         np.testing.assert_array_equal(views[k], (X + np.float32(k) + 3)[2:5])
         np.testing.assert_array_equal(np.asarray(memories[k]), X + np.float32(k) + 5)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # NumPy's, of what is done to arrays
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
 @pytest.mark.parametrize("how", ["shape", "dtype", "flags", "resize", "weak"])
-def test_results_that_were_changed_are_not_used_again(how: str) -> None:
-    f = tw.compile(lambda x: [x + i for i in range(6)])
+def test_results_that_were_changed_are_not_used_again(how: str, wrap: Any) -> None:
+    f = tw.compile(lambda x: wrap([x + i for i in range(6)]))
     native(f, X)
     watched = []
     for _ in range(4):
-        for a in f(X):
+        for a in trees.leaves(f(X)):
             if how == "shape":
                 a.shape = (2, 4)
             elif how == "dtype":
@@ -475,7 +508,21 @@ def test_results_that_were_changed_are_not_used_again(how: str) -> None:
             else:
                 a.resize(20, refcheck=False)
             del a
-        alike(f(X), [X + i for i in range(6)])
+        alike(f(X), wrap([X + i for i in range(6)]))
+
+
+@pytest.mark.parametrize("kept", range(4))
+def test_steps(kept: int) -> None:
+    """Results that become arguments, with some generations of them held meanwhile."""
+    f = tw.compile(lambda d: {k: v + 1 for k, v in d.items()})
+    start = {f"k{i}": X + i for i in range(5)}
+    native(f, start)
+    state, held = start, [start]
+    for step in range(1, 12):
+        state = f(state)
+        held = [*held, state][-kept - 1 :]
+        for back, old in enumerate(reversed(held)):
+            alike(old, {k: v + np.float32(step - back) for k, v in start.items()})
 
 
 def test_trees_of_results_are_new() -> None:
@@ -613,6 +660,9 @@ def test_the_type_is_an_ordinary_class() -> None:
     f.attribute = 3
     assert weakref.ref(f)() is f
     assert f.__name__ == "<lambda>"
+
+    assert copy.copy(f) is f
+    assert copy.deepcopy({"f": f})["f"] is f
 
     class Own(Compiled):
         def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -312,6 +312,10 @@ class Compiled:
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
 
+    def __reduce__(self) -> str:
+        """As functions are: copies are the function itself, pickles name it."""
+        return str(getattr(self, "__qualname__", repr(self)))
+
     def __repr__(self) -> str:
         return f"<compiled {tracing.name_of(self._f)}, {len(self._entries)} signatures>"
 

@@ -26,6 +26,9 @@ READABLE: Final = 0x101
 SHORT: Final = 6
 """Words of an operation of `take` without a tail."""
 
+ARRAY: Final = 10
+"""Words of `give`'s operation for arrays before dims and strides."""
+
 
 def print_codes(layout: Layout) -> str:
     """The functions @take, @give and @make with what they need, as LLVM IR."""
@@ -308,14 +311,15 @@ def _free(layout: Layout) -> str:
 define internal i1 @free(ptr %o, ptr %op, i64 %n) {{
 entry:
   %count = load i32, ptr %o
-  %ours = icmp eq i32 %count, 1
-  br i1 %ours, label %array, label %no
+{word("%ours", "%op", 7, "i32")}
+  %alone = icmp eq i32 %count, %ours
+  br i1 %alone, label %array, label %no
 array:
 {at("%descr", "%o", layout.array("descr"))}
 {word("%wanted", "%op", 4, "ptr")}
   %d = icmp eq ptr %descr, %wanted
 {at("%flags", "%o", layout.array("flags"), "i32")}
-{word("%flags.wanted", "%op", 6, "i32")}
+{word("%flags.wanted", "%op", 5, "i32")}
   %f = icmp eq i32 %flags, %flags.wanted
 {at("%axes", "%o", layout.array("nd"), "i32")}
   %nd = sext i32 %axes to i64
@@ -335,7 +339,7 @@ array:
   %all = and i1 %dfab, %ws
   br i1 %all, label %shape, label %no
 shape:
-  %shape.wanted = getelementptr i64, ptr %op, i64 7
+  %shape.wanted = getelementptr i64, ptr %op, i64 {ARRAY}
   %words = shl i64 %n, 1
   %same = call i1 @same(ptr %dims, ptr %shape.wanted, i64 %words)
   ret i1 %same
@@ -349,25 +353,32 @@ def _array(layout: Layout) -> str:
 ; A new array, or one of the last two results of this place that nobody holds any more.
 define internal ptr @array(ptr %op, ptr %context, i64 %n) {{
 entry:
-{word("%earlier", "%op", 5, "ptr")}
-  %none = icmp eq ptr %earlier, null
-  br i1 %none, label %fresh, label %reuse
+{word("%earlier", "%op", 6, "ptr")}
+{field("none", "%context", "ptr", CONTEXT)}
+  %lone = icmp eq ptr %earlier, null
+  br i1 %lone, label %fresh, label %reuse
 reuse:
 {at("%kept", "%earlier", layout.list_items)}
 {word("%first", "%kept", 0, "ptr")}
+  %first.made = icmp ne ptr %first, %none
+  br i1 %first.made, label %look, label %fresh
+look:
 {word("%second", "%kept", 1, "ptr")}
   %first.free = call i1 @free(ptr %first, ptr %op, i64 %n)
-  br i1 %first.free, label %take, label %try
+  br i1 %first.free, label %take, label %other
+other:
+  %second.made = icmp ne ptr %second, %none
+  br i1 %second.made, label %try, label %fresh
 try:
   %second.free = call i1 @free(ptr %second, ptr %op, i64 %n)
   br i1 %second.free, label %take, label %fresh
 take:
-  %old = phi ptr [ %first, %reuse ], [ %second, %try ]
+  %old = phi ptr [ %first, %look ], [ %second, %try ]
   call void @Py_IncRef(ptr %old)
   ret ptr %old
 fresh:
 {word("%descr", "%op", 4, "ptr")}
-  %dims = getelementptr i64, ptr %op, i64 7
+  %dims = getelementptr i64, ptr %op, i64 {ARRAY}
 {field("new_array", "%context", "ptr", CONTEXT)}
 {field("array_type", "%context", "ptr", CONTEXT)}
   call void @Py_IncRef(ptr %descr)
@@ -375,19 +386,52 @@ fresh:
   %new = call ptr %new_array(ptr %array_type, ptr %descr, i32 %axes, ptr %dims, ptr null,
                              ptr null, i32 0, ptr null)
   %failed = icmp eq ptr %new, null
-  %lone = or i1 %none, %failed
-  br i1 %lone, label %out, label %remember
+  %unkept = or i1 %lone, %failed
+  br i1 %unkept, label %out, label %remember
 remember:
-  call void @Py_IncRef(ptr %new)
-{at("%slots", "%earlier", layout.list_items)}
-{word("%newest", "%slots", 0, "ptr")}
-{word("%oldest", "%slots", 1, "ptr")}
-  store ptr %new, ptr %newest.at
-  store ptr %newest, ptr %oldest.at
-  call void @Py_DecRef(ptr %oldest)
-  br label %out
+  %remembered = call i1 @remember(ptr %op, ptr %earlier, ptr %new, ptr %none)
+  br i1 %remembered, label %out, label %lost
+lost:
+  call void @Py_DecRef(ptr %new)
+  ret ptr null
 out:
   ret ptr %new
+}}
+
+; The newer of the earlier arrays becomes the older, and this one the newer; so in the templates,
+; which must hold what the list holds, or `count` would be wrong: if they cannot, neither does.
+define internal i1 @remember(ptr %op, ptr %earlier, ptr %new, ptr %none) {{
+entry:
+{at("%kept", "%earlier", layout.list_items)}
+{word("%first", "%kept", 0, "ptr")}
+{word("%second", "%kept", 1, "ptr")}
+{word("%templates", "%op", 8, "ptr")}
+{word("%key", "%op", 9, "ptr")}
+  %plain = icmp eq ptr %templates, null
+  br i1 %plain, label %keep, label %dicts
+dicts:
+{at("%pair", "%templates", layout.list_items)}
+{word("%newer", "%pair", 0, "ptr")}
+{word("%older", "%pair", 1, "ptr")}
+  %put.older = call i32 @PyDict_SetItem(ptr %older, ptr %key, ptr %first)
+  %put.newer = call i32 @PyDict_SetItem(ptr %newer, ptr %key, ptr %new)
+  %put = or i32 %put.older, %put.newer
+  %failed = icmp ne i32 %put, 0
+  br i1 %failed, label %forget, label %keep
+forget:
+  call void @Py_IncRef(ptr %none)
+  call void @Py_IncRef(ptr %none)
+  store ptr %none, ptr %first.at
+  store ptr %none, ptr %second.at
+  call void @Py_DecRef(ptr %first)
+  call void @Py_DecRef(ptr %second)
+  ret i1 false
+keep:
+  call void @Py_IncRef(ptr %new)
+  store ptr %new, ptr %first.at
+  store ptr %first, ptr %second.at
+  call void @Py_DecRef(ptr %second)
+  ret i1 true
 }}"""
 
 
@@ -416,7 +460,7 @@ array.made:
 {at("%data", "%new", layout.array("data"))}
   store ptr %data, ptr %pointer
   %words = shl i64 %n, 1
-  %array.words = add i64 %words, 7
+  %array.words = add i64 %words, {ARRAY}
   %after.array = getelementptr i64, ptr %op, i64 %array.words
   br label %next
 scratch:
@@ -470,7 +514,7 @@ entry:
   br label %next
 next:
   %op = phi ptr [ %code, %entry ], [ %after.short, %short ], [ %after.items, %items.end ],
-                [ %after.pairs, %pairs.end ]
+                [ %after.entries, %entries.end ], [ %after.fields, %fields.end ]
   %kind = load i64, ptr %op
 {word("%register", "%op", 1)}
 {word("%n", "%op", 2)}
@@ -479,8 +523,6 @@ next:
   %operands = getelementptr i64, ptr %op, i64 4
   %item.words = add i64 %n, 4
   %after.items = getelementptr i64, ptr %op, i64 %item.words
-  %pair.words = add i64 %item.words, %n
-  %after.pairs = getelementptr i64, ptr %op, i64 %pair.words
   switch i64 %kind, label %done [{cases(Make)}]
 scalar:
   %slot = getelementptr i128, ptr %scratch, i64 %n
@@ -540,41 +582,89 @@ items.end:
   br label %next
 
 dict:
-  %d = call ptr @PyDict_Copy(ptr %x)
-  br label %pairs
+  %empty = icmp eq i64 %n, 0
+{at("%templates", "%x", layout.list_items)}
+  br i1 %empty, label %dict.newer, label %dict.lead
+; The template to copy is the one that has the first value already, if any does.
+dict.lead:
+{word("%lead.kept", "%operands", 2, "ptr")}
+  %lead.free = icmp eq ptr %lead.kept, null
+  br i1 %lead.free, label %dict.newer, label %dict.which
+dict.which:
+{at("%lead.pair", "%lead.kept", layout.list_items)}
+{word("%lead.older", "%lead.pair", 1, "ptr")}
+{word("%lead.source", "%operands", 1)}
+  %lead.register = lshr i64 %lead.source, 1
+{word("%lead", "%results", "%lead.register", "ptr")}
+  %is.older = icmp eq ptr %lead, %lead.older
+  %which = zext i1 %is.older to i64
+  br label %dict.copy
+dict.newer:
+  br label %dict.copy
+dict.copy:
+  %side = phi i64 [ %which, %dict.which ], [ 0, %dict.newer ]
+{word("%template", "%templates", "%side", "ptr")}
+  %d = call ptr @PyDict_Copy(ptr %template)
+  store ptr %d, ptr %result
+  %d.failed = icmp eq ptr %d, null
+  br i1 %d.failed, label %no, label %entry.next
+entry.next:
+  %e = phi i64 [ 0, %dict.copy ], [ %e.next, %entry.done ]
+  %e.end = icmp eq i64 %e, %n
+  br i1 %e.end, label %entries.end, label %entry.look
+entry.look:
+  %e.words = mul i64 %e, 3
+  %e.operands = getelementptr i64, ptr %operands, i64 %e.words
+{word("%e.key", "%e.operands", 0, "ptr")}
+{word("%e.kept", "%e.operands", 2, "ptr")}
+  %e.operand = getelementptr i64, ptr %e.operands, i64 1
+  %e.value = call ptr @fetch(ptr %results, ptr %e.operand)
+  %e.free = icmp eq ptr %e.kept, null
+  br i1 %e.free, label %entry.put, label %entry.compare
+entry.compare:
+{at("%e.pair", "%e.kept", layout.list_items)}
+{word("%e.there", "%e.pair", "%side", "ptr")}
+  %e.same = icmp eq ptr %e.there, %e.value
+  br i1 %e.same, label %entry.done, label %entry.put
+entry.put:
+  %e.put = call i32 @PyDict_SetItem(ptr %d, ptr %e.key, ptr %e.value)
+  br label %entry.done
+entry.done:
+  %e.failed = phi i32 [ 0, %entry.compare ], [ %e.put, %entry.put ]
+  call void @Py_DecRef(ptr %e.value)
+  %e.next = add i64 %e, 1
+  %e.well = icmp eq i32 %e.failed, 0
+  br i1 %e.well, label %entry.next, label %no
+entries.end:
+  %e.all = mul i64 %n, 3
+  %entry.words = add i64 %e.all, 4
+  %after.entries = getelementptr i64, ptr %op, i64 %entry.words
+  br label %next
+
 fields:
   %o = call ptr @PyType_GenericAlloc(ptr %x, i64 0)
-  br label %pairs
-pairs:
-  %whole = phi ptr [ %d, %dict ], [ %o, %fields ]
-  store ptr %whole, ptr %result
-  %whole.failed = icmp eq ptr %whole, null
-  br i1 %whole.failed, label %no, label %pair
-pair:
-  %p = phi i64 [ 0, %pairs ], [ %p.next, %pair.done ]
-  %p.end = icmp eq i64 %p, %n
-  br i1 %p.end, label %pairs.end, label %pair.copy
-pair.copy:
-  %p.words = shl i64 %p, 1
-  %p.source = or i64 %p.words, 1
-{word("%name", "%operands", "%p.words", "ptr")}
-  %p.operand = getelementptr i64, ptr %operands, i64 %p.source
-  %p.value = call ptr @fetch(ptr %results, ptr %p.operand)
-  %is.dict = icmp eq i64 %kind, {Make.DICT}
-  br i1 %is.dict, label %pair.item, label %pair.field
-pair.item:
-  %put.item = call i32 @PyDict_SetItem(ptr %whole, ptr %name, ptr %p.value)
-  br label %pair.done
-pair.field:
-  %put.field = call i32 @PyObject_GenericSetAttr(ptr %whole, ptr %name, ptr %p.value)
-  br label %pair.done
-pair.done:
-  %put = phi i32 [ %put.item, %pair.item ], [ %put.field, %pair.field ]
-  call void @Py_DecRef(ptr %p.value)
-  %p.next = add i64 %p, 1
-  %put.well = icmp eq i32 %put, 0
-  br i1 %put.well, label %pair, label %no
-pairs.end:
+  store ptr %o, ptr %result
+  %o.failed = icmp eq ptr %o, null
+  br i1 %o.failed, label %no, label %field
+field:
+  %f = phi i64 [ 0, %fields ], [ %f.next, %field.put ]
+  %f.end = icmp eq i64 %f, %n
+  br i1 %f.end, label %fields.end, label %field.put
+field.put:
+  %f.words = shl i64 %f, 1
+  %f.source = or i64 %f.words, 1
+{word("%f.name", "%operands", "%f.words", "ptr")}
+  %f.operand = getelementptr i64, ptr %operands, i64 %f.source
+  %f.value = call ptr @fetch(ptr %results, ptr %f.operand)
+  %f.put = call i32 @PyObject_GenericSetAttr(ptr %o, ptr %f.name, ptr %f.value)
+  call void @Py_DecRef(ptr %f.value)
+  %f.next = add i64 %f, 1
+  %f.well = icmp eq i32 %f.put, 0
+  br i1 %f.well, label %field, label %no
+fields.end:
+  %field.pairs = shl i64 %n, 1
+  %field.words = add i64 %field.pairs, 4
+  %after.fields = getelementptr i64, ptr %op, i64 %field.words
   br label %next
 done:
   ret i1 true

@@ -46,6 +46,7 @@ CONTEXT: Final = (
     "new_scalar",  # and of PyArray_Scalar
     "empty",  # Python's allocator of large results
     "block",  # and of large arenas
+    "none",  # None
 )
 """What all signatures share, one word each."""
 
@@ -74,10 +75,15 @@ class Take(IntEnum):
 
 
 class Give(IntEnum):
-    """Operations that find memory for results: [operation, register, pointer, n, ...]."""
+    """Operations that find memory for results: [operation, register, pointer, n, ...].
+
+    An array is new if `earlier` is null. Else it is a list of the last two, the newer first, and
+    one of these is used again if only `count` references are left, which are ours. If `templates`
+    is not null, its two dicts hold the same two arrays under `key`.
+    """
 
     DONE = 0
-    ARRAY = 1  # n axes; descriptor, list of arrays for reuse or null, flags, dims, strides
+    ARRAY = 1  # n axes; descriptor, flags, earlier, count, templates, key, dims, strides
     SCRATCH = 2  # scratch slot n
     LARGE = 3  # the three arguments of Python's `empty`
 
@@ -93,7 +99,8 @@ class Make(IntEnum):
     OBJECT = 2  # x itself
     TUPLE = 3  # n sources
     LIST = 4
-    DICT = 5  # x: a dict with the same keys; n pairs of key and source
+    DICT = 5  # x: two dicts with the same keys; n times key, source, and null or a list: the
+    # values that the two dicts have for the key, which need not be set if they are the source's
     FIELDS = 6  # x: the class; n pairs of attribute name and source
     CALL = 7  # x: what is called with n sources
 

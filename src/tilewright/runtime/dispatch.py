@@ -40,6 +40,9 @@ API: Final = {"version": 0, "array_type": 2, "new_scalar": 60, "new_array": 94}
 
 WORD: Final = 8
 
+MOST: Final = 64
+"""Signatures of one function that native code serves. They are tried in turn, a few ns each."""
+
 T = TypeVar("T", bound=type)
 
 
@@ -146,7 +149,9 @@ class Chain:
         except signatures.Unsuited:
             return False
         with self._lock:
-            self._show((record, *self._records), native)
+            if any(r.accepted == record.accepted for r in self._records):
+                return False  # the call went through Python for another reason
+            self._show((record, *self._records[: MOST - 1]), native)
         return True
 
     def clear(self) -> None:
@@ -173,8 +178,8 @@ class Chain:
 
     def __del__(self) -> None:
         # Only the function holds us, so its memory is still there, and it may still be called.
-        if self._snapshot is not None:
-            self._set(0, 0)
+        self._cls = None
+        self.clear()
 
 
 class _Snapshot:
@@ -239,6 +244,7 @@ def _made(cls: type) -> Native:
         "new_scalar": api["new_scalar"],
         "empty": id(memory.empty),
         "block": id(memory.block),
+        "none": id(None),
     }
     words = (c_ssize_t * len(CONTEXT))(*(context[name] for name in CONTEXT))
     native = Native(loaded.address, words, (cls.__call__, tracing.OPEN, memory.empty, memory.block))

@@ -88,6 +88,8 @@ class Record:
     """The tables of one signature; native code reads `words`, and `kept` is what they point to."""
 
     words: Any
+    accepted: tuple[Any, ...]
+    """Equal for records that serve the same calls."""
     kept: tuple[Any, ...] = field(repr=False)
 
 
@@ -97,7 +99,9 @@ def record(seen: Seen) -> Record:
     **Raises:** `Unsuited`, naming what there is no table for.
     """
     taken = _Taken(seen)
-    given, made = _Given(seen, taken.scratch), _Made(seen, taken.scratch)
+    places = _places(seen)
+    made = _Made(seen, taken.scratch, places)
+    given = _Given(seen, taken.scratch, places)
     large = seen.arena_bytes > STACKED
     arena = [seen.arena_bytes] if large else []
     pointers = len(seen.dtypes) + len(seen.captured) + len(seen.results) + 1
@@ -127,7 +131,8 @@ def record(seen: Seen) -> Record:
     }
     words = _words([int(fields[name]) for name in RECORD])
     kept = (names, constants, *codes, *arena, *seen.captured, *taken.kept, *given.kept, *made.kept)
-    return Record(words, kept)
+    accepted = (len(seen.args), tuple(taken.names), tuple(taken.code))
+    return Record(words, accepted, kept)
 
 
 def _words(values: Sequence[int]) -> Any:
@@ -293,44 +298,68 @@ def _is_fixed(x: Any) -> bool:
 # -- results -------------------------------------------------------------------------------------
 
 
+@dataclass
+class _Place:
+    """A small result that is used again: the last two arrays, and where it is the value of a dict,
+    the dicts that calls copy, which hold them too."""
+
+    earlier: list[Any]
+    templates: list[dict[Any, Any]] | None = None
+    key: Any = None
+
+
+def _places(seen: Seen) -> dict[int, _Place]:
+    """The results whose arrays are used again. Few results are cheaper made anew."""
+    small = [
+        k
+        for k, (shape, dtype) in enumerate(seen.results)
+        if shape and math.prod(shape) * dtype.itemsize < memory.LARGE
+    ]
+    return {k: _Place([None, None]) for k in small} if len(small) >= REUSED_FROM else {}
+
+
 class _Given:
     """The code of `give` for a program's results, numbers in scratch slots from `scratch` on."""
 
-    def __init__(self, seen: Seen, scratch: int) -> None:
+    def __init__(self, seen: Seen, scratch: int, places: Mapping[int, _Place]) -> None:
         self.code: list[int] = []
         self.kept: list[Any] = []
         self.scratch = scratch
         self.large = False
         first = len(seen.dtypes) + len(seen.captured)
-        sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in seen.results]
-        small = [n < memory.LARGE for n, (shape, _) in zip(sizes, seen.results) if shape]
-        reused = sum(small) >= REUSED_FROM
         for k, (shape, dtype) in enumerate(seen.results):
+            size = math.prod(shape) * dtype.itemsize
             if not shape:
                 self.code += [Give.SCRATCH, k, first + k, self.scratch]
                 self.scratch += 1
-            elif sizes[k] < memory.LARGE:
-                self.array(k, first + k, np.empty(shape, dtype), reused)
+            elif size < memory.LARGE:
+                self.array(k, first + k, np.empty(shape, dtype), places.get(k))
             else:
-                arguments = (shape, dtype, sizes[k])
+                arguments = (shape, dtype, size)
                 self.code += [Give.LARGE, k, first + k, 3, *map(id, arguments)]
                 self.kept += arguments
                 self.large = True
         self.code += [Give.DONE, 0, 0, 0]
 
-    def array(self, k: int, pointer: int, like: Any, reused: bool) -> None:
-        earlier = [None, None] if reused else None
-        self.code += [Give.ARRAY, k, pointer, like.ndim, id(like.dtype), id(earlier) * reused]
-        self.code += [like.flags.num, *like.shape, *like.strides]
-        self.kept += [like.dtype, earlier]
+    def array(self, k: int, pointer: int, like: Any, place: _Place | None) -> None:
+        self.code += [Give.ARRAY, k, pointer, like.ndim, id(like.dtype), like.flags.num]
+        if place is None:
+            self.code += [0, 0, 0, 0]
+        else:
+            in_dict = place.templates is not None
+            self.code += [id(place.earlier), 1 + in_dict]
+            self.code += [id(place.templates), id(place.key)] if in_dict else [0, 0]
+        self.code += [*like.shape, *like.strides]
+        self.kept += [like.dtype, place]
 
 
 class _Made:
     """The code of `make` for the tree that the function returns, leaves first."""
 
-    def __init__(self, seen: Seen, scratch: int) -> None:
+    def __init__(self, seen: Seen, scratch: int, places: Mapping[int, _Place]) -> None:
         self.code: list[int] = []
         self.kept: list[Any] = []
+        self.places = places
         self.registers = len(seen.results)
         self.most = 0
         self.uses = Counter(s for s in seen.slots if isinstance(s, int))
@@ -382,8 +411,7 @@ class _Made:
             operation = Make.TUPLE if cls is tuple else Make.LIST
             return self.emit(operation, n, None, *self.sources(parts))
         if cls is dict and _is_standard(container, dict):
-            keys = list(rest)  # type: ignore[call-overload]
-            return self.emit(Make.DICT, n, dict.fromkeys(keys), *self.pairs(keys, parts))
+            return self.entries(list(rest), parts)  # type: ignore[call-overload]
         if container.fields is not None and not issubclass(cls, tuple) and _is_plain(cls):
             children, others = container.fields
             statics = [self.constant(x) for x in rest]  # type: ignore[attr-defined]
@@ -391,6 +419,18 @@ class _Made:
             return self.emit(Make.FIELDS, len(names), cls, *self.pairs(names, [*parts, *statics]))
         self.most = max(self.most, n)
         return self.emit(Make.CALL, n, _maker(container, rest), *self.sources(parts))
+
+    def entries(self, keys: Sequence[Any], parts: Sequence[int]) -> int:
+        """A copy of one of two templates, which already have the arrays that are used again."""
+        templates = [dict.fromkeys(keys), dict.fromkeys(keys)]
+        tail = []
+        for key, part, source in zip(keys, parts, self.sources(parts), strict=True):
+            place = self.places.get(part) if source == 2 * part else None
+            if place is not None:
+                place.templates, place.key = templates, key
+            tail += [id(key), source, 0 if place is None else id(place.earlier)]
+        self.kept += keys
+        return self.emit(Make.DICT, len(keys), templates, *tail)
 
     def pairs(self, names: Sequence[Any], parts: Sequence[int]) -> list[int]:
         self.kept += names
