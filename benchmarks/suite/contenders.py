@@ -344,8 +344,6 @@ def _openvino(workload: Workload, args: tuple[Any, ...], threads: int) -> Conten
     def build() -> Call:
         properties = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY",
                       "INFERENCE_PRECISION_HINT": "f32"}  # fmt: skip
-        if any(x.dtype == np.float64 for x in feeds.values()):
-            properties["INFERENCE_PRECISION_HINT"] = "f64"
         compiled = core.compile_model(core.read_model(io.BytesIO(model)), "CPU", properties)
         request = compiled.create_infer_request()
         inputs = list(feeds.values())

@@ -19,6 +19,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from itertools import repeat
 from typing import Any
 
 SETTLE_SECONDS = 0.3
@@ -61,7 +62,7 @@ def main(threads: int, seconds: float) -> None:
 
 
 def _short(e: BaseException) -> str:
-    return f"{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else ''}"[:200]
+    return f"{type(e).__name__}: {' '.join(str(e).split())}"[:300]
 
 
 def _measure(name: str, names: list[str], threads: int, seconds: float, tell: Events) -> None:
@@ -114,7 +115,7 @@ def _rounds(
     fastest = min(estimates.values(), default=0.0)
     samples: dict[str, list[float]] = {one: [] for one in calls}
     waits = dict.fromkeys(calls, (0.0, 0.0))
-    rounds = 5
+    rounds = 5 if threads == 1 else 3  # settling makes rounds on several threads long
     share = seconds / rounds
     order = list(calls)
     for turn in range(rounds):
@@ -133,7 +134,7 @@ def _rounds(
             begun = time.perf_counter()
             for _ in range(most):
                 start = clock()
-                for _ in range(repeats):
+                for _ in repeat(None, repeats):
                     call()
                 samples[one].append((clock() - start) / repeats)
             total, lost = waits[one]
