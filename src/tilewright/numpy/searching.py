@@ -29,10 +29,10 @@ from tilewright.numpy.protocol import (
     together,
     traced,
 )
-from tilewright.numpy.reductions import count_nonzero, cumsum
 from tilewright.numpy.shaping import ravel, reshape, slice_along
 from tilewright.ops import elementwise as el
 from tilewright.ops.indexing import Scatter, positions, take_along
+from tilewright.ops.searching import Count, Nonzero, SearchSorted
 from tilewright.ops.shape import Flip
 from tilewright.ops.sort import Argsort, Sort
 from tilewright.promotion import broadcast_shapes
@@ -196,35 +196,14 @@ def argpartition(
     return argsort(a, axis)
 
 
-def _before(a: Array, b: Array, or_equal: bool) -> Array:
-    """Whether a stands before b in NumPy's order, NaN after every number."""
-    first = a <= b if or_equal else a < b
-    if not dtypes.is_float(a.dtype):
-        return first
-    late = el.isnan(b)
-    return np.logical_or(
-        first, late if or_equal else np.logical_and(late, el.logical_not(el.isnan(a)))
-    )
-
-
 @implements(np.searchsorted)
 def searchsorted(a: ArrayLike, v: ArrayLike, side: str = "left", sorter: Any = None) -> Array:
-    """Positions (int64) at which `v` would be put into the sorted vector `a`.
-
-    Bisection without branches: each step tries to move on by the next smaller power of two.
-    """
+    """Positions (int64) at which `v` would be put into the sorted vector `a`."""
     if side not in ("left", "right"):
         raise ValueError(f"side must be 'left' or 'right', got {side!r}")
     x, at = promoted(a, v)
     x = take(x, sorter) if sorter is not None else x
-    n = static(x.shape[0])
-    found = filled(0, at.shape, dtypes.int64)
-    for k in reversed(range(n.bit_length())):
-        step = found + (1 << k)
-        inside = step <= n
-        probe = x[np.minimum(step, n) - 1]
-        found = where(np.logical_and(inside, _before(probe, at, side == "right")), step, found)
-    return found
+    return SearchSorted(side == "right")(x, at)
 
 
 @implements(np.digitize)
@@ -250,11 +229,8 @@ def digitize(x: ArrayLike, bins: ArrayLike, right: bool = False) -> Array:
 
 def _held(mask: Array, size: int) -> tuple[Array, Array]:
     """The first `size` positions where a vector of bools holds, and which of them exist."""
-    n = static(mask.shape[0])
-    # The i-th position that holds is the number of positions before which at most i hold.
-    slot = where(mask, cumsum(mask) - 1, size)
-    found = Scatter("set", (0,))(filled(0, (size,), dtypes.int64), slot, iota(n))
-    return found, iota(size) < count_nonzero(mask)
+    found, count = Nonzero(size)(mask)
+    return found, iota(size) < count
 
 
 @sized(np.nonzero, size="n")
@@ -301,9 +277,8 @@ def bincount(x: ArrayLike, weights: Any = None, minlength: int = 0, *, length: A
     so many bins and larger numbers are not counted."""
     at = asarray(x)
     if weights is None:
-        values = filled(1, at.shape, dtypes.int64)
-    else:
-        values = astype(asarray(weights), dtypes.float64)
+        return Count(static(length))(astype(at, dtypes.int64) if dtypes.is_bool(at.dtype) else at)
+    values = astype(asarray(weights), dtypes.float64)
     zeros = filled(0, (length,), values.dtype)
     return Scatter("add", (0,))(zeros, astype(at, dtypes.int64), values)
 

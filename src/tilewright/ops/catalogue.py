@@ -33,6 +33,7 @@ from tilewright.ops.reduce import (
     ReduceProd,
 )
 from tilewright.ops.samples import Example
+from tilewright.ops.searching import Count, Nonzero, SearchSorted
 from tilewright.ops.shape import (
     Broadcast,
     Cast,
@@ -56,6 +57,7 @@ CLASSES: Final = (
     Dot, Conv,
     Gather, Scatter, DynamicSlice, DynamicUpdateSlice,
     Cumulative, Recurrence, Sort, Argsort,
+    Count, SearchSorted, Nonzero,
     TriangularSolve, Cholesky, LU, QR, Eigh, Eigvalsh, SVD, Svdvals,
 )  # fmt: skip
 """Ops with attributes: one class each."""

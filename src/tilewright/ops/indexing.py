@@ -24,16 +24,19 @@ from tilewright.expr import (
     apply,
     as_index,
     axis,
+    bitcast,
     index,
     is_index,
+    literal,
     select,
+    static,
     var,
 )
 from tilewright.graph import Op, Type, View
 from tilewright.loops import If, Let, Stmt, block, store
 from tilewright.ops import elementwise as el
 from tilewright.ops.base import shifted, sizes
-from tilewright.ops.nests import extreme, nested
+from tilewright.ops.nests import extreme, nested, vectors
 from tilewright.ops.samples import Example, numbers, of_kinds, samples
 from tilewright.ops.shape import Broadcast, Iota, Reshape, moved
 
@@ -145,6 +148,9 @@ class Gather(Op):
         ]
         return found
 
+
+LINE_BYTES: Final = 64
+"""Bytes of elements that are written together."""
 
 SCATTERS: Final = ("set", "add", "mul", "min", "max")
 
@@ -267,28 +273,38 @@ class Scatter(Op):
 
     def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
         (x, *indices, updates), (out,) = args, outs
-        whole = tuple(axis("i", n) for n in x.shape)
-        copy = nested(whole, store(out, whole, x[whole]))
+        size = static(x.size)
+        copy = vectors(size, LINE_BYTES // x.dtype.itemsize, lambda i, _: [store(out, (i,), x[i])])
         at = tuple(axis("s", n) for n in indices[0].shape)
-        rest = tuple(axis("r", n) for n in updates.shape[len(at) :])
+        where = dict(zip(self.axes, indices, strict=True))
+        bound: list[Stmt] = []
         place: list[Expr] = []
         inside: Expr | None = None
-        bound: list[Stmt] = []
-        others = iter(rest)
-        where = dict(zip(self.axes, indices, strict=True))
+        rest: list[Axis] = []
         for d, n in enumerate(x.shape):
             if d not in where:
-                place.append(next(others))
+                rest.append(axis("r", n))
+                place.append(rest[-1])
                 continue
             p = var("p", dtypes.int64)
             bound.append(Let(p, where[d][at]))
-            here = apply("le", as_index(0), p) & apply("lt", p, as_index(n))
+            here = apply("lt", bitcast(p, dtypes.uint64), literal(static(n), dtypes.uint64))
             inside = here if inside is None else inside & here
             place.append(p)
         assert inside is not None, "a scatter has indexed axes"
-        write = store(out, place, self._combined(out[tuple(place)], updates[(*at, *rest)]))
-        update = If(inside, block(nested(rest, write)), block())
-        return block(copy, nested(at, block(*bound, update)))
+
+        def write(last: Sequence[Expr]) -> Stmt:
+            to = (*place[: len(place) - len(last)], *last)
+            value = updates[(*at, *rest[: len(rest) - len(last)], *last)]
+            return store(out, to, self._combined(out[to], value))
+
+        if len(x.shape) - 1 in where:
+            update = nested(rest, write(()))
+        else:  # whole rows, in lanes
+            lanes = LINE_BYTES // x.dtype.itemsize
+            row = vectors(static(x.shape[-1]), lanes, lambda i, _: [write((i,))])
+            update = nested(rest[:-1], block(*row))
+        return block(*copy, nested(at, block(*bound, If(inside, block(update), block()))))
 
     def _combined(self, old: Expr, new: Expr) -> Expr:
         if self.kind == "set":
