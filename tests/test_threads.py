@@ -158,11 +158,12 @@ def test_threads_of_the_caller_share_the_pool() -> None:
 
 def test_changing_the_number_starts_no_more_than_the_largest() -> None:
     counts(100, 1, 4)
-    before = tasks()
+    before, workers = tasks(), threads.pool().started()
     for k in range(1000):
         with tw.threads(1 + k % 4):
             assert (counts(100, 1) == 1).all()
-    assert tasks() == before
+    assert threads.pool().started() == workers
+    assert tasks() <= before
 
 
 def test_workers_leave_signals_to_the_program() -> None:
@@ -222,10 +223,10 @@ busy.start()
 print([c for c in t.children(1000) if c])
 stop.set()
 busy.join()
-print(wrong, t.tasks() - before)
+print(wrong, t.tasks() <= before)  # fewer: a fork ends the threads of NumPy's BLAS
 """
     ended = python(body)
-    assert ended.stdout.splitlines() == ["[]", "[] 0"], ended.stderr
+    assert ended.stdout.splitlines() == ["[]", "[] True"], ended.stderr
 
 
 SCRIPT = """

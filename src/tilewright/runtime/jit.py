@@ -11,7 +11,6 @@ import ctypes
 import functools
 import hashlib
 import itertools
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from llvmlite.binding import ffi
 
 from tilewright.codegen import modules
 from tilewright.errors import InternalError
+from tilewright.runtime import forks
 from tilewright.target import Target
 
 OPT_LEVEL: Final = 1
@@ -35,6 +35,7 @@ VERSIONS: Final = f"llvmlite {llvmlite.__version__} LLVM {llvm.llvm_version_info
 """What machine code depends on besides the text and the target."""
 
 _lock = threading.RLock()
+forks.wait_for(_lock)  # LLVM's own locks are free while nobody holds ours
 _linked: list[Any] = []
 _serial = itertools.count()
 
@@ -43,9 +44,6 @@ _serial = itertools.count()
 def _initialized() -> bool:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    if hasattr(os, "register_at_fork"):  # a fork waits for code in the making: LLVM has locks too
-        free = _lock.release
-        os.register_at_fork(before=_lock.acquire, after_in_parent=free, after_in_child=free)
     return True
 
 
