@@ -59,6 +59,11 @@ def options() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write everything")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="where to draw the chart")
+    parser.add_argument(
+        "--first-calls",
+        action="store_true",
+        help="print everyone's first calls too (they are always in the JSON)",
+    )
     parser.add_argument("--list", action="store_true", help="print the workloads and stop")
     parser.add_argument(
         "--from-json",
@@ -215,6 +220,8 @@ def main() -> int:
             print(report.table(found))
     else:
         document = run(workloads, chosen_options)
+    for found in document["runs"] if chosen_options.first_calls else ():
+        print("\n" + report.first_calls(found))
     if chosen_options.svg:
         chosen_options.svg.parent.mkdir(parents=True, exist_ok=True)
         chosen_options.svg.write_text(report.chart(document))

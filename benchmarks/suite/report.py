@@ -212,6 +212,21 @@ def table(run: Row) -> str:
     return "\n".join([heading(run, names), *lines, summary(run)])
 
 
+def first_calls(run: Row) -> str:
+    """Milliseconds of wall time, and of processor time behind it, of everyone's first calls:
+    compile and run once, imports and the start of back ends apart."""
+    names = list(dict.fromkeys(n for row in run["rows"] for n in row["contenders"] if n))
+    lines = [f"{'first calls, wall (processor) ms':<34}" + "".join(f"{n:>18}" for n in names)]
+    for row in run["rows"]:
+        text = f"{row['workload']:<34}"
+        for name in names:
+            first = row["contenders"].get(name, {}).get("first")
+            cell = f"{1e3 * first['wall']:.1f} ({1e3 * first['cpu']:.1f})" if first else ""
+            text += f"{cell:>18}"
+        lines.append(text)
+    return "\n".join(lines)
+
+
 # -- chart ---------------------------------------------------------------------------------------
 
 
