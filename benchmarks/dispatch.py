@@ -60,7 +60,7 @@ def cases() -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
 def calls(f: Callable[..., Any], args: tuple[Any, ...]) -> dict[str, tuple[str, dict[str, Any]]]:
     """Statements to time, with their variables."""
     compiled = tw.compile(f)
-    for _ in range(3):
+    for _ in range(dispatch.FIRST + 1):
         compiled(*args)
     variables = {f"a{i}": a for i, a in enumerate(args)}
     names = ", ".join(variables)
@@ -99,7 +99,7 @@ def check(f: Callable[..., Any], args: tuple[Any, ...]) -> None:
     """Native and Python calls agree with NumPy."""
     wanted = tw.tree.leaves(f(*args))
     compiled = tw.compile(f)
-    for _ in range(4):
+    for _ in range(dispatch.FIRST + 4):
         for a, b in zip(tw.tree.leaves(compiled(*args)), wanted, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6)
 

@@ -249,7 +249,7 @@ class Entry:
     captured: tuple[Any, ...]
     dtypes: tuple[np.dtype[Any], ...]
     runs: int = 0
-    """How often Python has run it. Native code takes over from the second call on."""
+    """How often Python has run it."""
 
     def run(self, leaves: Sequence[Any]) -> Any:
         self.runs += 1
@@ -257,11 +257,6 @@ class Entry:
         captured = [prepared(a, a.dtype) for a in self.captured]
         results = self.program.executable(inputs, captured)
         return self.traced.rebuild([_result(r) for r in results])
-
-    def is_due(self) -> bool:
-        """Whether to look if native code can serve the coming call. Calls that it cannot serve
-        come here again and again: they are looked at when their number has doubled."""
-        return self.runs > 0 and self.runs & (self.runs - 1) == 0
 
     def seen(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Seen:
         """This call as `runtime.dispatch` describes calls."""
@@ -287,7 +282,7 @@ class Compiled:
 
     Calling it inside another traced function just traces through it.
 
-    `__call__` can serve every call. From a signature's second call on, native code serves the calls
+    `__call__` can serve every call. Once a signature has come again, native code serves the calls
     that need no conversions (`runtime.dispatch`), with the same results.
     """
 
@@ -324,7 +319,7 @@ class Compiled:
             return self._f(*args, **kwargs)
         leaves, key = self._key(args, kwargs)
         entry = self._entries.get(key) or self._trace(key, args, kwargs)
-        if entry.is_due():
+        if self._native.is_due(entry.runs):
             self._native.add(entry.seen(args, kwargs))
         return entry.run(leaves)
 

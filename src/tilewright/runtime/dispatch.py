@@ -40,6 +40,8 @@ API: Final = {"version": 0, "array_type": 2, "new_scalar": 60, "new_array": 94}
 
 WORD: Final = 8
 
+FIRST: Final = 8
+"""Calls of one signature after which native code is loaded."""
 MOST: Final = 64
 """Signatures of one function that native code serves. They are tried in turn, a few ns each."""
 
@@ -138,6 +140,14 @@ class Chain:
 
     def __len__(self) -> int:
         return len(self._records)
+
+    def is_due(self, runs: int) -> bool:
+        """Whether to look if native code can serve a signature that Python has run so often: when
+        it comes for the second time, and if it keeps coming, whenever its number has doubled. The
+        process's first signature must come more often: native code takes milliseconds to load."""
+        if self._cls is None or runs == 0 or runs & (runs - 1):
+            return False
+        return runs >= FIRST or self._cls in _natives
 
     def add(self, seen: Seen) -> bool:
         """Serve calls like this one natively from now on, if they can be."""
