@@ -32,7 +32,7 @@ def softmax(xp: Any, x: Any) -> Any:
 def hundred(xp: Any, x: Any) -> Any:
     """A hundred kernels, no two of them equal: each needs all of the one before."""
     for i in range(100):
-        x = xp.tanh(x @ x * (1 + i / 100))
+        x = xp.maximum(x @ x * (1 + i / 100), 0.01)
     return x
 
 
