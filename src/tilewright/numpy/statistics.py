@@ -30,6 +30,7 @@ from tilewright.numpy.searching import searchsorted, sort
 from tilewright.numpy.shaping import ravel
 from tilewright.ops import elementwise as el
 from tilewright.ops.indexing import Gather, Scatter, take_along
+from tilewright.ops.searching import Count
 from tilewright.ops.shape import Reshape
 from tilewright.tracing import Array, asarray, astype
 
@@ -270,14 +271,35 @@ def histogram(a: ArrayLike, bins: Any = 10, range: Any = None, density: Any = No
     x = ravel(asarray(a))
     edges = histogram_bin_edges(a, bins, range)
     n = static(edges.shape[0]) - 1
-    bin_ = searchsorted(edges, x, "right") - 1
-    bin_ = where(x == edges[-1], n - 1, bin_)
-    values = filled(1, x.shape, dtypes.int64) if weights is None else ravel(asarray(weights))
-    counts = Scatter("add", (0,))(filled(0, (n,), values.dtype), bin_, values)
+    if np.ndim(bins) == 0:
+        bin_ = _equal_bin(x, edges, n)
+    else:
+        bin_ = where(x == edges[-1], n - 1, searchsorted(edges, x, "right") - 1)
+    if weights is None:
+        counts: Any = Count(n)(bin_)
+    else:
+        values = ravel(asarray(weights))
+        counts = Scatter("add", (0,))(filled(0, (n,), values.dtype), bin_, values)
     if density:
         widths = edges[1:] - edges[:-1]
         counts = counts / widths / sum(counts)
     return counts, edges
+
+
+def _equal_bin(x: Array, edges: Array, n: int) -> Array:
+    """The bin of each element among `n` equal ones, -1 outside: computed as NumPy does it, from
+    the bins' width, and put right by the edges on both sides."""
+    first, last = edges[0], edges[-1]
+    inside = np.logical_and(x >= first, x <= last)
+    # The first guess must not be off by more than one bin.
+    single = x.dtype == dtypes.float32 and n <= 1 << 12
+    wide = dtypes.float32 if single else dtypes.float64
+    low = astype(first, wide)
+    place = (astype(where(inside, x, first), wide) - low) * (n / (astype(last, wide) - low))
+    guess = np.clip(astype(place, dtypes.int64), 0, n - 1)
+    guess = guess - (x < edges[guess])
+    guess = guess + np.logical_and(x >= edges[guess + 1], guess != n - 1)
+    return where(inside, guess, -1)
 
 
 @implements(np.histogram2d)

@@ -43,7 +43,7 @@ LANES: Final = 8
 TABLES: Final = 4
 """Private tables of counts: an element that occurs again soon does not wait for its last count."""
 
-CHAINS: Final = 8
+CHAINS: Final = 16
 """Bisections that run together: the loads of one are waited for while others go on."""
 
 LINEAR: Final = 32
