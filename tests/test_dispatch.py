@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 import tilewright as tw
-from tilewright import trees
+from tilewright import tracing, trees
 from tilewright.compile import Compiled
 from tilewright.errors import ArraySubclass, IntegerRange
 from tilewright.runtime import dispatch, memory, signatures
@@ -349,6 +349,39 @@ def test_methods() -> None:
     alike(one.apply(X), X * 2)
     assert runs(f) == before
     assert len(f.signatures) == 2
+
+
+def random_tree(rng: Any, depth: int) -> Any:
+    """Containers and leaves of all kinds that native code takes apart itself."""
+    kinds = [np.float32, np.float64, np.int32, np.complex64, np.bool_]
+    choice = rng.integers(0, 11 if depth else 5)
+    if choice < 3:
+        shape = tuple(rng.integers(0, 4, rng.integers(0, 3)))
+        return rng.integers(0, 9, shape).astype(kinds[rng.integers(len(kinds))])
+    if choice < 5:
+        return [3, -2.5, True, np.float32(1.5), np.int8(-7), 1j][rng.integers(6)]
+    parts = [random_tree(rng, depth - 1) for _ in range(rng.integers(0, 4))]
+    two = (parts + [X, X])[:2]
+    return [
+        tuple(parts), parts, {f"k{i}": p for i, p in reversed(list(enumerate(parts)))},
+        Point(*two), Weights(*two), Frozen(*two),
+    ][rng.integers(6)]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_trees(seed: int) -> None:
+    """Any tree comes back as Python gives it, also with a trace open on another thread."""
+    rng = np.random.default_rng(seed)
+    args = tuple(random_tree(rng, 3) for _ in range(rng.integers(1, 4)))
+    f = tw.compile(lambda *ts: tw.tree.map(lambda v: v * 2, ts[::-1]))
+    wanted = f(*args)
+    alike(native(f, *args), wanted)
+    with tracing.scope("elsewhere"):
+        found: list[Any] = []
+        t = threading.Thread(target=lambda: found.append(f(*args)))
+        t.start()
+        t.join()
+    alike(found[0], wanted)
 
 
 # -- references ----------------------------------------------------------------------------------
