@@ -10,7 +10,7 @@ import pytest
 import laws
 import tilewright as tw
 from tilewright import dtypes
-from tilewright.ops import catalogue, indexing, sort
+from tilewright.ops import catalogue, indexing, order, sort
 from tilewright.ops.samples import Example
 
 NAMES = list(catalogue.ALL)
@@ -87,13 +87,13 @@ def test_examples_are_awkward(name: str) -> None:
 
 def test_long_rows_are_not_sorted_on_the_stack() -> None:
     x = np.random.default_rng(0).random(600_000)
-    values, order = tw.compile(lambda x: sort.Sort(0)(x, indexing.positions(x, x.shape, 0)))(x)
+    values, moved = tw.compile(lambda x: sort.Sort(0)(x, indexing.positions(x, x.shape, 0)))(x)
     np.testing.assert_array_equal(values, np.sort(x))
-    np.testing.assert_array_equal(order, np.argsort(x, kind="stable"))
+    np.testing.assert_array_equal(moved, np.argsort(x, kind="stable"))
 
 
 def test_top_k_puts_nan_first_and_keeps_the_order_of_equals() -> None:
     x = np.array([[1.0, 3.0, np.nan, 3.0, -np.inf], [0.0, -0.0, 2.0, 1.0, 2.0]])
-    values, order = tw.compile(lambda x: sort.top_k(x, 3))(x)
+    values, at = tw.compile(lambda x: order.TopK(3, 1)(x))(x)
     np.testing.assert_array_equal(values, [[np.nan, 3, 3], [2, 2, 1]])
-    np.testing.assert_array_equal(order, [[2, 1, 3], [2, 4, 3]])
+    np.testing.assert_array_equal(at, [[2, 1, 3], [2, 4, 3]])

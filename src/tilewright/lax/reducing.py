@@ -18,10 +18,11 @@ from tilewright.errors import UnsupportedFunction
 from tilewright.expr import static
 from tilewright.graph import Type
 from tilewright.lax.contracting import Padding, padtype_to_pads
-from tilewright.numpy.protocol import axis_of, position, staged
+from tilewright.numpy.protocol import axis_of, staged
 from tilewright.numpy.shaping import slice_along
 from tilewright.ops import elementwise as el
 from tilewright.ops.cumulative import Cumulative
+from tilewright.ops.order import TopK
 from tilewright.ops.reduce import (
     ArgMax,
     ArgMin,
@@ -252,5 +253,5 @@ def top_k(operand: ArrayLike, k: int, *, axis: int = -1) -> tuple[Array, Array]:
     equals the earlier comes first; NaN counts as largest."""
     x = asarray(operand)
     d = axis_of(axis, x.ndim)
-    values, at = Sort(d, True)(x, position(x.shape, d))
-    return slice_along(values, d, 0, k), slice_along(at, d, 0, k)
+    values, at = TopK(k, d)(x)
+    return values, at

@@ -17,9 +17,8 @@ from tilewright.errors import DTypeMismatch, InternalError
 from tilewright.expr import Buffer, Expr, Extent, static, var
 from tilewright.graph import Op, Type
 from tilewright.loops import Let, Stmt, store
-from tilewright.ops.indexing import positions, take_along
+from tilewright.ops.indexing import take_along
 from tilewright.ops.samples import AWKWARD_AXES, Example, numbers, of_kinds, samples
-from tilewright.ops.shape import Slice
 from tilewright.ops.sort_loops import Item, Items, Keys, LineSort, Place
 
 
@@ -36,19 +35,19 @@ class Sort(Op):
     fusion: ClassVar[str] = "opaque"
 
     def type(self, *args: Type) -> tuple[Type, ...]:
-        _check_key(args[0])
+        check_key(args[0])
         if any(a.shape != args[0].shape for a in args):
             raise InternalError(f"cannot sort {args} along axis {self.axis}")
         return args
 
     def numpy(self, *args: Any) -> tuple[Any, ...]:
-        order = _order(args[0], self.axis, self.descending)
-        return tuple(np.take_along_axis(a, order, self.axis) for a in args)
+        moved = order(args[0], self.axis, self.descending)
+        return tuple(np.take_along_axis(a, moved, self.axis) for a in args)
 
     def jvp(self, tangents: Sequence[Any], out: Any, *args: Any) -> Any:
         """The tangents, moved as the sort moves the elements."""
-        order = Argsort(self.axis, self.descending)(args[0])
-        return tuple(None if t is None else take_along(t, order, self.axis) for t in tangents)
+        moved = Argsort(self.axis, self.descending)(args[0])
+        return tuple(None if t is None else take_along(t, moved, self.axis) for t in tangents)
 
     def batch(self, size: Extent, batched: Sequence[bool], *args: Any) -> Any:
         full = (a if b else a.broadcast_leading(size) for a, b in zip(args, batched, strict=True))
@@ -96,11 +95,11 @@ class Argsort(Op):
     fusion: ClassVar[str] = "opaque"
 
     def type(self, x: Type) -> Type:
-        _check_key(x)
+        check_key(x)
         return x.with_dtype(dtypes.int64)
 
     def numpy(self, x: Any) -> Any:
-        return _order(x, self.axis, self.descending)
+        return order(x, self.axis, self.descending)
 
     def jvp(self, tangents: Sequence[Any], out: Any, *args: Any) -> Any:
         return None
@@ -130,7 +129,8 @@ class Argsort(Op):
         return found + [Example((v,), cls(0, r)) for v in (zeros, ties) for r in (False, True)]
 
 
-def _check_key(x: Type) -> None:
+def check_key(x: Type) -> None:
+    """Raise DTypeMismatch for elements that have no order."""
     if dtypes.is_complex(x.dtype):
         raise DTypeMismatch(
             f"{x!r} cannot be a key to sort by: complex numbers have no order",
@@ -138,23 +138,11 @@ def _check_key(x: Type) -> None:
         )
 
 
-def _order(x: Any, axis: int, descending: bool) -> Any:
-    """NumPy's stable argsort, or its reverse."""
+def order(x: Any, axis: int, descending: bool) -> Any:
+    """NumPy's stable argsort, or the stable one of the reverse order."""
     key = x.astype(dtypes.compute_type(x.dtype))  # bfloat16 has no NaN order
     if not descending:
         return np.argsort(key, axis=axis, kind="stable")
     # The reverse of an ascending stable sort of the reversed line is stable.
-    order = np.argsort(np.flip(key, axis), axis=axis, kind="stable")
-    return key.shape[axis] - 1 - np.flip(order, axis)
-
-
-def top_k(x: Any, k: int) -> tuple[Any, Any]:
-    """The k largest elements along the last axis, largest first, and their int64 positions.
-
-    Among equals the earlier comes first; NaN counts as largest, as in `lax.top_k`.
-    """
-    last = len(x.shape) - 1
-    sorted_, order = Sort(last, True)(x, positions(x, x.shape, last))
-    starts, steps = (0,) * (last + 1), (1,) * (last + 1)
-    first = Slice(starts, (*x.shape[:last], k), steps)
-    return first(sorted_), first(order)
+    found = np.argsort(np.flip(key, axis), axis=axis, kind="stable")
+    return key.shape[axis] - 1 - np.flip(found, axis)
