@@ -45,6 +45,7 @@ from tilewright.transforms.schedule import (
     Split,
     Stage,
     Step,
+    Turn,
     Unroll,
     Vectorize,
     buffer_names,
@@ -254,6 +255,8 @@ def random_schedule(kernel: Kernel, rng: np.random.Generator) -> Schedule:
     places = ["", *(n for n, a in names(kernel).items() if a in kernel.axes)]
     buffers = [b for b in buffer_names(kernel).values() if rng.random() < 0.25]
     steps += [Stage(b, str(rng.choice(places))) for b in buffers]
+    if kernel.is_map and kernel.axes and rng.random() < 0.2:
+        steps.append(Turn(str(rng.choice(places[1:]))))
     return Schedule(tuple(steps))
 
 

@@ -31,6 +31,7 @@ from tilewright.transforms.schedule import (
     Split,
     Stage,
     Step,
+    Turn,
     Unroll,
     Vectorize,
     names,
@@ -136,8 +137,13 @@ def test_what_is_not_a_stored_schedule(text: str) -> None:
             " has the lanes",
         ),
         (
-            (Unroll("i"),),
-            "Unroll(i) cannot be applied to axis i of extent 8: there is a whole loop inside it",
+            (Turn("i"),),
+            "Turn(i) cannot be applied to axis i of extent 8:"
+            " it is not an unrolled axis of a tile with lanes",
+        ),
+        (
+            (Unroll("i"), Split("j", 4), Vectorize("j.i"), Turn("i")),
+            "Turn(i) cannot be applied to axis i of extent 8: the tile has 8 rows and 4 lanes",
         ),
     ],
 )
@@ -232,13 +238,13 @@ def test_stage_copies_what_a_tile_reads(stages: tuple[str, str], swapped: bool) 
     assert "flip" not in show_function(plain)
     assert ("flip" in show_function(staged)) is swapped
     where = staged.params[len(kernel.params) :]
-    assert [b.name for b in where] == (["x_rows"] if stages[1] == "" else [])
+    assert [b.name for b in where] == (["x_copy"] if stages[1] == "" else [])
 
 
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
-        (Stage("z", "j"), "the kernel reads z at 0 positions"),
+        (Stage("z", "j"), "the sums of a tile read z at 0 such positions"),
         (Stage("x", "j"), "no chunks of it are walked outside the tile's other loops"),
         (Stage("y", "k"), "no chunks of it are walked outside the tile's other loops"),
         (Stage("x", "i"), "no chunks of it are walked outside the tile's other loops"),

@@ -26,12 +26,13 @@ from tilewright.expr import (
 from tilewright.kernel import Assign, Kernel
 from tilewright.target import Target
 from tilewright.transforms.index_rules import affine, flat
-from tilewright.transforms.products import product_tile, turns
+from tilewright.transforms.products import Product
 from tilewright.transforms.schedule import (
     Order,
     Plan,
     Schedule,
     Stage,
+    Turn,
     buffer_names,
     names,
     spell,
@@ -72,7 +73,8 @@ def heuristic(kernel: Kernel, target: Target) -> Schedule:
         Stage(buffers[load.buffer], "" if at is None else spelled[at])
         for load, at in planner.staged
     ]
-    return Schedule((*dict.fromkeys(orders), *steps.steps, *stages))
+    turns = [] if planner.turned is None else [Turn(spelled[planner.turned])]
+    return Schedule((*dict.fromkeys(orders), *steps.steps, *stages, *turns))
 
 
 def _order(
@@ -97,6 +99,7 @@ class _Planner:
     is_map: bool
     plans: dict[Axis, Plan] = field(default_factory=dict)
     staged: list[tuple[Load, Axis | None]] = field(default_factory=list)
+    turned: Axis | None = None
 
     def nest(self, axes: list[Axis], body: list[Assign]) -> list[Axis]:
         """Plan the loops over `axes` and the reductions inside; the order of the axes."""
@@ -117,12 +120,12 @@ class _Planner:
         last = tiled[0].axes[-1]
         reads = _offsets([r.body for r in tiled])
         across = _cost(last, reads) < _cost(vector, reads) or static(vector.extent) == 1
-        tile = product_tile(axes, vector, tiled, lanes, self.target)
-        if tile is not None and across and not (self.is_map and turns(tile, tiled)):
-            tile = None
-        if tile is not None:
+        product = Product(tuple(axes), tuple(body), tuple(tiled), lanes, self.target, self.is_map)
+        tile = product.best()
+        if tile is not None and not (across and product.across() < tile.cycles):
             self.plans.update(tile.plans)
-            self.staged += tile.staged if self.is_map else ()
+            self.staged += tile.staged
+            self.turned = tile.turned
             return list(tile.axes)
         if across:
             for r in tiled:

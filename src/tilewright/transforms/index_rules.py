@@ -335,6 +335,8 @@ def _apply(e: Apply, ranges: Ranges) -> Expr:
             return a
         case ("and", (Lit(False), _)) | ("and", (_, Lit(False))):
             return literal(False, dtypes.bool_) if e.type == dtypes.bool_ else e
+        case "select", (c, Load(_, _, guard), Lit(value)) if guard is c and _is_zero(value):
+            return e.args[1]  # which is zero itself where its guard is false
         case "select", (Lit(value), a, b):
             return a if value else b
         case "select", (c, Lit(True), Lit(False)):
@@ -342,6 +344,10 @@ def _apply(e: Apply, ranges: Ranges) -> Expr:
         case "select", (c, Apply(op, (d, a, _)), b) if op.name == "select" and c is d:
             return Apply(op, (c, a, b), e.dtype)
     return e
+
+
+def _is_zero(value: float) -> bool:
+    return value == 0 and math.copysign(1.0, value) > 0
 
 
 def _size(e: Expr) -> int:

@@ -40,6 +40,7 @@ from tilewright.kernel import Assign, Kernel
 from tilewright.loops import (
     Accumulate,
     Alloc,
+    Flip,
     Function,
     Let,
     Stmt,
@@ -49,11 +50,8 @@ from tilewright.loops import (
 )
 from tilewright.scalars import REDUCTIONS
 from tilewright.transforms.index_rules import simplify
-from tilewright.transforms.packing import filled
-from tilewright.transforms.schedule import Plan, Schedule, planned, tile_of
-
-PAD_BYTES = 64
-"""What the rows of a copy are longer than a multiple of a cache line."""
+from tilewright.transforms.packing import filled, part, whole
+from tilewright.transforms.schedule import Plan, Schedule, Walk, planned, tile_of
 
 
 @dataclass(frozen=True)
@@ -93,13 +91,16 @@ def segments(extent: int, plan: Plan) -> list[Segment]:
 @dataclass(frozen=True)
 class Cell:
     """One axis of a tile: its unrolled and vector parts. `by` shifts the unrolled position, and
-    `fixed` stands for it in registers shaped for another segment of the same axis."""
+    `fixed` stands for it in registers shaped for another segment of the same axis. Once the tile
+    is turned, `row` has the lanes instead of the unrolled part, and `lane` counts the vectors."""
 
     unrolled: Axis | None
     vector: Axis | None
     lanes: int
     by: int = 0
     fixed: bool = False
+    row: Axis | None = None
+    lane: Axis | None = None
 
     @property
     def count(self) -> int:
@@ -110,6 +111,14 @@ class Cell:
         """The position in the chunk."""
         at: Expr = as_index(0) if self.unrolled is None else self.unrolled * self.lanes
         return at if self.vector is None else index("+", at, self.vector)
+
+    @property
+    def turned(self) -> Expr | None:
+        """The position in the chunk once the tile is turned."""
+        if self.row is not None or self.lane is None:
+            return self.row
+        at: Expr = as_index(0) if self.unrolled is None else self.unrolled * self.lanes
+        return index("+", at, self.lane)
 
     def like(self, other: Cell) -> Cell:
         """This cell's registers as a smaller segment `other` addresses them."""
@@ -142,7 +151,7 @@ def loopify(kernel: Kernel, schedule: Schedule) -> Function:
     """The loops of a kernel under a schedule."""
     walk = planned(kernel, schedule)
     kernel = walk.kernel
-    builder = _Builder(walk.plans, walk.staged)
+    builder = _Builder(walk)
     locals_ = [Alloc(b) for b in kernel.locals]
     if kernel.is_map:
         first, assigns = builder.whole(kernel)
@@ -157,10 +166,8 @@ def loopify(kernel: Kernel, schedule: Schedule) -> Function:
 class _Builder:
     """`scratch` are the blocks that need memory from outside."""
 
-    def __init__(
-        self, plan: Mapping[Axis, Plan], staged: Mapping[Axis | None, Sequence[Load]]
-    ) -> None:
-        self.plan, self.staged = plan, staged
+    def __init__(self, walk: Walk) -> None:
+        self.plan, self.staged, self.turned = walk.plans, walk.staged, walk.turned
         self.scratch: list[Buffer] = []
 
     # -- staging ------------------------------------------------------------------------------
@@ -171,15 +178,11 @@ class _Builder:
         env: dict[Expr, Expr] = {}
         lanes = max((p.lanes for p in self.plan.values()), default=1)
         for e in self.staged.get(None, ()):
-            axes = [*(a for a in kernel.axes if a.serial in e.free), *_summed(kernel.body, e)]
-            *rows, last = [static(a.extent) for a in axes]
-            line = PAD_BYTES // e.type.itemsize
-            copy = Buffer(f"{e.buffer.name}_rows", e.type, (*rows, last + -last % line + line))
-            fresh = [axis(a.name, a.extent) for a in axes]
-            (value,) = substitute([e], dict(zip(axes, fresh, strict=True)))
-            out += filled(copy, fresh, value, lanes)
-            self.scratch.append(copy)
-            env[e] = Load(copy, tuple(axes), None)
+            copy = whole(e, [*kernel.axes, *_summed(kernel.body, e)])
+            assert copy is not None, "the schedule was checked"
+            out += filled(copy, lanes)
+            self.scratch.append(copy.buffer)
+            env[e] = copy.load
         return out, _replaced(kernel.body, env)
 
     def stage(
@@ -190,19 +193,10 @@ class _Builder:
         out: list[Stmt] = []
         env: dict[Expr, Expr] = {}
         for e in self.staged.get(a, ()):
-            summed = _summed(body, e)
-            copy = Buffer(
-                f"{e.buffer.name}_part",
-                e.type,
-                (*(k.extent for k in summed), s.unroll * s.lanes),
-                "stack",
-            )
-            p = axis(a.name, (s.unroll - 1) * s.lanes + s.width)
-            fresh = [axis(k.name, k.extent) for k in summed]
-            places: dict[Expr, Expr] = dict(zip(summed, fresh, strict=True))
-            (value,) = substitute([e], {**places, a: start + p})
-            out += [Alloc(copy), *filled(copy, [*fresh, p], value, s.lanes)]
-            env[e] = Load(copy, (*summed, cell.offset), None)
+            width, chunk = (s.unroll - 1) * s.lanes + s.width, s.unroll * s.lanes
+            copy = part(e, _summed(body, e), a, start, width, chunk)
+            out += [Alloc(copy.buffer), *filled(copy, s.lanes)]
+            env[e] = Load(copy.buffer, (*copy.load.index[:-1], cell.offset), None)
         return out, _replaced(body, env)
 
     # -- loops over whole axes ----------------------------------------------------------------
@@ -259,7 +253,7 @@ class _Builder:
         if outer:
             out.append(self.serial(outer[0], self.nest(outer[1:], tile, body, {})))
         else:
-            out += self.tiles(tile, (), body, {})
+            out += self.tiles(tile, (), body, {}, {})
         return out
 
     def hoist(
@@ -308,19 +302,27 @@ class _Builder:
         cells: tuple[Cell, ...],
         body: list[Assign],
         at: dict[Expr, Expr],
+        after: dict[Expr, Expr],
     ) -> list[Stmt]:
-        """Every combination of segments of the tile's axes."""
+        """Every combination of segments of the tile's axes. `at` says where the tile computes,
+        `after` where its results are once it is turned."""
         if not axes:
-            return self.tile(cells, body, at)
+            return (
+                self.tile(cells, body, at)
+                if self.turned is None
+                else self.turn(cells, body, at, after)
+            )
         a, plan = axes[0], self.plan.get(axes[0], Plan())
         out: list[Stmt] = []
         for s in segments(static(a.extent), plan):
-            o, cell, where = _cut(a, s)
-            start = index(
-                "+", o * (s.unroll * s.lanes) if s.count > 1 else as_index(0), as_index(s.start)
-            )
+            o, cell, where = _cut(a, s, a is self.turned)
+            base = o * (s.unroll * s.lanes) if s.count > 1 else as_index(0)
+            start = index("+", base, as_index(s.start))
             copies, assigns = self.stage(a, s, start, cell, body)
-            inner = self.tiles(axes[1:], (*cells, cell), assigns, {**at, a: where})
+            turned = start + cell.turned if cell.turned is not None else where
+            inner = self.tiles(
+                axes[1:], (*cells, cell), assigns, {**at, a: where}, {**after, a: turned}
+            )
             inner = [block(*copies, *inner)] if copies else inner
             kind = "parallel" if plan.parallel else "serial"
             out += [loop(o, *inner, kind=kind)] if s.count > 1 else inner
@@ -342,12 +344,52 @@ class _Builder:
             roots = substitute(roots, dict(zip(ready, results, strict=True)))
         if any(isinstance(e, Reduce) for e in walk(*roots)):
             raise InternalError("a reduction depends on another reduction's axis")
-        rest = iter(roots)
-        stores: list[Stmt] = []
-        for a in body:
-            index = tuple(next(rest) for _ in a.index)
-            stores.append(Store(a.buffer, index, next(rest)))
-        return [block(*out, *_over(cells, stores))]
+        return [block(*out, *_over(cells, _stores(body, roots)))]
+
+    def turn(
+        self,
+        cells: tuple[Cell, ...],
+        body: list[Assign],
+        at: dict[Expr, Expr],
+        after: dict[Expr, Expr],
+    ) -> list[Stmt]:
+        """One tile whose sums are turned before the results are made of them: what held rows along
+        the lanes holds columns, and the stores are contiguous."""
+        rows = next(c for c in cells if c.row is not None)
+        wide = next(c for c in cells if c.vector is not None)
+        assert rows.row is not None and wide.vector is not None and wide.lane is not None
+        lanes, out = wide.lanes, list[Stmt]()
+        sums = [e for e in walk(*(a.value for a in body)) if isinstance(e, Reduce)]
+        pairs: list[tuple[Buffer, Expr]] = []
+        env: dict[Expr, Expr] = {}
+        while sums:
+            group = _ready(sums)
+            now = [r for r in _tidy(substitute(group, at)) if isinstance(r, Reduce)]
+            for r, result in zip(group, self.reduce(now, cells, out), strict=True):
+                square = Buffer("square", r.type, (lanes, lanes), "registers")
+                pairs.append((square, result))
+                env[r] = square[wide.lane, rows.row]
+            sums = [r for r in sums if r not in env]
+        body = _replaced(body, env)
+        squares = [q for q, _ in pairs]
+        place = rows.unrolled if rows.unrolled is not None else as_index(0)
+        fill: list[Stmt] = [Store(q, (place, wide.vector), x) for q, x in pairs]
+        fill = [loop(wide.vector, *fill, kind="vector", lanes=lanes)]
+        fill = [loop(rows.unrolled, *fill, kind="unroll")] if rows.unrolled is not None else fill
+        blank: list[Stmt] = []
+        if rows.count < lanes or static(wide.vector.extent) < lanes:
+            u, v = axis("u", lanes), axis("v", lanes)
+            zeros = [Store(q, (u, v), literal(0, q.dtype)) for q in squares]
+            blank = [loop(u, loop(v, *zeros, kind="vector", lanes=lanes), kind="unroll")]
+        roots = _tidy(substitute([e for a in body for e in (*a.index, a.value)], after))
+        stores = loop(rows.row, *_stores(body, roots), kind="vector", lanes=lanes)
+        steps = [
+            *(Alloc(q) for q in squares), *blank, *fill, *(Flip(q) for q in squares),
+            loop(wide.lane, stores, kind="unroll"),
+        ]  # fmt: skip
+        if wide.unrolled is not None:
+            steps = [loop(wide.unrolled, block(*steps), kind="unroll")]
+        return [block(*out, *steps)]
 
     def reduce(
         self,
@@ -443,17 +485,27 @@ def _replaced(body: Sequence[Assign], env: Mapping[Expr, Expr]) -> list[Assign]:
     return [Assign(a.buffer, a.index, a.axes, v) for a, v in zip(body, values, strict=True)]
 
 
-def _cut(a: Axis, s: Segment) -> tuple[Axis, Cell, Expr]:
-    """The loop axis of a segment, its cell, and the position they add up to."""
+def _stores(body: Sequence[Assign], roots: Sequence[Expr]) -> list[Stmt]:
+    """The assignments with these indices and values."""
+    rest = iter(roots)
+    return [Store(a.buffer, tuple([next(rest) for _ in a.index]), next(rest)) for a in body]
+
+
+def _cut(a: Axis, s: Segment, turned: bool = False) -> tuple[Axis, Cell, Expr]:
+    """The loop axis of a segment, its cell, and the position they add up to. `turned` says that
+    the unrolled part gets the lanes once the tile is turned."""
     o = axis(f"{a.name}.o", s.count)
     unrolled = axis(f"{a.name}.u", s.unroll) if s.unroll > 1 else None
     vector = axis(f"{a.name}.v", s.width) if s.lanes > 1 else None
+    row = axis(f"{a.name}.r", s.unroll) if turned else None
+    lane = axis(f"{a.name}.l", s.width) if s.lanes > 1 else None
     where: Expr = o * (s.unroll * s.lanes) if s.count > 1 else as_index(0)
     if unrolled is not None:
         where = where + unrolled * s.lanes
     if vector is not None:
         where = where + vector
-    return o, Cell(unrolled, vector, s.lanes), index("+", where, as_index(s.start))
+    cell = Cell(unrolled, vector, s.lanes, row=row, lane=lane)
+    return o, cell, index("+", where, as_index(s.start))
 
 
 def _over(cells: Sequence[Cell], body: list[Stmt]) -> list[Stmt]:

@@ -7,7 +7,10 @@ what is worth a copy (`heuristic`) and where the block stands (`loopify`).
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tilewright.expr import (
     Axis,
@@ -17,19 +20,96 @@ from tilewright.expr import (
     as_index,
     axis,
     literal,
+    serials,
     static,
     substitute,
-    walk,
 )
 from tilewright.loops import Alloc, Flip, Stmt, Store, block, loop
-from tilewright.transforms.index_rules import affine, flat, simplify
+from tilewright.transforms.index_rules import INF, Ranges, affine, flat, simplify
+
+ALIAS_BYTES = 4096
+"""Rows this far apart, or a multiple of it, share the sets of the first level cache."""
 
 WIDEST_FLIP = 16
 """Rows of the largest square tile that is turned in registers."""
 
 
-def filled(target: Buffer, axes: Sequence[Axis], value: Expr, lanes: int) -> list[Stmt]:
-    """target[axes] = value for all points, by vectors of `lanes`; `axes` are the target's."""
+PAD_BYTES = 64
+"""What rows are lengthened by that would fall on one another in the cache."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A copy of all that a load reads: the memory, the axes over which it is filled, the value at
+    each of their points, and the load from the copy that replaces the original."""
+
+    buffer: Buffer
+    axes: tuple[Axis, ...]
+    value: Expr
+    load: Load
+
+
+def whole(e: Load, axes: Sequence[Axis]) -> Block | None:
+    """The copy of what `e` reads over the axes it depends on: one element for each of their points
+    (a matrix), or for each position between the first and the last (an image, whose windows
+    overlap; what its guard keeps out is zero in the copy). None if the guard forbids it."""
+    used = [a for a in axes if a.serial in e.free]
+    ranges = Ranges()
+    bounds = [ranges(i) for i in e.index]
+    if not used or any(low == -INF or high == INF for low, high in bounds):
+        return None
+    sizes = [int(high - low) + 1 for low, high in bounds]
+    points = math.prod(static(a.extent) for a in used)
+    if e.guard is None and points <= math.prod(sizes):
+        fresh: list[Axis] = [axis(a.name, a.extent) for a in used]
+        (value,) = substitute([e], dict(zip(used, fresh, strict=True)))
+        position: tuple[Expr, ...] = tuple(used)
+    else:
+        moving = [k for k, n in enumerate(sizes) if n > 1]
+        fresh = [axis("b", sizes[k]) for k in moving]
+        places: dict[Expr, Expr] = {
+            e.index[k]: a + int(bounds[k][0]) for k, a in zip(moving, fresh, strict=True)
+        }
+        (value,) = substitute([e], places)
+        if not value.free <= serials(fresh) or not fresh:
+            return None
+        position = tuple(e.index[k] - int(bounds[k][0]) for k in moving)
+    shape = [static(a.extent) for a in fresh]
+    if shape[-1] * e.type.itemsize % ALIAS_BYTES == 0 and len(shape) > 1:
+        shape[-1] += PAD_BYTES // e.type.itemsize
+    buffer = Buffer(f"{e.buffer.name}_copy", e.type, tuple(shape))
+    return Block(buffer, tuple(fresh), value, Load(buffer, position, None))
+
+
+def part(e: Load, summed: Sequence[Axis], a: Axis, start: Expr, width: int, chunk: int) -> Block:
+    """The copy of what `e` reads over the reduction's axes and `width` points of `a` from `start`
+    on, in rows of `chunk`. The load that replaces it stands at the row's first element."""
+    p = axis(a.name, width)
+    shape = [static(k.extent) for k in summed]
+    buffer = Buffer(f"{e.buffer.name}_part", e.type, (math.prod(shape), chunk), "stack")
+    row = flat(Buffer("", e.type, tuple(shape)), tuple(summed))
+    load = Load(buffer, (row, as_index(0)), None)
+    fresh: list[Axis] = [axis("k", math.prod(shape))]
+    if e.guard is None:  # all axes as one, if the memory is
+        (offset,) = substitute([flat(e.buffer, e.index)], {a: start + p})
+        strides = [affine(offset).coefficient(k) for k in summed]
+        rest = functools.reduce(lambda x, k: x.without(k), summed, affine(offset))
+        step = strides[-1] if strides else 0
+        dense = all(
+            s == step * math.prod(shape[d + 1 :]) for d, s in enumerate(strides)
+        ) and rest.expr().free.isdisjoint(serials(summed))
+        if dense and step:
+            value: Expr = Load(e.buffer, (rest.expr() + fresh[0] * step,), None)
+            return Block(buffer, (*fresh, p), value, load)
+    fresh = [axis(k.name, k.extent) for k in summed]
+    (value,) = substitute([e], {**dict(zip(summed, fresh, strict=True)), a: start + p})
+    buffer = Buffer(f"{e.buffer.name}_part", e.type, (*shape, chunk), "stack")
+    return Block(buffer, (*fresh, p), value, Load(buffer, (*summed, as_index(0)), None))
+
+
+def filled(copy: Block, lanes: int) -> list[Stmt]:
+    """Fill a block, by vectors of `lanes`."""
+    target, axes, value = copy.buffer, copy.axes, copy.value
     across = _contiguous(value, axes)
     if across is None or across is axes[-1] or not 2 <= lanes <= WIDEST_FLIP:
         return _by_rows(target, axes, value, lanes)
@@ -37,12 +117,9 @@ def filled(target: Buffer, axes: Sequence[Axis], value: Expr, lanes: int) -> lis
 
 
 def _contiguous(value: Expr, axes: Sequence[Axis]) -> Axis | None:
-    """The axis along which the largest array is read element after element; the last one if
-    several arrays are read."""
-    loads = [e for e in walk(value) if isinstance(e, Load)]
-    if len(loads) != 1:
-        return axes[-1]
-    form = affine(flat(loads[0].buffer, loads[0].index))
+    """The axis along which the array is read element after element."""
+    assert isinstance(value, Load)
+    form = affine(flat(value.buffer, value.index))
     return next((a for a in reversed(axes) if form.coefficient(a) == 1), None)
 
 

@@ -8,150 +8,230 @@ nothing (`heuristic`). The figures behind the choices are in docs/notes/products
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tilewright.expr import Axis, Load, Reduce, is_static, static, walk
+from tilewright.kernel import Assign
 from tilewright.target import Target
 from tilewright.transforms.index_rules import Affine, affine, flat
+from tilewright.transforms.packing import ALIAS_BYTES, WIDEST_FLIP, whole
 from tilewright.transforms.schedule import STAGED_BYTES, Plan
 
-ALIAS_BYTES = 4096
-"""Rows this far apart, or a multiple of it, share the sets of the first level cache."""
 DEEP = 256
-"""Such rows that fit the ways of the second level cache."""
-ROWS_TO_TURN = 32
-"""Rows from which on an operand is turned for them."""
+"""Rows a multiple of ALIAS_BYTES apart that fit the ways of the second level cache."""
+
+COPIED, TURNED, SCATTERED = 0.1, 0.35, 1.5
+"""Cycles to copy an element, to turn it in registers, to store or load it on its own."""
+CROWDED = 0.02
+"""Cycles of a row, or a quarter of a vector, more: they share the cache's sets and ports."""
+ACROSS = 10.0
+"""Cycles to add the lanes of a sum."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """The walk of a nest: its axes in order, the plans of those in the tile, and the loads to
-    stage, each at an axis of the tile or (None) as a whole."""
+    """The walk of a nest: its axes in order, the plans of those in the tile, the loads to stage,
+    each at an axis of the tile or (None) as a whole, the axis along which results are written if
+    the tile is turned, and an estimate of the cycles."""
 
     axes: tuple[Axis, ...]
     plans: tuple[tuple[Axis, Plan], ...]
-    staged: tuple[tuple[Load, Axis | None], ...] = ()
+    staged: tuple[tuple[Load, Axis | None], ...]
+    turned: Axis | None
+    cycles: float
 
 
 @dataclass(frozen=True)
 class _Operand:
-    """A load inside the reduction and where it is as a function of the axes."""
+    """A load inside the reduction, or a result, and where it is as a function of the axes."""
 
     load: Load
     form: Affine
 
     def step(self, a: Axis) -> int:
-        """Bytes from one point of the axis to the next."""
-        return self.form.coefficient(a) * self.load.type.itemsize
+        """Elements from one point of the axis to the next."""
+        return self.form.coefficient(a)
+
+    def far(self, a: Axis) -> bool:
+        """Whether points of the axis share the sets of the first level cache."""
+        step = self.step(a) * self.load.type.itemsize
+        return step != 0 and step % ALIAS_BYTES == 0
 
     def moves(self, a: Axis) -> bool:
         return a.serial in self.load.free
 
-    def nbytes(self, axes: Sequence[Axis]) -> int:
-        """Bytes of what is read over these axes."""
-        extents = [static(a.extent) for a in axes if self.moves(a)]
-        total = self.load.type.itemsize
-        for n in extents:
-            total *= n
-        return total
+    def size(self, axes: Sequence[Axis]) -> int:
+        """Elements of what is read over these axes."""
+        return math.prod(static(a.extent) for a in axes if self.moves(a))
 
 
-def product_tile(
-    axes: Sequence[Axis], vector: Axis, tiled: Sequence[Reduce], lanes: int, target: Target
-) -> Tile | None:
-    """A tile for reductions over `axes` with the lanes along `vector`: as many sums as there are
-    registers. None if no axis reuses the vectors that are loaded."""
-    operands = _operands(tiled)
-    wide_operands = [o for o in operands if o.moves(vector)]
-    rest = [a for a in axes if a is not vector]
-    still = [a for a in rest if not any(o.moves(a) for o in wide_operands)]
-    if not wide_operands or not still or len(operands) <= len(tiled):
-        return None
-    rows = still[-1]
-    lanes = min(lanes, _power(static(vector.extent)))
-    room = target.registers - 4
-    wide = _width(max(static(vector.extent) // lanes, 1), room, len(tiled))
-    high = max(1, min(static(rows.extent), room // (wide * len(tiled))))
-    plans = {vector: Plan(unroll=wide, lanes=lanes)}
-    if high > 1:
-        plans[rows] = Plan(unroll=high)
-    outer = [a for a in rest if a is not rows]
-    summed = list(dict.fromkeys(k for r in tiled for k in r.axes))
-    if not all(is_static(a.extent) for a in (*axes, *summed)):
-        return Tile((*outer, rows, vector), (*plans.items(),))
-    panels, stretches = (-(-static(a.extent) // plans.get(a, Plan()).chunk) for a in (rows, vector))
-    inside = sum(o.nbytes([vector, *summed]) for o in wide_operands)
-    chunk = wide * lanes
-    packed = [o for o in wide_operands if panels > 1 and _packs(o, vector, summed, chunk, target)]
-    # What is walked inside is read once for each round outside: that should stay in the cache.
-    turned = bool(packed) or (inside > target.l2_bytes and stretches >= 4)
-    order = (*outer, vector, rows) if turned else (*outer, rows, vector)
-    staged: list[tuple[Load, Axis | None]] = [(o.load, vector) for o in packed if high > 1]
-    if stretches >= 4 and panels > 1:
-        singles = [o for o in operands if not o.moves(vector)]
-        staged += [(o.load, None) for o in singles if _pads(o, rows, summed, target)]
-    return Tile(order, (*plans.items(),), tuple(staged))
+@dataclass(frozen=True)
+class Product:
+    """A nest of reductions: its shared axes, the assignments, the reductions that are tiled, the
+    lanes of a vector and the machine. In a map, operands may be staged and tiles turned."""
+
+    axes: tuple[Axis, ...]
+    body: tuple[Assign, ...]
+    tiled: tuple[Reduce, ...]
+    lanes: int
+    target: Target
+    is_map: bool
+
+    def best(self) -> Tile | None:
+        """The tile that takes the fewest cycles by a simple count: multiplications or loads,
+        whichever are more, and what copies and stores cost. None if nothing is reused."""
+        if not all(is_static(a.extent) and a.extent for a in (*self.axes, *self.summed)):
+            return None
+        pairs = itertools.permutations(self.axes, 2)
+        found = [t for vector, rows in pairs for t in self.tiles(vector, rows)]
+        return min(found, key=lambda t: t.cycles, default=None)
+
+    def across(self) -> float:
+        """Cycles with the lanes along the reduced axis: no copies, but lanes to add."""
+        depth = math.prod(static(k.extent) for k in self.summed) / self.lanes
+        return len(self.tiled) * self.results * (1.1 * depth + ACROSS)
+
+    @functools.cached_property
+    def summed(self) -> list[Axis]:
+        return list(dict.fromkeys(k for r in self.tiled for k in r.axes))
+
+    @functools.cached_property
+    def results(self) -> int:
+        return math.prod(static(a.extent) for a in self.axes)
+
+    @functools.cached_property
+    def operands(self) -> list[_Operand]:
+        return _operands([e for r in self.tiled for e in walk(r.body) if isinstance(e, Load)])
+
+    def tiles(self, vector: Axis, rows: Axis) -> Iterator[Tile]:
+        """The tiles with lanes along one axis and rows along another, of every width."""
+        operands = self.operands
+        wide = [o for o in operands if o.moves(vector)]
+        if not wide or any(o.moves(rows) for o in wide) or len(operands) <= len(self.tiled):
+            return
+        outs = _operands([Load(a.buffer, a.index, None) for a in self.body])
+        turned = self.is_map and any(o.step(vector) != 1 for o in outs)
+        turned = turned and self.lanes <= WIDEST_FLIP and all(o.step(rows) == 1 for o in outs)
+        room = (self.target.registers - 4) // len(self.tiled)
+        lanes = min(self.lanes, _power(static(vector.extent)))
+        if turned and lanes < self.lanes:
+            return
+        for width in (1, 2, 3, 4):
+            if width > 1 and (width * lanes > static(vector.extent) or width > room):
+                return
+            most = min(room // width, static(rows.extent), lanes if turned else room)
+            high = -(-static(rows.extent) // -(-static(rows.extent) // most))
+            plans = {vector: Plan(unroll=width, lanes=lanes)}
+            if high > 1:
+                plans[rows] = Plan(unroll=high)
+            yield self.tile(vector, rows, plans, wide, rows if turned else None)
+
+    def tile(
+        self,
+        vector: Axis,
+        rows: Axis,
+        plans: dict[Axis, Plan],
+        wide: list[_Operand],
+        turned: Axis | None,
+    ) -> Tile:
+        """A tile with what is copied for it, the order of its loops and its cycles."""
+        high, width, lanes = (
+            plans.get(rows, Plan()).unroll,
+            plans[vector].unroll,
+            plans[vector].lanes,
+        )
+        panels = -(-static(rows.extent) // high)
+        stretches = -(-static(vector.extent) // (width * lanes))
+        depth = math.prod(static(k.extent) for k in self.summed)
+        staged: list[tuple[Load, Axis | None]] = []
+        copied, load = 0.0, 1.0
+        for o in wide if self.is_map else ():
+            once = [p for p in self.operands if p.load.buffer is o.load.buffer] == [o]
+            guarded = o.load.guard is not None and o.step(vector) == 1 and once
+            if not self.alone(o, vector):
+                load = load if o.step(vector) == 1 else lanes * SCATTERED
+            elif (
+                guarded and len(wide) == 1 and whole(o.load, [*self.axes, *self.summed]) is not None
+            ):
+                staged.append((o.load, None))
+                copied += COPIED * o.size(self.axes) * 2
+            elif self.packs(o, vector, plans[vector].chunk, self.results // static(vector.extent)):
+                staged.append((o.load, vector))
+                rate = COPIED if o.step(vector) == 1 else TURNED
+                copied += rate * o.size([*self.axes, *self.summed])
+            elif o.step(vector) != 1:
+                load = lanes * SCATTERED
+        singles = [o for o in self.operands if not o.moves(vector)]
+        for o in singles if self.is_map else ():
+            if self.alone(o, vector) and self.spreads(o, rows, panels, stretches):
+                staged.append((o.load, None))
+                copied += COPIED * 2 * o.size(self.axes)
+        packed = [o for o in wide if (o.load, vector) in staged]
+        inside = sum(o.size([vector, *self.summed]) * o.load.type.itemsize for o in wide)
+        outer = [a for a in self.axes if a is not rows and a is not vector]
+        before = [a for a in outer if any(o.moves(a) for o in packed)] if packed else outer
+        after = [a for a in outer if a not in before]
+        if packed or (inside > self.target.l2_bytes and stretches >= 4):
+            order = (*before, vector, *after, rows)
+        else:
+            order = (*outer, rows, vector)
+        sums = len(self.tiled)
+        reads = width * load * len(wide) + 0.5 * high * len(singles)
+        step = max(high * width * sums, reads) + CROWDED * (high + 4 * width)
+        rounds = self.results / (static(rows.extent) * static(vector.extent))
+        rate = 1 / lanes if turned is None else TURNED
+        contiguous = all(
+            o.step(vector) == 1
+            for o in _operands([Load(a.buffer, a.index, None) for a in self.body])
+        )
+        if turned is None and not contiguous:
+            rate = SCATTERED
+        cycles = rounds * panels * stretches * depth * step + copied + rate * self.results
+        return Tile(order, (*plans.items(),), tuple(staged), turned, cycles)
+
+    def alone(self, o: _Operand, vector: Axis) -> bool:
+        """Whether a step that names the operand's buffer means it and nothing else."""
+        same = [p for p in self.operands if p.load.buffer is o.load.buffer]
+        return len([p for p in same if p.moves(vector) is o.moves(vector)]) == 1
+
+    def packs(self, o: _Operand, vector: Axis, chunk: int, others: int) -> bool:
+        """Whether to copy the columns of a tile: they are not contiguous, or too many of their
+        rows fall on one another; and there are enough rows that read them."""
+        moving = [k for k in self.summed if o.moves(k)]
+        nbytes = o.size(moving) * chunk * o.load.type.itemsize
+        if not _plain(o) or not moving or nbytes > STAGED_BYTES or others < 2:
+            return False
+        if o.step(vector) != 1:
+            return o.load.type.itemsize in (4, 8)
+        return o.size(moving) > DEEP and o.far(moving[-1])
+
+    def spreads(self, o: _Operand, rows: Axis, panels: int, stretches: int) -> bool:
+        """Whether to copy an operand whose elements are read one by one."""
+        moving = [k for k in self.summed if o.moves(k)]
+        axes = [*self.axes, *self.summed]
+        if not _plain(o) or not moving or whole(o.load, axes) is None:
+            return False
+        if o.load.guard is not None:
+            return True
+        if stretches < 4 or panels < 2 or not o.moves(rows):
+            return False
+        if o.step(moving[-1]) != 1:
+            return o.size([rows, *moving]) * o.load.type.itemsize > self.target.l2_bytes
+        return o.far(rows)
 
 
-def _operands(tiled: Sequence[Reduce]) -> list[_Operand]:
-    loads = dict.fromkeys(e for r in tiled for e in walk(r.body) if isinstance(e, Load))
-    return [_Operand(e, affine(flat(e.buffer, e.index))) for e in loads]
-
-
-def _width(vectors: int, room: int, sums: int) -> int:
-    """Vectors of a tile: two, or three where that leaves fewer over."""
-    if vectors < 2 or room // sums < 8:
-        return 1 if vectors < 2 else 2
-    return 3 if vectors % 3 == 0 and vectors % 2 else 2
+def _operands(loads: Sequence[Load]) -> list[_Operand]:
+    return [_Operand(e, affine(flat(e.buffer, e.index))) for e in dict.fromkeys(loads)]
 
 
 def _plain(o: _Operand) -> bool:
-    """Whether a copy can be made: it is read at known positions of the axes, without a guard."""
+    """Whether it is read at positions known before."""
     return not any(isinstance(x, (Load, Reduce)) for x in walk(*o.load.children))
-
-
-def _falls_together(step: int) -> bool:
-    return step != 0 and step % ALIAS_BYTES == 0
-
-
-def _packs(o: _Operand, vector: Axis, summed: Sequence[Axis], chunk: int, target: Target) -> bool:
-    """Whether to copy the columns of a tile: they are not contiguous, or too many of their rows
-    fall on one another."""
-    moving = [k for k in summed if o.moves(k)]
-    depth = o.nbytes(moving) // o.load.type.itemsize
-    if not _plain(o) or not moving or depth * chunk * o.load.type.itemsize > STAGED_BYTES:
-        return False
-    if o.step(vector) != o.load.type.itemsize:
-        return True
-    return depth > DEEP and _falls_together(o.step(moving[-1]))
-
-
-def _pads(o: _Operand, rows: Axis, summed: Sequence[Axis], target: Target) -> bool:
-    """Whether to copy an operand whose elements are read one by one."""
-    moving = [k for k in summed if o.moves(k)]
-    if not _plain(o) or not moving or not o.moves(rows):
-        return False
-    if o.step(moving[-1]) != o.load.type.itemsize:
-        return o.nbytes([rows, *moving]) > target.l2_bytes
-    return _falls_together(o.step(rows))
 
 
 def _power(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
-
-
-def turns(tile: Tile, tiled: Sequence[Reduce]) -> bool:
-    """Whether lanes along a strided axis are worth the turning of what is read: for enough rows,
-    and where square tiles of registers can be turned."""
-    (vector, _), *high = tile.plans
-    strided = [
-        o for o in _operands(tiled) if o.moves(vector) and o.step(vector) != o.load.type.itemsize
-    ]
-    packed = [load for load, at in tile.staged if at is vector]
-    return (
-        bool(high)
-        and all(o.load in packed for o in strided)
-        and static(high[0][0].extent) >= ROWS_TO_TURN
-        and all(o.load.type.itemsize in (4, 8) for o in strided)
-    )

@@ -1,7 +1,7 @@
 """Schedules: how a kernel's axes are walked, as a tuple of small frozen steps.
 
     Split(axis, factor)   Parallel(axis)   Unroll(axis)   Vectorize(axis)   Order(axes)
-    Stage(buffer, axis)
+    Stage(buffer, axis)   Turn(axis)
 
 Knows the steps, when they are legal, how they print and how they are stored (`to_json`). Refuses
 to choose (`heuristic`, later the cost model) and to build loops (`loopify`, which reads the `Plan`
@@ -31,6 +31,7 @@ from tilewright.expr import (
     walk,
 )
 from tilewright.kernel import Assign, Kernel
+from tilewright.transforms.packing import whole
 
 
 @dataclass(frozen=True)
@@ -135,20 +136,37 @@ class Stage:
         return f"Stage({self.buffer}, {self.axis})" if self.axis else f"Stage({self.buffer})"
 
 
-Step = Split | Parallel | Unroll | Vectorize | Order | Stage
+@dataclass(frozen=True)
+class Turn:
+    """Write the results of a tile with the lanes along `axis`, an unrolled axis of the tile:
+    squares of registers change their axes in between.
+
+    rewrite:   for i.i in 16: for j.i in 16: y[j.i, i.i] = r[i.i, j.i]
+          ->   flip r; for j.i in 16: for i.i in 16: y[j.i, i.i] = r[j.i, i.i]
+    """
+
+    axis: str
+
+    def __str__(self) -> str:
+        return f"Turn({self.axis})"
+
+
+Step = Split | Parallel | Unroll | Vectorize | Order | Stage | Turn
 STEPS: Final[dict[str, Any]] = {
-    s.__name__: s for s in (Split, Parallel, Unroll, Vectorize, Order, Stage)
+    s.__name__: s for s in (Split, Parallel, Unroll, Vectorize, Order, Stage, Turn)
 }
 
 
 @dataclass(frozen=True)
 class Walk:
     """What the steps of a schedule add up to: the kernel with its axes in order, the plan of each
-    axis, and the loads that are staged at each axis (None: before all loops)."""
+    axis, the loads that are staged at each axis (None: before all loops), and the axis of the tile
+    along which results are written, if it is not the one with the lanes."""
 
     kernel: Kernel
     plans: Mapping[Axis, Plan]
     staged: Mapping[Axis | None, tuple[Load, ...]]
+    turned: Axis | None = None
 
 
 @dataclass(frozen=True)
@@ -197,6 +215,7 @@ def planned(kernel: Kernel, schedule: Schedule) -> Walk:
     result: dict[Axis, Plan] = {}
     cause: dict[Axis, Step] = {}
     stages: list[Stage] = []
+    turn: Turn | None = None
     for step in schedule.steps:
         match step:
             case Split(name, factor):
@@ -244,12 +263,37 @@ def planned(kernel: Kernel, schedule: Schedule) -> Walk:
                 kernel = _ordered(kernel, step, tuple(_find(by_name, n, step) for n in order))
             case Stage():
                 stages.append(step)
+            case Turn(name):
+                turn = step
+                _find(by_name, name, step)
     _check_places(kernel, result, cause)
     staged: dict[Axis | None, tuple[Load, ...]] = {}
     for step in stages:
         at = _find(by_name, step.axis, step) if step.axis else None
         staged[at] = (*staged.get(at, ()), _staged(kernel, step, at, result))
-    return Walk(kernel, result, staged)
+    turned = None if turn is None else by_name[turn.axis]
+    if turn is not None:
+        _check_turn(kernel, turn, by_name[turn.axis], result)
+    return Walk(kernel, result, staged, turned)
+
+
+def _check_turn(kernel: Kernel, step: Turn, axis: Axis, plans: Mapping[Axis, Plan]) -> None:
+    """A tile is turned where each register holds a vector of results and there are at most as many
+    rows as lanes."""
+    tile = tile_of(kernel.axes, plans)
+    lanes = max((plans[a].lanes for a in tile if a in plans), default=1)
+    plan = plans.get(axis, Plan())
+    reductions = [e for e in walk(*(a.value for a in kernel.body)) if isinstance(e, Reduce)]
+    nested = any(isinstance(x, Reduce) for r in reductions for x in walk(r.body))
+    reason = ""
+    if not kernel.is_map or axis not in tile or plan.lanes > 1 or lanes == 1:
+        reason = "it is not an unrolled axis of a tile with lanes"
+    elif plan.unroll > lanes:
+        reason = f"the tile has {plan.unroll} rows and {lanes} lanes"
+    elif nested or not all(depends(r, tile) for r in reductions) or not reductions:
+        reason = "only sums of the tile are turned"
+    if reason:
+        raise ScheduleError(str(step), step.axis, show_extent(axis.extent), reason)
 
 
 STAGED_BYTES: Final = 1 << 20
@@ -263,13 +307,15 @@ def _staged(kernel: Kernel, step: Stage, at: Axis | None, plans: Mapping[Axis, P
         return ScheduleError(str(step), step.axis or step.buffer, "", reason)
 
     reductions = [e for e in walk(*(a.value for a in kernel.body)) if isinstance(e, Reduce)]
-    loads = [e for e in walk(*kernel.expressions) if isinstance(e, Load)]
-    found = [e for e in loads if buffer_names(kernel).get(e.buffer) == step.buffer]
-    if len(found) != 1:
-        raise refuse(f"the kernel reads {step.buffer} at {len(found)} positions")
+    spelled = buffer_names(kernel)
+    loads = dict.fromkeys(e for r in reductions for e in walk(r.body) if isinstance(e, Load))
+    found = [e for e in loads if spelled.get(e.buffer) == step.buffer]
+    wide = [a for a in kernel.axes if plans.get(a, Plan()).lanes > 1]
+    if len(found) > 1:  # x @ x.T: by vectors, or one by one
+        found = [e for e in found if depends(e, wide if at is None else [at]) is (at is not None)]
+    if len(found) != 1 or not kernel.is_map:
+        raise refuse(f"the sums of a tile read {step.buffer} at {len(found)} such positions")
     (load,) = found
-    if not kernel.is_map or not any(load in walk(r.body) for r in reductions):
-        raise refuse("only what the reductions of a tile read is staged")
     if any(isinstance(e, (Load, Reduce)) for e in walk(*load.children)):
         raise refuse("its position is not known before")
     tile = tile_of(kernel.axes, plans)
@@ -277,7 +323,7 @@ def _staged(kernel: Kernel, step: Stage, at: Axis | None, plans: Mapping[Axis, P
     inner = [a for a in summed if a.serial in load.free]
     if at is None:
         used = [a for a in (*kernel.axes, *inner) if a.serial in load.free]
-        if any(not is_static(a.extent) for a in used):
+        if any(not is_static(a.extent) for a in used) or whole(load, used) is None:
             raise refuse("the size of the block is not known")
         return load
     if at not in tile or at.serial not in load.free or at in summed:
@@ -299,9 +345,9 @@ def buffer_names(kernel: Kernel) -> dict[Buffer, str]:
 
 
 def tile_of(axes: Sequence[Axis], plans: Mapping[Axis, Plan]) -> list[Axis]:
-    """The axes of a nest's tile: the trailing ones that have a plan."""
-    inside = itertools.takewhile(lambda a: plans.get(a, Plan()).chunk > 1, axes[::-1])
-    return [*inside][::-1]
+    """The axes of a nest's tile: the first that is walked in chunks and all inside it."""
+    outside = itertools.takewhile(lambda a: plans.get(a, Plan()).chunk == 1, axes)
+    return [*axes[len([*outside]) :]]
 
 
 def _ordered(kernel: Kernel, step: Order, axes: tuple[Axis, ...]) -> Kernel:
@@ -336,7 +382,7 @@ def _check_places(kernel: Kernel, plans: dict[Axis, Plan], cause: dict[Axis, Ste
     for axes, body in nests:
         tile = tile_of(axes, plans)[::-1]
         inner.update(tile)
-        wide = [a for a in tile if plans[a].lanes > 1]
+        wide = [a for a in tile if plans.get(a, Plan()).lanes > 1]
         if len(wide) > 1:
             refuse(wide[1], "an axis inside it has the lanes")
         values = walk(*(a.value for a in body))
