@@ -494,6 +494,36 @@ def test_large_programs_are_made_on_several_threads() -> None:
     assert len(jit.objects(text, host(), 1, True)) == 1
 
 
+def test_large_programs_are_made_while_python_ends() -> None:
+    """When there are no new threads any more."""
+    script = """
+        import atexit
+        import numpy as np
+        import tilewright as tw
+        from tilewright.runtime import jit
+
+        def f(x):
+            for k in range(40):
+                x = np.tanh(x * (1 + k / 7)) / (x.sum(-1, keepdims=True) + 100 + k)
+            return x
+
+        def last():
+            lowered = tw.compile(f).lower(np.ones((4, 16)))
+            program = lowered.entry.program
+            print(len(lowered.llvm) > 2 * jit.PART_CHARACTERS)
+            print(len(jit.objects(lowered.llvm, program.target, 2, False)))
+
+        atexit.register(last)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("True\n1\n", "")
+
+
 def test_small_programs_and_those_with_variables_stay_whole() -> None:
     text = text_of(lambda x: x + 1, np.arange(3.0))
     assert len(jit.objects(text, host(), 8, True)) == 1

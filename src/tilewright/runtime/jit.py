@@ -114,7 +114,10 @@ def objects(text: str, target: Target, threads: int, verify: bool) -> tuple[byte
     if len(parts) == 1:
         return (object_code(text, target, verify),)
     with _lock, ThreadPoolExecutor(len(parts) - 1) as others:
-        jobs = [others.submit(_apart, part, target, verify) for part in parts[1:]]
+        try:
+            jobs = [others.submit(_apart, part, target, verify) for part in parts[1:]]
+        except RuntimeError:  # there are no new threads: none are left, or Python is ending
+            return (object_code(text, target, verify),)
         return (_apart(parts[0], target, verify), *(j.result() for j in jobs))
 
 
