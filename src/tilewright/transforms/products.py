@@ -27,7 +27,9 @@ DEEP = 256
 COPIED, TURNED, SCATTERED = 0.1, 0.35, 1.5
 """Cycles to copy an element, to turn it in registers, to store or load it on its own."""
 CROWDED = 0.02
-"""Cycles of a row, or a quarter of a vector, more: they share the cache's sets and ports."""
+"""Cycles of a row, or an eighth of a vector, more: they share the cache's ports."""
+COLLIDING, WAYS = 2.0, 7
+"""What rows cost of which more than so many share a set of the first level cache."""
 ACROSS = 10.0
 """Cycles to add the lanes of a sum."""
 
@@ -60,6 +62,11 @@ class _Operand:
         """Whether points of the axis share the sets of the first level cache."""
         step = self.step(a) * self.load.type.itemsize
         return step != 0 and step % ALIAS_BYTES == 0
+
+    def collide(self, a: Axis, rows: int) -> bool:
+        """Whether too many of so many points of the axis share a set."""
+        apart = ALIAS_BYTES // math.gcd(self.step(a) * self.load.type.itemsize, ALIAS_BYTES)
+        return self.step(a) != 0 and rows / apart > WAYS
 
     def moves(self, a: Axis) -> bool:
         return a.serial in self.load.free
@@ -181,7 +188,10 @@ class Product:
             order = (*outer, rows, vector)
         sums = len(self.tiled)
         reads = width * load * len(wide) + 0.5 * high * len(singles)
-        step = max(high * width * sums, reads) + CROWDED * (high + 4 * width)
+        step = max(high * width * sums, reads) + CROWDED * (high + 8 * width)
+        spread = [e for e, at in staged if at is None]
+        if any(o.collide(rows, high) for o in singles if o.load not in spread):
+            step *= COLLIDING
         rounds = self.results / (static(rows.extent) * static(vector.extent))
         rate = 1 / lanes if turned is None else TURNED
         contiguous = all(
