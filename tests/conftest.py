@@ -16,6 +16,7 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, prin
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 os.environ["TILEWRIGHT_VERIFY"] = "1"  # every stage checks its invariants in the tests
+os.environ["TILEWRIGHT_CACHE_DIR"] = "off"  # nothing from before, and nothing left behind
 
 GOLDEN = Path(__file__).parent / "golden"
 

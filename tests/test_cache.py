@@ -185,7 +185,7 @@ def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
     for path in (old, new):
         path.write_bytes(b"half")
     os.utime(old, (0, 0))
-    Store(tmp_path).put(KEY, ENTRY)
+    Store(tmp_path, kept_bytes=1000).put(KEY, ENTRY)
     assert names(tmp_path) == [f"{KEY}.entry", "b.part"]
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import struct
 import tempfile
 import time
@@ -35,6 +36,8 @@ VARIABLE: Final = "TILEWRIGHT_CACHE_DIR"
 """Where entries are; `off` for nowhere. Default: `tilewright` in the user's cache directory."""
 KEPT_BYTES: Final = 256 << 20
 """Bytes of all entries; beyond, those not used for longest are removed."""
+LOOKS: Final = 64
+"""How often, while as many bytes as may be kept are written, somebody looks whether they are."""
 MOST_BYTES: Final = 64 << 20
 """Bytes of one entry."""
 STALE_SECONDS: Final = 3600
@@ -95,7 +98,6 @@ class Store:
 
     def __init__(self, directory: Path, kept_bytes: int = KEPT_BYTES) -> None:
         self.directory, self.kept_bytes = directory, kept_bytes
-        self._total: int | None = None  # bytes of all entries, as far as this process knows
 
     def get(self, key: str) -> Entry | None:
         """The entry of a key, and it counts as used now."""
@@ -123,9 +125,10 @@ class Store:
             return
         try:
             self._write(self._path(key), content)
-            self._total = None if self._total is None else self._total + len(content)
-            if self._total is None or self._total > self.kept_bytes:
-                self._total = self._trimmed()
+            # Looking at all files takes milliseconds. Whoever writes so many bytes looks once, on
+            # average, however many processes they are.
+            if random.random() * self.kept_bytes < LOOKS * len(content):
+                self._trim()
         except OSError as e:
             show("cache", f"{self.directory}: {e.strerror}")
 
@@ -150,9 +153,9 @@ class Store:
                 os.unlink(unfinished)
             raise
 
-    def _trimmed(self) -> int:
+    def _trim(self) -> None:
         """Remove what was not used for longest until a tenth is free, if entries are too many
-        bytes, and what writers left behind. The bytes that stay."""
+        bytes, and what writers left behind."""
         entries, now = [], time.time()
         with os.scandir(self.directory) as files:
             for file in files:
@@ -164,14 +167,13 @@ class Store:
                         os.unlink(file.path)
         total = sum(size for _, size, _ in entries)
         if total <= self.kept_bytes:
-            return total
+            return
         for _, size, path in sorted(entries):
             if total <= self.kept_bytes * 9 // 10:
                 break
             with suppress(FileNotFoundError):
                 os.unlink(path)
             total -= size
-        return total
 
 
 def _read(path: Path) -> bytes | None:
