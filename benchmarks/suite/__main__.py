@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.suite import contenders, report
+from benchmarks.suite.worker import START_UP
 from benchmarks.suite.workloads import SUITE, Workload
 
 ROOT = Path(__file__).parents[2]
@@ -80,23 +81,28 @@ class Worker:
     def __init__(self, threads: int, seconds: float, timeout: float) -> None:
         self.threads, self.seconds, self.timeout = threads, seconds, timeout
         self.rates: dict[str, Any] = {}
+        self._unable: dict[str, str] = {}  # contenders that do not even start, and why
         self._process: subprocess.Popen[bytes] | None = None
         self._rest = b""
 
     def measure(self, workload: Workload, names: list[str]) -> dict[str, dict[str, Any]]:
         """What was found of each contender. One that kills or blocks the worker is left out and
-        the workload measured again with the others."""
-        names, lost = list(names), {}
+        the workload measured again with the others; one that does not start, out of all."""
+        lost = {n: {"failed": self._unable[n]} for n in names if n in self._unable}
+        names = [n for n in names if n not in lost]
         while True:
-            found, blamed, reason = self._attempt(workload.name, names)
+            found, blamed, stage, reason = self._attempt(workload.name, names)
             if not reason:
                 return {**found, **lost}
-            lost[blamed] = {"failed": reason}
+            lost[blamed] = {"failed": f"{reason} ({stage})"}
+            if stage == START_UP:
+                self._unable[blamed] = lost[blamed]["failed"]
             if blamed not in names:
                 return {**found, **lost}
             names.remove(blamed)
 
-    def _attempt(self, name: str, names: list[str]) -> tuple[dict[str, Any], str, str]:
+    def _attempt(self, name: str, names: list[str]) -> tuple[dict[str, Any], str, str, str]:
+        """What was found; or who was busy, at what stage, when the worker was given up, and why."""
         self._start()
         assert self._process and self._process.stdin
         self._process.stdin.write(json.dumps({"workload": name, "contenders": names}).encode())
@@ -105,13 +111,13 @@ class Worker:
         found: dict[str, dict[str, Any]] = {}
         busy, stage = "", "start"
         while True:
-            event = self._event()
+            event = self._event(self.timeout * (3 if stage == START_UP else 1))
             if isinstance(event, str):
                 self.stop()
-                return {}, busy, f"{event} ({stage})"
+                return {}, busy, stage, event
             kind, one = event.pop("event"), event.pop("contender", "")
             if kind == "done":
-                return found, "", ""
+                return found, "", stage, ""
             if kind == "start":
                 busy, stage = one, event["stage"]
             elif kind == "failed":
@@ -132,22 +138,22 @@ class Worker:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             env=variables,
         )  # fmt: skip
-        event = self._event()
+        event = self._event(3 * self.timeout)
         if isinstance(event, str):
             raise SystemExit(f"the worker does not start: {event}")
         del event["event"]
         self.rates = self.rates or event
 
-    def _event(self) -> dict[str, Any] | str:
-        """The next line of the worker, or why there is none."""
+    def _event(self, seconds: float) -> dict[str, Any] | str:
+        """The next line of the worker, or why there is none within `seconds`."""
         assert self._process and self._process.stdout
-        deadline = time.monotonic() + self.timeout
+        deadline = time.monotonic() + seconds
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             while b"\n" not in self._rest:
                 left = deadline - time.monotonic()
                 if left <= 0 or not selector.select(left):
-                    return f"more than {self.timeout:.0f} s"
+                    return f"more than {seconds:.0f} s"
                 chunk = os.read(self._process.stdout.fileno(), 1 << 16)
                 if not chunk:
                     return f"the process died with {self._process.wait()}"

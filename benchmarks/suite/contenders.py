@@ -225,13 +225,23 @@ def _torch_function(workload: Workload) -> Any:
     return functools.partial(function, **options) if options else function
 
 
-def _torch_call(function: Any, workload: Workload, args: Any, threads: int) -> Call:
-    import torch
-
-    torch.set_num_threads(threads)
+def _torch_arguments(workload: Workload, args: Any) -> tuple[Any, ...]:
     tensors = mapped(_tensor, args)
     if workload.program in ("conv2d", "resnet18", "mobilenet_v1", "dqn", "dcgan_generator"):
         tensors = mapped(_channels_last, tensors)
+    return tuple(tensors)
+
+
+def _channels_last(x: Any) -> Any:
+    import torch
+
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+def _torch_call(function: Any, workload: Workload, tensors: Any, threads: int) -> Call:
+    import torch
+
+    torch.set_num_threads(threads)
     mode = nullcontext if workload.loss else torch.inference_mode
 
     def call() -> Any:
@@ -241,25 +251,34 @@ def _torch_call(function: Any, workload: Workload, args: Any, threads: int) -> C
     return call
 
 
-def _channels_last(x: Any) -> Any:
-    import torch
-
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
-
-
 def _torch(workload: Workload, args: tuple[Any, ...], threads: int) -> Contender:
-    call = _torch_call(_torch_function(workload), workload, args, threads)
+    tensors = _torch_arguments(workload, args)
+    call = _torch_call(_torch_function(workload), workload, tensors, threads)
     return Contender(lambda: call, _torch_arrays)
 
 
+def _with_weights(workload: Workload, tensors: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """The module that holds the workload's constants, and its other arguments."""
+    module = importlib.import_module("benchmarks.suite.torch_programs")
+    model = module.WithWeights(_torch_function(workload), tensors, workload.constants)
+    free = tuple(x for i, x in enumerate(tensors) if i not in workload.constants)
+    return model.eval(), free
+
+
 def _torch_compile(workload: Workload, args: tuple[Any, ...], threads: int) -> Contender:
+    """Weights are frozen: the compiler may pack them."""
     import torch
 
-    function = _torch_function(workload)
+    function, tensors = _torch_function(workload), _torch_arguments(workload, args)
+    settings = {}
+    if workload.constants:
+        function, tensors = _with_weights(workload, tensors)
+        settings = {"freezing": True}
 
     def build() -> Call:
         torch._dynamo.reset()
-        return _torch_call(torch.compile(function, dynamic=False), workload, args, threads)
+        compiled = torch.compile(function, dynamic=False, options=settings)
+        return _torch_call(compiled, workload, tensors, threads)
 
     return Contender(build, _torch_arrays)
 
@@ -270,26 +289,17 @@ def _onnx(workload: Workload, args: tuple[Any, ...]) -> tuple[bytes, dict[str, A
 
     if workload.program == "int8_dynamic_matmul":
         return _onnx_int8(args), {"x": args[0]}
-    function = _torch_function(workload)
-    free = [i for i in range(len(args)) if i not in workload.constants]
-    fixed = {i: mapped(_tensor, args[i]) for i in workload.constants}
-
-    class Model(torch.nn.Module):
-        def forward(self, *inputs: Any) -> Any:
-            values = dict(zip(free, inputs, strict=True)) | fixed
-            return function(*(values[i] for i in range(len(args))))
-
-    tensors = tuple(mapped(_tensor, args[i]) for i in free)
-    names = [f"x{i}" for i in free]
+    model, tensors = _with_weights(workload, mapped(_tensor, args))
+    places = [i for i in range(len(args)) if i not in workload.constants]
+    feeds = {f"x{i}": args[i] for i in places}
     out = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        if workload.program == "lstm_lm":
-            function(*mapped(_tensor, args))  # makes its module
+        model(*tensors)  # modules that make their parameters at the first call
         torch.onnx.export(
-            Model().eval(), tensors, out, dynamo=False, opset_version=20, input_names=names,
-        )  # fmt: skip
-    return out.getvalue(), {n: args[i] for n, i in zip(names, free, strict=True)}
+            model, tensors, out, dynamo=False, opset_version=20, input_names=list(feeds)
+        )
+    return out.getvalue(), feeds
 
 
 def _onnx_int8(args: tuple[Any, ...]) -> bytes:

@@ -359,3 +359,30 @@ def elementwise10(x: Tensor) -> Tensor:
     y = torch.maximum(y * y, x.new_full((), 0.5)) - x
     y = torch.sqrt(y.abs() + 1)
     return y / (1 + x * x)
+
+
+# -- weights -------------------------------------------------------------------------------------
+
+
+class WithWeights(torch.nn.Module):
+    """A function some of whose arguments, tensors or lists of them, are the module's parameters:
+    what compilers may lay out anew."""
+
+    def __init__(self, function: Any, values: tuple[Any, ...], constants: tuple[int, ...]) -> None:
+        super().__init__()
+        self.function, self.count, self.constants = function, len(values), constants
+        self.lists = {i for i in constants if isinstance(values[i], list)}
+        for i in constants:
+            held = values[i] if i in self.lists else [values[i]]
+            parameters = [torch.nn.Parameter(x, requires_grad=False) for x in held]
+            setattr(self, f"argument{i}", torch.nn.ParameterList(parameters))
+
+    def forward(self, *inputs: Any) -> Any:
+        free, arguments = iter(inputs), []
+        for i in range(self.count):
+            if i in self.constants:
+                held = list(getattr(self, f"argument{i}"))
+                arguments.append(held if i in self.lists else held[0])
+            else:
+                arguments.append(next(free))
+        return self.function(*arguments)

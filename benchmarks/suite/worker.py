@@ -27,6 +27,9 @@ SETTLE_SECONDS = 0.3
 SLOW = 12.0
 """A contender this much slower than the fastest gets three samples."""
 
+START_UP = "start-up"
+"""The stage of imports and back ends; compilers of C++ may take their time."""
+
 Call = Callable[[], Any]
 
 
@@ -73,7 +76,7 @@ def _start_up(names: set[str], threads: int, tell: Events) -> None:
     workload = BY_NAME["dispatch_add1"]
     args = (np.ones(3, np.float32),)  # a shape the suite does not have
     for name in sorted(names):
-        tell(event="start", contender=name, stage="start-up")
+        tell(event="start", contender=name, stage=START_UP)
         try:
             contenders.contender(name, workload, args, threads).build()()
         except Exception:
