@@ -642,7 +642,9 @@ entries.end:
   br label %next
 
 fields:
-  %o = call ptr @PyType_GenericAlloc(ptr %x, i64 0)
+{field("new_object", "%context", "ptr", CONTEXT)}
+{field("nothing", "%context", "ptr", CONTEXT)}
+  %o = call ptr %new_object(ptr %x, ptr %nothing, ptr null)
   store ptr %o, ptr %result
   %o.failed = icmp eq ptr %o, null
   br i1 %o.failed, label %no, label %field

@@ -47,6 +47,8 @@ CONTEXT: Final = (
     "empty",  # Python's allocator of large results
     "block",  # and of large arenas
     "none",  # None
+    "new_object",  # the address of what object.__new__ is in C
+    "nothing",  # an empty tuple
 )
 """What all signatures share, one word each."""
 

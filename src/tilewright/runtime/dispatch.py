@@ -92,7 +92,7 @@ class _Spec(ctypes.Structure):
 
 
 _BASETYPE, _HAVE_VECTORCALL, _METHOD_DESCRIPTOR, _DEFAULT = 1 << 10, 1 << 11, 1 << 17, 1 << 18
-_TP_MEMBERS, _T_PYSSIZET, _READONLY = 72, 19, 1
+_TP_NEW, _TP_MEMBERS, _T_PYSSIZET, _READONLY = 65, 72, 19, 1
 
 _described: Final[list[Any]] = []
 """What types were made from; CPython keeps pointers to it."""
@@ -246,6 +246,8 @@ def _made(cls: type) -> Native:
     layout = checked_layout(_vectorcall_at[cls] + WORD)
     api = checked_api()
     loaded = _loaded(entry.print_entry(layout))
+    slot = ctypes.pythonapi.PyType_GetSlot
+    slot.restype, slot.argtypes = c_void_p, [py_object, c_int]
     context = {
         "fallback": id(cls.__call__),
         "scopes": id(tracing.OPEN),
@@ -255,6 +257,8 @@ def _made(cls: type) -> Native:
         "empty": id(memory.empty),
         "block": id(memory.block),
         "none": id(None),
+        "new_object": slot(object, _TP_NEW),
+        "nothing": id(()),
     }
     words = (c_ssize_t * len(CONTEXT))(*(context[name] for name in CONTEXT))
     native = Native(loaded.address, words, (cls.__call__, tracing.OPEN, memory.empty, memory.block))

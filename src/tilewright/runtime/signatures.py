@@ -442,9 +442,7 @@ def _maker(container: Container, rest: Any) -> Callable[..., Any]:
 
 
 def _is_plain(cls: type) -> bool:
-    """Whether instances are made by CPython's own allocator and nothing else."""
-    if any(c is not object and c.__module__ == "builtins" for c in cls.__mro__):
-        return False
+    """Whether `object.__new__` makes instances of a class."""
     try:
         object.__new__(cls)
     except TypeError:  # abstract, or made by an extension
