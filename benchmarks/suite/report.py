@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.suite.workloads import BARS, BY_NAME
 
-from tilewright.roofline import Rates, Work
+from tilewright.roofline import Rates
 
 OURS = "tilewright"
 Row = dict[str, Any]
@@ -69,7 +69,10 @@ def ratio(row: Row) -> float | None:
 def roof(row: Row, fields: dict[str, Any]) -> tuple[float, str]:
     """The least milliseconds, and which roof."""
     w = BY_NAME[row["workload"]]
-    seconds, bound = Work({w.unit: w.flops}, w.moved).bound(rates(fields))
+    known = rates(fields)
+    level, speed = known.bandwidth(w.held or w.moved)
+    computing = known.computing(w.flops, w.unit)
+    seconds, bound = max((computing, "flop"), (w.moved / speed, level))
     return 1e3 * seconds, bound
 
 
