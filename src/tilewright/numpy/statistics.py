@@ -30,6 +30,7 @@ from tilewright.numpy.searching import searchsorted, sort
 from tilewright.numpy.shaping import ravel
 from tilewright.ops import elementwise as el
 from tilewright.ops.indexing import Gather, Scatter, take_along
+from tilewright.ops.order import OrderStatistics
 from tilewright.ops.searching import Count
 from tilewright.ops.shape import Reshape
 from tilewright.tracing import Array, asarray, astype
@@ -72,17 +73,38 @@ def _quantile(
         raise TypeError("a must be an array of real numbers")
     row, axes, shape = _row(a, axis)
     dtype = inexact(row).dtype
+    fixed = None if traced(q) or skip_nan else np.ravel(np.asarray(q, np.float64))
     q = asarray(q)
     dtype = dtype if q.ndim == 0 and not traced(q) else np.result_type(dtype, q.dtype)
-    x = sort(row)
     n = static(row.shape[-1])
     flat = Reshape((q.type.size,))(q) if q.ndim != 1 else q
-    found = [_at(x, n, flat[i], dtype, method, skip_nan) for i in range(static(flat.shape[0]))]
+    if fixed is not None and n:
+        found = _fixed(row, fixed, dtype, method)
+    else:
+        x = sort(row)
+        found = [_at(x, n, flat[i], dtype, method, skip_nan) for i in range(static(flat.shape[0]))]
     kept = [keeping(f, axes, shape, keepdims) for f in found]
     if q.ndim == 0:
         return kept[0]
     out = np.stack(kept) if kept else filled(0, (0, *row.shape[:-1]), dtype)
     return Reshape((*q.shape, *out.shape[1:]))(out) if q.ndim != 1 else out
+
+
+def _fixed(x: Array, qs: Any, dtype: Any, method: str) -> list[Array]:
+    """The quantiles `qs`, which are numbers, of the last axis: few of its elements are needed."""
+    n = static(x.shape[-1])
+    at = np.clip(_VIRTUAL[method](n, qs), 0, n - 1)
+    below = np.floor(at).astype(np.int64)
+    ends = np.stack([below, np.minimum(below + 1, n - 1)])
+    ranks, place = np.unique(ends, return_inverse=True)
+    elements = OrderStatistics(tuple(int(r) for r in ranks))(x)
+    missing = el.isnan(x).any(-1) if dtypes.is_float(x.dtype) else None
+    found = []
+    for i, (low, high) in enumerate(place.reshape(ends.shape).T):
+        pair = (astype(elements[..., int(k)], dtype) for k in (low, high))
+        value = _between(*pair, np.asarray(at[i] - below[i], dtype))
+        found.append(value if missing is None else where(missing, math.nan, value))
+    return [astype(value, dtype) for value in found]
 
 
 def _at(x: Array, n: int, q: Any, dtype: Any, method: str, skip_nan: bool) -> Array:
@@ -98,14 +120,18 @@ def _at(x: Array, n: int, q: Any, dtype: Any, method: str, skip_nan: bool) -> Ar
     weight = astype(at - below, dtype)
     index = astype(below, dtypes.int64)
     low, high = (_pick(x, i, dtype) for i in (index, np.minimum(index + 1, n - 1)))
-    # NumPy's _lerp: from whichever end is nearer, so that weight 1 gives the end exactly.
-    rise = high - low
-    value = where(weight >= 0.5, high - rise * (1 - weight), low + rise * weight)
-    value = where(weight == 0, low, value)  # not inf - inf at an element
+    value = _between(low, high, weight)
     if missing is None:
         return astype(value, dtype)
     bad = missing[..., 0] if skip_nan else missing[..., -1]
     return astype(where(bad, math.nan, value), dtype)
+
+
+def _between(low: Array, high: Array, weight: Any) -> Array:
+    """NumPy's _lerp: from whichever end is nearer, so that weight 1 gives the end exactly."""
+    rise = high - low
+    value = where(weight >= 0.5, high - rise * (1 - weight), low + rise * weight)
+    return where(weight == 0, low, value)  # not inf - inf at an element
 
 
 def _pick(x: Array, index: Array, dtype: Any) -> Array:
@@ -158,11 +184,14 @@ def _median(a: ArrayLike, axis: Axes, keepdims: Any) -> Array:
     dtype = inexact(row).dtype
     if n == 0:
         return keeping(filled(math.nan, row.shape[:-1], dtype), axes, shape, keepdims)
-    x = sort(row)
-    pair = x[..., (n - 1) // 2 : n // 2 + 1]
+    low, high = (n - 1) // 2, n // 2 + 1
+    if dtypes.is_complex(row.dtype):
+        pair = sort(row)[..., low:high]
+    else:
+        pair = OrderStatistics(tuple(range(low, high)))(row)
     middle = mean(pair, -1)
-    if dtypes.is_float(x.dtype):
-        middle = where(el.isnan(x)[..., -1], math.nan, middle)
+    if dtypes.is_float(row.dtype):
+        middle = where(el.isnan(row).any(-1), math.nan, middle)
     return keeping(astype(middle, dtype), axes, shape, keepdims)
 
 

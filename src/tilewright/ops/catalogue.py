@@ -23,7 +23,7 @@ from tilewright.ops.linalg import (
     Svdvals,
     TriangularSolve,
 )
-from tilewright.ops.order import TopK
+from tilewright.ops.order import OrderStatistics, TopK
 from tilewright.ops.reduce import (
     ArgMax,
     ArgMin,
@@ -58,7 +58,7 @@ CLASSES: Final = (
     Dot, Conv,
     Gather, Scatter, DynamicSlice, DynamicUpdateSlice,
     Cumulative, Recurrence, Sort, Argsort,
-    TopK, Count, SearchSorted, Nonzero,
+    TopK, OrderStatistics, Count, SearchSorted, Nonzero,
     TriangularSolve, Cholesky, LU, QR, Eigh, Eigvalsh, SVD, Svdvals,
 )  # fmt: skip
 """Ops with attributes: one class each."""

@@ -6,6 +6,7 @@ dropped) and a stream's best elements. Refuses to know quantiles, and how whole 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from tilewright.expr import (
     eq,
     index,
     literal,
+    select,
     static,
     var,
 )
@@ -35,11 +37,13 @@ from tilewright.loops import Accumulate, Alloc, Block, Let, Stmt, While, block, 
 from tilewright.ops.indexing import take_along
 from tilewright.ops.nests import Cell, minus, plus, vectors, when
 from tilewright.ops.samples import AWKWARD_AXES, Example, numbers, of_kinds, samples
-from tilewright.ops.sort import check_key, order
+from tilewright.ops.sort import Argsort, check_key, order
 from tilewright.ops.sort_loops import VECTOR_BYTES, Item, Items, Keys, LineSort, Place, times
 
-BITS: Final = 8
-BLOCK: Final = 128
+FEW: Final = 1 << 13
+"""From so many keys on, a table of 2^11 counts is small beside them."""
+
+BLOCK: Final = 32
 """Elements of a stream that are compared with the k-th best so far before any is looked at."""
 
 
@@ -51,8 +55,9 @@ class Select:
     """
 
     def __init__(self, keys: Buffer) -> None:
-        self.keys = keys
-        self.counts = Buffer("counts", dtypes.int64, (1 << BITS,), "stack")
+        self.keys, self.width = keys, 8 * keys.dtype.itemsize
+        self.bits = min(self.width, 11 if static(keys.size) >= FEW else 8)
+        self.counts = Buffer("counts", dtypes.int64, (1 << self.bits,), "stack")
         self.count, self.rank = Cell("count"), Cell("rank")
         self.shift = Cell("shift")
         self.memory = [Alloc(self.counts), self.count.memory, self.rank.memory, self.shift.memory]
@@ -61,12 +66,15 @@ class Select:
         """Afterwards the key is the first of the buffer."""
         left = apply("lt", as_index(1), self.count.value)
         more = left & apply("le", as_index(0), self.shift.value)
-        width = 8 * self.keys.dtype.itemsize
+        # The last digit overlaps the one before where the width is no multiple of its bits.
+        lower = index("max", minus(self.shift.value, self.bits), as_index(0))
+        ends = apply("le", self.shift.value, as_index(0))
+        following = self.shift.set(select(ends, -1, lower))
         return [
             self.count.set(count),
             self.rank.set(rank),
-            self.shift.set(as_index(width - BITS)),
-            While(more, block(*self.narrow(), self.shift.set(minus(self.shift.value, BITS)))),
+            self.shift.set(as_index(self.width - self.bits)),
+            While(more, block(*self.narrow(), following)),
         ]
 
     def digit(self, key: Expr) -> Expr:
@@ -74,7 +82,7 @@ class Select:
         lowest = literal(np.iinfo(key.type).min, key.type)
         bits = bitcast(apply("xor", key, lowest), unsigned)
         part = apply("shr", bits, cast(self.shift.value, unsigned))
-        return cast(apply("and", part, literal((1 << BITS) - 1, unsigned)), dtypes.int64)
+        return cast(apply("and", part, literal((1 << self.bits) - 1, unsigned)), dtypes.int64)
 
     def narrow(self) -> list[Stmt]:
         """Keep the keys whose next digit is that of the rank."""
@@ -87,7 +95,7 @@ class Select:
         keep = eq(self.digit(key), bucket.value)
         return [
             Let(size, self.count.value),
-            *vectors(1 << BITS, 8, lambda k, _: [store(self.counts, (k,), zero)]),
+            *vectors(1 << self.bits, 8, lambda k, _: [store(self.counts, (k,), zero)]),
             loop(
                 i,
                 Let(at, self.digit(self.keys[i])),
@@ -164,7 +172,7 @@ class TopK(Op):
         lines = Lines(x, self.axis)
         if 0 in (lines.count, self.k):
             return block()
-        if 8 * self.k > lines.n or lines.n < 4 * BLOCK:
+        if 8 * self.k > lines.n or lines.n < 8 * BLOCK:
             return self.sorted(outs, x, lines)
         stream = Stream(x.dtype, self.k)
         line = axis("line", lines.count)
@@ -224,6 +232,140 @@ class TopK(Op):
         return [*found, Example((numbers(f64, (2, 700)),), cls(3, 1), True)]
 
 
+# -- given ranks -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OrderStatistics(Op):
+    """The elements of the given ranks (from 0, increasing) in the order of `Sort` along the last
+    axis, which they replace."""
+
+    ranks: tuple[int, ...]
+    fusion: ClassVar[str] = "opaque"
+
+    def type(self, x: Type) -> Type:
+        check_key(x)
+        n = x.shape[-1]
+        rising = all(a < b for a, b in itertools.pairwise((-1, *self.ranks)))
+        if not rising or (isinstance(n, int) and self.ranks and self.ranks[-1] >= n):
+            raise InternalError(f"ranks {self.ranks} of {x!r}")
+        return x.with_shape((*x.shape[:-1], len(self.ranks)))
+
+    def numpy(self, x: Any) -> Any:
+        at = np.take(order(x, -1, False), np.array(self.ranks, np.int64), -1)
+        return np.take_along_axis(x, at, -1)
+
+    def jvp(self, tangents: Sequence[Any], out: Any, *args: Any) -> Any:
+        """The tangents of the elements that have the ranks."""
+        last = len(out.shape) - 1
+        at = Argsort(last)(args[0])[..., np.array(self.ranks, np.int64)]
+        return take_along(tangents[0], at, last)
+
+    def batch(self, size: Extent, batched: Sequence[bool], *args: Any) -> Any:
+        return self(*args)
+
+    def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
+        (x,), (out,) = args, outs
+        d = len(x.shape) - 1
+        lines, k = Lines(x, d), len(self.ranks)
+        if 0 in (lines.count, k):
+            return block()
+        keys, line = Keys(x.dtype), axis("line", lines.count)
+        result = times(line, k)
+        sorted_ = Buffer("sorted", x.dtype, x.shape)
+        items = Items(keys, lines.n, False)
+        whole = LineSort(
+            x, d, items, lambda p, j, item: [store(sorted_, (p(j),), items.element(item))]
+        )
+        runs = 1 + sum(b - a > 1 for a, b in itertools.pairwise(self.ranks))
+        if whole.cost <= lines.count * (lines.n * (0.5 + 2.0 * runs) + 3000 * runs):
+            memory, body = _apart(whole.loops())
+            first = times(line, lines.n)
+            picks = [store(out, (plus(result, i),), sorted_[plus(first, r)])
+                     for i, r in enumerate(self.ranks)]  # fmt: skip
+            return block(*memory, Alloc(sorted_), body, loop(line, *picks))
+        ranked = Ranked(keys, lines.n)
+        first = times(line, lines.n)
+        return block(
+            *ranked.memory,
+            loop(
+                line,
+                *ranked.read(lambda j: x[plus(first, j)]),
+                *ranked.find(
+                    self.ranks, lambda i, key: store(out, (plus(result, i),), keys.element(key))
+                ),
+            ),
+        )
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        found = [Example((samples(d, (3, 41)),), cls((0, 7, 8, 40))) for d in of_kinds("biuf")]
+        f64 = dtypes.float64
+        found += [Example((numbers(f64, (2, n)),), cls(r), True)
+                  for n, r in ((5, (0,)), (13, (6,)), (13, ()), (4, (1, 2)))]  # fmt: skip
+        found.append(Example((numbers(f64, (0, 3)),), cls((1,)), True))
+        found.append(Example((numbers(f64, (1,)),), cls((0,)), True))
+        return [*found, Example((numbers(f64, (10, 6)).T[::2, ::-1],), cls((4, 9)), True)]
+
+
+class Ranked:
+    """Finds the keys of ranks in one line after the other."""
+
+    def __init__(self, coding: Keys, n: int) -> None:
+        self.coding, self.n = coding, n
+        self.keys = Buffer("keys", coding.type, (n,))
+        self.work = Buffer("work", coding.type, (n,))
+        self.lanes = VECTOR_BYTES // coding.type.itemsize
+        self.memory: list[Stmt] = [Alloc(self.keys), Alloc(self.work)]
+
+    def read(self, element: Callable[[Expr], Expr]) -> list[Stmt]:
+        """Take a line."""
+        key = self.coding.key
+        return vectors(self.n, self.lanes, lambda j, _: [store(self.keys, (j,), key(element(j)))])
+
+    def find(self, ranks: Sequence[int], put: Callable[[int, Expr], Stmt]) -> list[Stmt]:
+        """`put(i, key of rank i)` for all ranks. That of a rank's successor needs no selection."""
+        select = Select(self.work)
+        found = Cell("key", self.coding.type)
+        out: list[Stmt] = [*select.memory, found.memory]
+        for i, rank in enumerate(ranks):
+            if i and rank == ranks[i - 1] + 1:
+                out += self.following(found, rank)
+            else:
+                out += vectors(
+                    self.n, self.lanes, lambda j, _: [store(self.work, (j,), self.keys[j])]
+                )
+                out += select.run(as_index(self.n), as_index(rank))
+                out.append(found.set(self.work[0]))
+            out.append(put(i, found.value))
+        return out
+
+    def following(self, found: Cell, rank: int) -> list[Stmt]:
+        """From the key of the rank before: the same, if enough keys equal it, or the next one."""
+        least, known = Cell("next", self.coding.type), var("known", self.coding.type)
+        upto = Cell("upto")
+
+        def look(j: Expr, _: Expr) -> list[Stmt]:
+            key = self.keys[j]
+            late = apply("lt", known, key)
+            here = select(late, key, self.coding.last)
+            return [
+                Accumulate(least.buffer, (), "min", here),
+                Accumulate(upto.buffer, (), "sum", cast(~late, dtypes.int64)),
+            ]
+
+        enough = apply("lt", as_index(rank), upto.value)
+        return [
+            Let(known, found.value),
+            least.memory,
+            least.set(self.coding.last),
+            upto.memory,
+            upto.set(as_index(0)),
+            *vectors(self.n, self.lanes, look),
+            found.set(select(enough, known, least.value)),
+        ]
+
+
 def _apart(nest: Stmt) -> tuple[list[Stmt], Stmt]:
     """The memory a nest declares in its outermost block, and the rest of it."""
     inner = nest.statements if isinstance(nest, Block) else (nest,)
@@ -252,7 +394,7 @@ class Stream:
         blocks = -(-n // BLOCK)
         b, hit = axis("b", blocks), Cell("hit", dtypes.bool_)
         first, size = times(b, BLOCK), var("size", dtypes.int64)
-        lanes = VECTOR_BYTES // self.coding.type.itemsize
+        lanes = min(BLOCK, VECTOR_BYTES // self.coding.type.itemsize)
         u, lane = axis("u", BLOCK // lanes), axis("l", lanes)
         at = plus(first, plus(times(u, lanes), lane))
         better = apply("lt", self.coding.key(element(at)), self.bound.value)

@@ -663,9 +663,18 @@ class LineSort:
 
     def loops(self) -> Stmt:
         """The nest of the way that seems fastest."""
-        lines = self.outer * self.inner
-        if lines * self.n == 0:
+        if self.outer * self.inner * self.n == 0:
             return block()
+        return min(self.ways(), key=lambda way: way[0])[1]()
+
+    @property
+    def cost(self) -> float:
+        """Roughly the time of that, in the unit of `Spread.cost`."""
+        return min(self.ways(), key=lambda way: way[0])[0]
+
+    def ways(self) -> list[tuple[float, Callable[[], Stmt]]]:
+        """Ways to sort all lines, each with its time."""
+        lines = self.outer * self.inner
         ranks = Ranks(self.items.keys, self.n)
         spread, digits = Spread(self.items, self.n), Digits(self.items, self.n)
         line = axis("line", lines)
@@ -676,13 +685,12 @@ class LineSort:
             return block(*memory, loop(line, named, *body))
 
         apart = 2.0 * self.n * (self.inner > 1)
-        ways: list[tuple[float, Callable[[], Stmt]]] = [
+        return [
             (lines * (ranks.cost + apart), lambda: each(self.ranked(p, ranks))),
             (lines * (spread.cost + apart), lambda: each(self.spread(p, spread))),
             (lines * (digits.cost + apart), lambda: each(self.digits(p, digits))),
             (self.tall_cost(lines), lambda: self.tall(lines)),
         ]
-        return min(ways, key=lambda way: way[0])[1]()
 
     def digits(self, p: Place, digits: Digits) -> tuple[list[Stmt], list[Stmt]]:
         body = [
