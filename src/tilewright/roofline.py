@@ -71,12 +71,11 @@ def measured(threads: int = 1) -> Rates:
 
     The caller sees to it that the process may use as many cores.
     """
-    target = host()
-    sums = {unit: _operations(target, unit, threads) for unit in ("f32", "f64", "i8", "bf16")}
-    l3 = _shared_cache()
-    sizes = (target.l2_bytes // 2, min(8 << 20, l3 // 4), FULL_BYTES // threads)
-    reads = [_bytes_read(target, 1 << size.bit_length() - 1, threads) for size in sizes]
-    return Rates(threads, *sums.values(), *reads, (target.l2_bytes, l3))
+    target, shared = host(), _shared_cache()
+    f32, f64, i8, bf16 = (_operations(target, u, threads) for u in ("f32", "f64", "i8", "bf16"))
+    sizes = (target.l2_bytes // 2, min(8 << 20, shared // 4), FULL_BYTES // threads)
+    l2, l3, dram = (_bytes_read(target, 1 << size.bit_length() - 1, threads) for size in sizes)
+    return Rates(threads, f32, f64, i8, bf16, l2, l3, dram, (target.l2_bytes, shared))
 
 
 def _shared_cache() -> int:
