@@ -141,6 +141,13 @@ def groups(run: Row, anchors: bool) -> dict[str, list[tuple[str, float]]]:
     return found
 
 
+def lost(run: Row, group: str) -> list[str]:
+    """A group's anchors for which we have no time: such a group reaches no bar."""
+    rows = (r for r in run["rows"] if milliseconds(r, OURS) is None)
+    anchors = (BY_NAME[r["workload"]] for r in rows)
+    return [w.name for w in anchors if w.anchor and w.group == group]
+
+
 def shares(run: Row) -> dict[str, float]:
     """The least share of the roof among each group's anchors, where a bar is set for it."""
     found: dict[str, float] = {}
@@ -169,6 +176,7 @@ def summary(run: Row) -> str:
         share = least_share.get(group)
         needed = bar.roof[many] if bar.roof else 0.0
         good = mean >= bar.mean and least >= bar.least and (share is None or share >= needed)
+        good = good and not lost(run, group)
         lines.append(
             f"{group:<18}{mean:>7.2f}{bar.mean:>7.2f}{least:>8.2f}{bar.least:>7.2f}"
             f"{'-' if share is None else f'{share:.0%}':>8}"
@@ -251,7 +259,7 @@ def chart(document: Row) -> str:
 
 def _panel(run: Row, start: int) -> tuple[list[str], int]:
     """The lines of a panel `start` pixels from the left, and its height."""
-    rows = [r for r in run["rows"] if BY_NAME[r["workload"]].anchor and ratio(r) is not None]
+    rows = [r for r in run["rows"] if BY_NAME[r["workload"]].anchor and best_peer(r) is not None]
     step, unit = 16, 56  # pixels of a row, and of a factor of two
     names, middle = start + 160, start + 340
     height = step * len(rows) + 75
@@ -266,13 +274,13 @@ def _panel(run: Row, start: int) -> tuple[list[str], int]:
         ]
     for k, row in enumerate(rows):
         r, best = ratio(row), best_peer(row)
-        assert r is not None and best is not None
-        y, length = 56 + step * k, max(-3.0, min(3.0, math.log2(r))) * unit
+        y, length = 56 + step * k, max(-3.0, min(3.0, math.log2(r) if r else 0.0)) * unit
+        label = f"{r:.2f} {best[0]}" if r and best else "no result"
         parts += [
             f'<text x="{names}" y="{y + 10}" text-anchor="end">{escape(row["workload"])}</text>',
             f'<rect x="{middle + min(length, 0):.1f}" y="{y + 1}" width="{abs(length):.1f}"'
-            f' height="{step - 4}" fill="{"#3a7d44" if r >= 1 else "#c0563b"}"/>',
+            f' height="{step - 4}" fill="{"#3a7d44" if r and r >= 1 else "#c0563b"}"/>',
             f'<text x="{middle + max(length, 0) + 4:.1f}" y="{y + 10}" fill="#444">'
-            f"{r:.2f} {escape(best[0])}</text>",
+            f"{escape(label)}</text>",
         ]
     return parts, height
