@@ -43,6 +43,7 @@ from tilewright.transforms.schedule import (
     Parallel,
     Schedule,
     Split,
+    SplitReduction,
     Stage,
     Step,
     Turn,
@@ -257,6 +258,10 @@ def random_schedule(kernel: Kernel, rng: np.random.Generator) -> Schedule:
     steps += [Stage(b, str(rng.choice(places))) for b in buffers]
     if kernel.is_map and kernel.axes and rng.random() < 0.2:
         steps.append(Turn(str(rng.choice(places[1:]))))
+    summed = [n for n, a in names(kernel).items() if a not in kernel.axes]
+    if kernel.is_map and summed and rng.random() < 0.2:
+        factor, slices = (int(n) for n in rng.integers(1, 6, 2))
+        steps.append(SplitReduction(str(rng.choice(summed)), factor, slices))
     return Schedule(tuple(steps))
 
 

@@ -29,6 +29,7 @@ from tilewright.transforms.schedule import (
     Parallel,
     Schedule,
     Split,
+    SplitReduction,
     Stage,
     Step,
     Turn,
@@ -256,7 +257,38 @@ def test_what_cannot_be_staged(stage: Stage, message: str) -> None:
         loopify(plane(), Schedule((*steps[1:], stage)))
 
 
-@pytest.mark.parametrize("shape", [(70, 300, 90), (33, 257, 65), (64, 1024, 128)])
+@pytest.mark.parametrize("depth", [1, 7, 16, 37])
+@pytest.mark.parametrize("slices", [1, 3])
+def test_reductions_in_parts(depth: int, slices: int) -> None:
+    """Fewer points than a part, parts that leave some over, slices that are not equal."""
+    i, j, k = axis("i", 2), axis("j", 37), axis("k", depth)
+    x, y = Buffer("x", dtypes.float32, (2, depth)), Buffer("y", dtypes.float32, (depth, 37))
+    out = Buffer("out", dtypes.float32, (2, 37), "output")
+    value = Reduce("sum", (k,), x[i, k] * y[k, j]) * 2.0
+    kernel = Kernel("rows", (i, j), (Assign(out, (i, j), (), value),))
+    steps = (Unroll("i"), Split("j", 8), Vectorize("j.i"), SplitReduction("k", 4, slices))
+    function = loopify(kernel, Schedule(steps))
+    assert kernel_differs(kernel, function) is None
+    assert len(function.params) == len(kernel.params) + 1
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (SplitReduction("i", 4, 2), "it is not the one axis of the kernel's one reduction"),
+        (SplitReduction("k", 0, 2), "there is at least one slice and a point in each part"),
+        (Stage("y", "j"), "nothing is staged or turned with it"),
+    ],
+)
+def test_what_is_not_split(step: Step, message: str) -> None:
+    steps = (Split("j", 16), Vectorize("j.i"), SplitReduction("k", 2, 2), step)
+    with pytest.raises(ScheduleError, match=re.escape(message)):
+        loopify(plane(), Schedule(steps))
+
+
+@pytest.mark.parametrize(
+    "shape", [(70, 300, 90), (33, 257, 65), (1, 513, 1100), (3, 700, 200), (64, 1024, 128)]
+)
 def test_products_of_large_operands(shape: tuple[int, int, int]) -> None:
     """Sizes that are packed, in all transpositions, against float64."""
     m, k, n = shape

@@ -7,7 +7,7 @@ model's searches do).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -26,12 +26,14 @@ from tilewright.expr import (
 from tilewright.kernel import Assign, Kernel
 from tilewright.target import Target
 from tilewright.transforms.index_rules import affine, flat
-from tilewright.transforms.products import Product
+from tilewright.transforms.products import Product, Tile
 from tilewright.transforms.schedule import (
     Order,
     Plan,
     Schedule,
+    SplitReduction,
     Stage,
+    Step,
     Turn,
     buffer_names,
     names,
@@ -68,13 +70,20 @@ def heuristic(kernel: Kernel, target: Target) -> Schedule:
         if kernel.axes:
             plans[kernel.axes[0]] = Plan(parallel=True)
     steps = spell([(n, a, plans[a]) for n, a in by_name.items() if a in plans])
+    special = _special(planner.tile, kernel, spelled) if kernel.is_map and planner.tile else ()
+    return Schedule((*dict.fromkeys(orders), *steps.steps, *special))
+
+
+def _special(tile: Tile, kernel: Kernel, spelled: dict[Axis, str]) -> Iterator[Step]:
+    """The steps of a product's tile beyond its plans."""
     buffers = buffer_names(kernel)
-    stages = [
-        Stage(buffers[load.buffer], "" if at is None else spelled[at])
-        for load, at in planner.staged
-    ]
-    turns = [] if planner.turned is None else [Turn(spelled[planner.turned])]
-    return Schedule((*dict.fromkeys(orders), *steps.steps, *stages, *turns))
+    for load, at in tile.staged:
+        yield Stage(buffers[load.buffer], "" if at is None else spelled[at])
+    if tile.turned is not None:
+        yield Turn(spelled[tile.turned])
+    if tile.parts is not None:
+        axis, factor, slices = tile.parts
+        yield SplitReduction(spelled[axis], factor, slices)
 
 
 def _order(
@@ -98,8 +107,7 @@ class _Planner:
     rows: Mapping[Buffer, Expr]
     is_map: bool
     plans: dict[Axis, Plan] = field(default_factory=dict)
-    staged: list[tuple[Load, Axis | None]] = field(default_factory=list)
-    turned: Axis | None = None
+    tile: Tile | None = None
 
     def nest(self, axes: list[Axis], body: list[Assign]) -> list[Axis]:
         """Plan the loops over `axes` and the reductions inside; the order of the axes."""
@@ -121,11 +129,10 @@ class _Planner:
         reads = _offsets([r.body for r in tiled])
         across = _cost(last, reads) < _cost(vector, reads) or static(vector.extent) == 1
         product = Product(tuple(axes), tuple(body), tuple(tiled), lanes, self.target, self.is_map)
-        tile = product.best()
+        tile = product.in_parts(vector) or product.best()
         if tile is not None and not (across and product.across() < tile.cycles):
             self.plans.update(tile.plans)
-            self.staged += tile.staged
-            self.turned = tile.turned
+            self.tile = tile
             return list(tile.axes)
         if across:
             for r in tiled:

@@ -26,6 +26,7 @@ from tilewright.expr import (
     Load,
     Reduce,
     Var,
+    apply,
     as_index,
     axis,
     index,
@@ -51,7 +52,7 @@ from tilewright.loops import (
 from tilewright.scalars import REDUCTIONS
 from tilewright.transforms.index_rules import simplify
 from tilewright.transforms.packing import filled, part, whole
-from tilewright.transforms.schedule import Plan, Schedule, Walk, planned, tile_of
+from tilewright.transforms.schedule import Parts, Plan, Schedule, Walk, planned, tile_of
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,11 @@ def loopify(kernel: Kernel, schedule: Schedule) -> Function:
     if kernel.is_map:
         first, assigns = builder.whole(kernel)
         tiled = len(kernel.axes) - len(tile_of(kernel.axes, walk.plans))
-        body = [*first, *builder.nest(kernel.axes[:tiled], kernel.axes[tiled:], assigns, {})]
+        if walk.parts is not None:
+            body = builder.in_parts(kernel.axes[:tiled], kernel.axes[tiled:], assigns, walk.parts)
+        else:
+            body = builder.nest(kernel.axes[:tiled], kernel.axes[tiled:], assigns, {})
+        body = [*first, *body]
     else:
         body = builder.rows(kernel.axes, list(kernel.body))
     params = (*kernel.params, *builder.scratch)
@@ -198,6 +203,56 @@ class _Builder:
             out += [Alloc(copy.buffer), *filled(copy, s.lanes)]
             env[e] = Load(copy.buffer, (*copy.load.index[:-1], cell.offset), None)
         return out, _replaced(body, env)
+
+    # -- reductions in parts ------------------------------------------------------------------
+
+    def in_parts(
+        self, outer: Sequence[Axis], tile: Sequence[Axis], body: list[Assign], parts: Parts
+    ) -> list[Stmt]:
+        """Each slice of the reduced axis adds its parts to sums of its own; the slices' sums, in
+        their order, make the results. So the order does not depend on who computes a slice."""
+        if outer:
+            return [self.serial(outer[0], self.in_parts(outer[1:], tile, body, parts))]
+        r, (k,) = parts.reduction, parts.reduction.axes
+        units, rest = divmod(static(k.extent), parts.factor)
+        cuts = segments(units, Plan(unroll=-(-units // parts.slices))) if units else []
+        count = sum(c.count for c in cuts) + (1 if rest else 0)
+        place = tuple(tile)
+        shape = (count, *(static(a.extent) for a in tile))
+        sums = Buffer("sums", r.type, shape)
+        self.scratch.append(sums)
+
+        def nest(index: tuple[Expr, ...], value: Expr) -> list[Stmt]:
+            return self.tiles(tile, (), [Assign(sums, index, (), value)], {}, {})
+
+        def added(slice_: Expr, at: Expr, ki: Axis) -> list[Stmt]:
+            (inner,) = substitute([r.body], {k: at})
+            index = (slice_, *place)
+            part_sum = Reduce("sum", (ki,), inner)
+            return nest(index, apply("add", Load(sums, index, None), part_sum))
+
+        out: list[Stmt] = []
+        done = 0
+        for c in cuts:
+            s, ko, ki = (
+                axis("s", c.count),
+                axis(f"{k.name}.o", c.unroll),
+                axis(k.name, parts.factor),
+            )
+            slice_ = s + done if c.count > 1 else as_index(done)
+            unit = index("+", s * c.unroll if c.count > 1 else as_index(0), ko + c.start)
+            adds = added(slice_, unit * parts.factor + ki, ki)
+            steps = [*nest((slice_, *place), literal(0, r.type)), loop(ko, *adds)]
+            out += [loop(s, *steps, kind="parallel")] if c.count > 1 else steps
+            done += c.count
+        if rest:
+            ki = axis(k.name, rest)
+            at = as_index(done)
+            out += nest((at, *place), literal(0, r.type))
+            out += added(at, ki + units * parts.factor, ki)
+        s = axis("s", count)
+        total = Reduce("sum", (s,), Load(sums, (s, *place), None))
+        return [*out, *self.tiles(tile, (), _replaced(body, {r: total}), {}, {})]
 
     # -- loops over whole axes ----------------------------------------------------------------
 

@@ -34,17 +34,25 @@ ACROSS = 10.0
 """Cycles to add the lanes of a sum."""
 
 
+FEW, LONG_BYTES = 8, 256 << 10
+"""Rows up to which a matrix of at least so many bytes is read in parts."""
+PART, SLICES = 8, 8
+"""Rows of the matrix in a part, and independent sums of parts."""
+
+
 @dataclass(frozen=True)
 class Tile:
     """The walk of a nest: its axes in order, the plans of those in the tile, the loads to stage,
     each at an axis of the tile or (None) as a whole, the axis along which results are written if
-    the tile is turned, and an estimate of the cycles."""
+    the tile is turned, an estimate of the cycles, and the axis that is reduced in parts, with their
+    length and the number of independent sums of parts."""
 
     axes: tuple[Axis, ...]
     plans: tuple[tuple[Axis, Plan], ...]
     staged: tuple[tuple[Load, Axis | None], ...]
     turned: Axis | None
     cycles: float
+    parts: tuple[Axis, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,30 @@ class Product:
         pairs = itertools.permutations(self.axes, 2)
         found = [t for vector, rows in pairs for t in self.tiles(vector, rows)]
         return min(found, key=lambda t: t.cycles, default=None)
+
+    def in_parts(self, vector: Axis) -> Tile | None:
+        """The walk of a product that reads a large matrix for a few rows only: memory decides, so
+        the matrix is read in few and long stretches."""
+        operands = self.operands
+        wide = [o for o in operands if o.moves(vector)]
+        if len(self.summed) != 1 or len(self.tiled) != 1 or len(wide) != 1 or not self.is_map:
+            return None
+        (o,), (k,) = wide, self.summed
+        rows = [a for a in self.axes if a is not vector and not o.moves(a)]
+        if not all(is_static(a.extent) and a.extent for a in (*self.axes, k)):
+            return None
+        n, few = static(vector.extent), math.prod(static(a.extent) for a in rows)
+        nbytes = o.size([vector, k]) * o.load.type.itemsize
+        plain = self.tiled[0].kind == "sum" and o.step(vector) == 1 and o.load.guard is None
+        if not plain or few > FEW or nbytes < LONG_BYTES or n < 4 * self.lanes:
+            return None
+        plans = {a: Plan(unroll=static(a.extent)) for a in rows if static(a.extent) > 1}
+        plans[vector] = Plan(unroll=2, lanes=self.lanes)
+        outer = [a for a in self.axes if a is not vector and a not in rows]
+        cycles = nbytes / 8.0
+        slices = max(1, min(SLICES, static(k.extent) // (8 * PART)))
+        order = (*outer, *rows, vector)
+        return Tile(order, (*plans.items(),), (), None, cycles, (k, PART, slices))
 
     def across(self) -> float:
         """Cycles with the lanes along the reduced axis: no copies, but lanes to add."""

@@ -1,7 +1,7 @@
 """Schedules: how a kernel's axes are walked, as a tuple of small frozen steps.
 
     Split(axis, factor)   Parallel(axis)   Unroll(axis)   Vectorize(axis)   Order(axes)
-    Stage(buffer, axis)   Turn(axis)
+    Stage(buffer, axis)   Turn(axis)   SplitReduction(axis, factor, slices)
 
 Knows the steps, when they are legal, how they print and how they are stored (`to_json`). Refuses
 to choose (`heuristic`, later the cost model) and to build loops (`loopify`, which reads the `Plan`
@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
+from tilewright import dtypes
 from tilewright.errors import ScheduleError
 from tilewright.expr import (
     Axis,
@@ -151,10 +152,37 @@ class Turn:
         return f"Turn({self.axis})"
 
 
-Step = Split | Parallel | Unroll | Vectorize | Order | Stage | Turn
+@dataclass(frozen=True)
+class SplitReduction:
+    """Reduce over `axis` in parts of `factor` points, each for all results before the next, so
+    that memory is read in a few long stretches; and in so many independent `slices`.
+
+    rewrite:   for j: y[j] = sum[k](b[k, j])
+          ->   for s: p[s] = 0; for k.o: for j: p[s, j] += sum[k.i](b[(s*n + k.o)*f + k.i, j])
+               for j: y[j] = sum[s](p[s, j])
+    """
+
+    axis: str
+    factor: int
+    slices: int
+
+    def __str__(self) -> str:
+        return f"SplitReduction({self.axis}, {self.factor}, {self.slices})"
+
+
+Step = Split | Parallel | Unroll | Vectorize | Order | Stage | Turn | SplitReduction
 STEPS: Final[dict[str, Any]] = {
-    s.__name__: s for s in (Split, Parallel, Unroll, Vectorize, Order, Stage, Turn)
+    s.__name__: s for s in (Split, Parallel, Unroll, Vectorize, Order, Stage, Turn, SplitReduction)
 }
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A reduction done in parts of `factor` points of its axis and in so many `slices`."""
+
+    reduction: Reduce
+    factor: int
+    slices: int
 
 
 @dataclass(frozen=True)
@@ -167,6 +195,7 @@ class Walk:
     plans: Mapping[Axis, Plan]
     staged: Mapping[Axis | None, tuple[Load, ...]]
     turned: Axis | None = None
+    parts: Parts | None = None
 
 
 @dataclass(frozen=True)
@@ -216,6 +245,7 @@ def planned(kernel: Kernel, schedule: Schedule) -> Walk:
     cause: dict[Axis, Step] = {}
     stages: list[Stage] = []
     turn: Turn | None = None
+    split: SplitReduction | None = None
     for step in schedule.steps:
         match step:
             case Split(name, factor):
@@ -266,6 +296,8 @@ def planned(kernel: Kernel, schedule: Schedule) -> Walk:
             case Turn(name):
                 turn = step
                 _find(by_name, name, step)
+            case SplitReduction():
+                split = step
     _check_places(kernel, result, cause)
     staged: dict[Axis | None, tuple[Load, ...]] = {}
     for step in stages:
@@ -274,7 +306,34 @@ def planned(kernel: Kernel, schedule: Schedule) -> Walk:
     turned = None if turn is None else by_name[turn.axis]
     if turn is not None:
         _check_turn(kernel, turn, by_name[turn.axis], result)
-    return Walk(kernel, result, staged, turned)
+    if split is None:
+        return Walk(kernel, result, staged, turned)
+    if staged or turned:
+        raise ScheduleError(str(split), split.axis, "", "nothing is staged or turned with it")
+    return Walk(kernel, result, staged, turned, _parts(kernel, split, by_name, result))
+
+
+def _parts(
+    kernel: Kernel, step: SplitReduction, by_name: dict[str, Axis], plans: Mapping[Axis, Plan]
+) -> Parts:
+    """The reduction that a step splits."""
+    axis = _find(by_name, step.axis, step)
+    tile = tile_of(kernel.axes, plans)
+    reductions = [e for e in walk(*(a.value for a in kernel.body)) if isinstance(e, Reduce)]
+    reason = ""
+    if len(reductions) != 1 or reductions[0].axes != (axis,) or axis in plans:
+        reason = "it is not the one axis of the kernel's one reduction"
+    elif reductions[0].kind != "sum" or dtypes.is_bool(reductions[0].type):
+        reason = "only sums are split"
+    elif not kernel.is_map or not tile or plans.get(tile[-1], Plan()).lanes == 1:
+        reason = "the innermost axis has no lanes"
+    elif not all(is_static(a.extent) for a in (axis, *tile)):
+        reason = "the number of results is not known"
+    elif step.factor < 1 or step.slices < 1:
+        reason = "there is at least one slice and a point in each part"
+    if reason:
+        raise ScheduleError(str(step), step.axis, show_extent(axis.extent), reason)
+    return Parts(reductions[0], step.factor, step.slices)
 
 
 def _check_turn(kernel: Kernel, step: Turn, axis: Axis, plans: Mapping[Axis, Plan]) -> None:
@@ -332,7 +391,7 @@ def _staged(kernel: Kernel, step: Stage, at: Axis | None, plans: Mapping[Axis, P
         raise refuse("the loops inside move along it")
     if any(not is_static(a.extent) for a in inner):
         raise refuse("the size of the block is not known")
-    size = plans[at].chunk * static(product(a.extent for a in inner)) * load.type.itemsize
+    size = plans.get(at, Plan()).chunk * static(product(a.extent for a in inner)) * load.type.itemsize
     if size > STAGED_BYTES:
         raise refuse(f"the block of {size} bytes is too large for the stack")
     return load
