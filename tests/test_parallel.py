@@ -181,6 +181,20 @@ print(set(codes))
     assert ended.stdout == "{0}\n", ended.stderr
 
 
+def test_linking_where_nearby_addresses_are_taken() -> None:
+    """Programs made after two gigabytes of stacks: the parts of one stay within reach."""
+    body = """
+import numpy as np
+from programs import PROGRAMS
+assert (t.counts(5000, 1, 256) == 1).all()
+for p in PROGRAMS.values():
+    tw.compile(p.function)(*p.arguments(np.random.default_rng(3)))
+print(threads.pool().started())
+"""
+    ended = python(body)
+    assert ended.stdout == "255\n", ended.stderr
+
+
 # -- what is not divided -----------------------------------------------------------------------
 
 

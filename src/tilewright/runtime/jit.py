@@ -66,7 +66,10 @@ def _engine(target: Target) -> Any:
     machine = llvm.Target.from_triple(target.triple).create_target_machine(
         cpu=target.cpu, features=target.features, opt=OPT_LEVEL, jit=True
     )
-    return llvm.create_lljit_compiler(machine)
+    # Not RuntimeDyld, which maps the sections of an object one by one: in a process that has used
+    # up the addresses nearby (large arrays, many threads' stacks) they end up beyond the 2 GB that
+    # their references to each other span. JITLink takes one piece of memory for all.
+    return llvm.create_lljit_compiler(machine, use_jit_link=True)
 
 
 @dataclass(frozen=True)
