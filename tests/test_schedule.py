@@ -306,6 +306,22 @@ def test_products_of_large_operands(shape: tuple[int, int, int]) -> None:
             np.testing.assert_allclose(result, a @ b, rtol=close, atol=close * np.sqrt(k))
 
 
+@pytest.mark.parametrize("shape", [(8, 8), (19, 37), (5, 70)])
+def test_turned_reads(shape: tuple[int, int]) -> None:
+    """x.T by squares of registers: whole ones, and rows and columns in part."""
+    m, n = shape
+    i, j = axis("i", m), axis("j", n)
+    x, y = Buffer("x", dtypes.float32, (n, m)), Buffer("y", dtypes.float32, (m, n))
+    out = Buffer("out", dtypes.float32, (m, n), "output")
+    kernel = Kernel("turned", (i, j), (Assign(out, (i, j), (), x[j, i] * 2.0 + y[i, j]),))
+    steps = (Split("i", min(8, m)), Unroll("i.i"), Split("j", 8), Vectorize("j.i"), Turn("i"))
+    if m <= 8:
+        steps = (Unroll("i"), *steps[2:])
+    function = loopify(kernel, Schedule(steps))
+    assert "flip" in show_function(function)
+    assert kernel_differs(kernel, function) is None
+
+
 @pytest.mark.parametrize("n", [2, 4, 8, 16])
 def test_flip_turns_a_tile(n: int) -> None:
     """A square transposed in registers, compiled."""

@@ -26,7 +26,7 @@ from tilewright.expr import (
 from tilewright.kernel import Assign, Kernel
 from tilewright.target import Target
 from tilewright.transforms.index_rules import affine, flat
-from tilewright.transforms.products import Product, Tile
+from tilewright.transforms.products import Product, Tile, turned_tile
 from tilewright.transforms.schedule import (
     Order,
     Plan,
@@ -123,6 +123,10 @@ class _Planner:
             return axes
         vector = min(reversed(axes), key=lambda a: _cost(a, accesses))
         if not tiled:
+            if self.is_map and (tile := turned_tile(axes, body, vector, lanes)) is not None:
+                self.plans.update(tile.plans)
+                self.tile = tile
+                return list(tile.axes)
             self.plans[vector] = _elementwise_plan(vector, lanes, _weight(values))
             return _innermost(vector, axes)
         last = tiled[0].axes[-1]

@@ -51,8 +51,12 @@ from tilewright.loops import (
 )
 from tilewright.scalars import REDUCTIONS
 from tilewright.transforms.index_rules import simplify
-from tilewright.transforms.packing import filled, part, whole
+from tilewright.transforms.packing import filled, part, strided, whole
 from tilewright.transforms.schedule import Parts, Plan, Schedule, Walk, planned, tile_of
+
+HEAVY = 12
+"""Operations on the results of a tile from which on they are written as a loop: every copy of an
+exponential would be as long as the sums themselves."""
 
 
 @dataclass(frozen=True)
@@ -386,6 +390,7 @@ class _Builder:
     def tile(self, cells: tuple[Cell, ...], body: list[Assign], at: dict[Expr, Expr]) -> list[Stmt]:
         """One tile: its reductions into registers, then its results."""
         out: list[Stmt] = []
+        is_rolled = False
         roots = [e for a in body for e in (*a.index, a.value)]
         roots = _tidy(substitute(roots, at))
         while True:
@@ -396,10 +401,22 @@ class _Builder:
             if not ready:
                 break
             results = self.reduce(ready, cells, out)
+            heavy = sum(e.op.cost for e in walk(*roots) if isinstance(e, Apply)) > HEAVY
+            if heavy and any(c.count > 1 for c in cells):
+                results = [self.parked(x, cells, out) for x in results]
+                is_rolled = True
             roots = substitute(roots, dict(zip(ready, results, strict=True)))
         if any(isinstance(e, Reduce) for e in walk(*roots)):
             raise InternalError("a reduction depends on another reduction's axis")
-        return [block(*out, *_over(cells, _stores(body, roots)))]
+        return [block(*out, *_over(cells, _stores(body, roots), is_rolled))]
+
+    def parked(self, x: Expr, cells: Sequence[Cell], out: list[Stmt]) -> Expr:
+        """The tile `x` in memory instead of registers, for loops that are not written out."""
+        shape = tuple(c.count * c.lanes for c in cells)
+        place = tuple(c.offset for c in cells)
+        b = Buffer("tile", x.type, shape, "stack")
+        out += [Alloc(b), *_over(cells, [Store(b, place, x)])]
+        return Load(b, place, None)
 
     def turn(
         self,
@@ -415,6 +432,8 @@ class _Builder:
         assert rows.row is not None and wide.vector is not None and wide.lane is not None
         lanes, out = wide.lanes, list[Stmt]()
         sums = [e for e in walk(*(a.value for a in body)) if isinstance(e, Reduce)]
+        if not sums:
+            return self.turn_loads(rows, wide, cells, body, at, after)
         pairs: list[tuple[Buffer, Expr]] = []
         env: dict[Expr, Expr] = {}
         while sums:
@@ -445,6 +464,37 @@ class _Builder:
         if wide.unrolled is not None:
             steps = [loop(wide.unrolled, block(*steps), kind="unroll")]
         return [block(*out, *steps)]
+
+    def turn_loads(
+        self,
+        rows: Cell,
+        wide: Cell,
+        cells: tuple[Cell, ...],
+        body: list[Assign],
+        at: dict[Expr, Expr],
+        after: dict[Expr, Expr],
+    ) -> list[Stmt]:
+        """One tile without sums: what is contiguous along its rows is read by columns and turned
+        before the results are made of it."""
+        assert rows.row is not None and wide.vector is not None and wide.lane is not None
+        assert self.turned is not None
+        place = rows.unrolled if rows.unrolled is not None else as_index(0)
+        lanes, out, env = wide.lanes, list[Stmt](), dict[Expr, Expr]()
+        for e in strided(body, self.turned):
+            square = Buffer("square", e.type, (lanes, lanes), "registers")
+            out.append(Alloc(square))
+            if rows.count < lanes or static(wide.vector.extent) < lanes:
+                u, v = axis("u", lanes), axis("v", lanes)
+                zero = Store(square, (u, v), literal(0, e.type))
+                out.append(loop(u, loop(v, zero, kind="vector", lanes=lanes), kind="unroll"))
+            (value,) = _tidy(substitute([e], after))
+            store = Store(square, (wide.lane, rows.row), value)
+            read = loop(rows.row, store, kind="vector", lanes=lanes)
+            out += [loop(wide.lane, read, kind="unroll"), Flip(square)]
+            env[e] = square[place, wide.vector]
+        body = _replaced(body, env)
+        roots = _tidy(substitute([e for a in body for e in (*a.index, a.value)], at))
+        return [block(*out, *_over(cells, _stores(body, roots)))]
 
     def reduce(
         self,
@@ -563,7 +613,7 @@ def _cut(a: Axis, s: Segment, turned: bool = False) -> tuple[Axis, Cell, Expr]:
     return o, cell, index("+", where, as_index(s.start))
 
 
-def _over(cells: Sequence[Cell], body: list[Stmt]) -> list[Stmt]:
+def _over(cells: Sequence[Cell], body: list[Stmt], rolled: bool = False) -> list[Stmt]:
     """Run `body` for every element of the tile: unrolled axes outside, the vector axis inside, and
     next to it its own unrolled part: what is the same for all vectors of a row is used at once."""
     cells = sorted(cells, key=lambda c: c.vector is not None)
@@ -572,7 +622,8 @@ def _over(cells: Sequence[Cell], body: list[Stmt]) -> list[Stmt]:
             body = [loop(c.vector, *body, kind="vector", lanes=c.lanes)]
     for c in reversed(cells):
         if c.unrolled is not None:
-            body = [loop(c.unrolled, *body, kind="unroll")]
+            again = rolled and c.vector is None
+            body = [loop(c.unrolled, *body, kind="serial" if again else "unroll")]
     return body
 
 

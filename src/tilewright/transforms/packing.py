@@ -23,7 +23,9 @@ from tilewright.expr import (
     serials,
     static,
     substitute,
+    walk,
 )
+from tilewright.kernel import Assign
 from tilewright.loops import Alloc, Flip, Stmt, Store, block, loop
 from tilewright.transforms.index_rules import INF, Ranges, affine, flat, simplify
 
@@ -79,6 +81,13 @@ def whole(e: Load, axes: Sequence[Axis]) -> Block | None:
         shape[-1] += PAD_BYTES // e.type.itemsize
     buffer = Buffer(f"{e.buffer.name}_copy", e.type, tuple(shape))
     return Block(buffer, tuple(fresh), value, Load(buffer, position, None))
+
+
+def strided(body: Sequence[Assign], a: Axis) -> list[Load]:
+    """The loads of some assignments that are contiguous along `a`."""
+    loads = dict.fromkeys(e for x in body for e in walk(x.value) if isinstance(e, Load))
+    plain = [e for e in loads if not any(isinstance(x, Load) for x in walk(*e.children))]
+    return [e for e in plain if affine(flat(e.buffer, e.index)).coefficient(a) == 1]
 
 
 def part(e: Load, summed: Sequence[Axis], a: Axis, start: Expr, width: int, chunk: int) -> Block:

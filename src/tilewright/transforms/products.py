@@ -18,7 +18,7 @@ from tilewright.expr import Axis, Load, Reduce, is_static, static, walk
 from tilewright.kernel import Assign
 from tilewright.target import Target
 from tilewright.transforms.index_rules import Affine, affine, flat
-from tilewright.transforms.packing import ALIAS_BYTES, WIDEST_FLIP, whole
+from tilewright.transforms.packing import ALIAS_BYTES, WIDEST_FLIP, strided, whole
 from tilewright.transforms.schedule import STAGED_BYTES, Plan
 
 DEEP = 256
@@ -264,6 +264,29 @@ class Product:
         if o.step(moving[-1]) != 1:
             return o.size([rows, *moving]) * o.load.type.itemsize > self.target.l2_bytes
         return o.far(rows)
+
+
+def turned_tile(
+    axes: Sequence[Axis], body: Sequence[Assign], vector: Axis, lanes: int
+) -> Tile | None:
+    """A square tile for a map that reads some arrays along another axis than it writes: these are
+    turned in registers. None if there is no such axis."""
+    loads = [e for a in body for e in walk(a.value) if isinstance(e, Load)]
+    operands = [o for o in _operands(loads) if _plain(o)]
+    across = [o for o in operands if o.moves(vector) and abs(o.step(vector)) > 1]
+    found = [a for a in axes if a is not vector and across and all(o.step(a) == 1 for o in across)]
+    square = 4 <= lanes <= WIDEST_FLIP and all(o.load.type.itemsize in (4, 8) for o in across)
+    if not found or not square or not all(is_static(a.extent) for a in axes):
+        return None
+    rows = found[-1]
+    if static(rows.extent) < lanes // 2 or static(vector.extent) < lanes // 2:
+        return None
+    if len(strided(body, rows)) != len({o.load for o in across}):
+        return None  # something else is contiguous along the rows and must not be turned
+    high = min(lanes, static(rows.extent))
+    plans = ((vector, Plan(lanes=lanes)), (rows, Plan(unroll=high)))
+    order = (*(a for a in axes if a is not rows and a is not vector), rows, vector)
+    return Tile(order, plans, (), rows, TURNED * math.prod(static(a.extent) for a in axes))
 
 
 def _operands(loads: Sequence[Load]) -> list[_Operand]:

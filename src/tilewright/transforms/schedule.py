@@ -32,7 +32,7 @@ from tilewright.expr import (
     walk,
 )
 from tilewright.kernel import Assign, Kernel
-from tilewright.transforms.packing import whole
+from tilewright.transforms.packing import strided, whole
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,8 @@ class Stage:
 @dataclass(frozen=True)
 class Turn:
     """Write the results of a tile with the lanes along `axis`, an unrolled axis of the tile:
-    squares of registers change their axes in between.
+    squares of registers change their axes in between. Without sums it is what the tile reads
+    along `axis` that is turned.
 
     rewrite:   for i.i in 16: for j.i in 16: y[j.i, i.i] = r[i.i, j.i]
           ->   flip r; for j.i in 16: for i.i in 16: y[j.i, i.i] = r[j.i, i.i]
@@ -338,7 +339,7 @@ def _parts(
 
 def _check_turn(kernel: Kernel, step: Turn, axis: Axis, plans: Mapping[Axis, Plan]) -> None:
     """A tile is turned where each register holds a vector of results and there are at most as many
-    rows as lanes."""
+    rows as lanes; or, without sums, where what is read is contiguous along the rows."""
     tile = tile_of(kernel.axes, plans)
     lanes = max((plans[a].lanes for a in tile if a in plans), default=1)
     plan = plans.get(axis, Plan())
@@ -349,8 +350,12 @@ def _check_turn(kernel: Kernel, step: Turn, axis: Axis, plans: Mapping[Axis, Pla
         reason = "it is not an unrolled axis of a tile with lanes"
     elif plan.unroll > lanes:
         reason = f"the tile has {plan.unroll} rows and {lanes} lanes"
-    elif nested or not all(depends(r, tile) for r in reductions) or not reductions:
+    elif nested or not all(depends(r, tile) for r in reductions):
         reason = "only sums of the tile are turned"
+    elif not reductions and (plan.unroll == 1 or not strided(kernel.body, axis)):
+        reason = "nothing is read that is contiguous along it"
+    elif not reductions and any(plans.get(a, Plan()).unroll > 1 for a in tile if a is not axis):
+        reason = "one vector of the other axis is turned"
     if reason:
         raise ScheduleError(str(step), step.axis, show_extent(axis.extent), reason)
 
@@ -391,7 +396,9 @@ def _staged(kernel: Kernel, step: Stage, at: Axis | None, plans: Mapping[Axis, P
         raise refuse("the loops inside move along it")
     if any(not is_static(a.extent) for a in inner):
         raise refuse("the size of the block is not known")
-    size = plans.get(at, Plan()).chunk * static(product(a.extent for a in inner)) * load.type.itemsize
+    size = (
+        plans.get(at, Plan()).chunk * static(product(a.extent for a in inner)) * load.type.itemsize
+    )
     if size > STAGED_BYTES:
         raise refuse(f"the block of {size} bytes is too large for the stack")
     return load
