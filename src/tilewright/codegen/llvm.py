@@ -28,7 +28,6 @@ from tilewright.codegen.llvm_values import (
     identity,
     memory_type,
     native_operations,
-    suffix,
     vector_type,
 )
 from tilewright.codegen.parallel import DECLARATION, Region, divided, outline, task
@@ -161,7 +160,6 @@ class FunctionPrinter(Emitter):
         self.forms: dict[tuple[Buffer, tuple[Expr, ...]], Affine] = {}
         self.in_memory = _passed(function.body)
         self.vector: Axis | None = None
-        self.lanes, self.extent = 1, 1
         self.streamed = False
 
     def text(self, external: bool) -> str:
@@ -531,20 +529,6 @@ class FunctionPrinter(Emitter):
     def _identity(self, kind: str, dtype: DType) -> Operand:
         return constant(identity(kind, dtype))
 
-    def masked(self, new: Operand, old: Operand) -> Operand:
-        """`new` in the lanes inside the vector axis's extent, `old` in the padding."""
-        if self.extent == self.lanes:
-            return new
-        return self.value(
-            f"select <{self.lanes} x i1> {self.lane_mask()}, {new}, {old}", new.dtype, new.lanes
-        )
-
-    def lane_mask(self) -> str:
-        if self.extent == self.lanes:
-            return "splat (i1 true)"
-        bits = ", ".join(f"i1 {'true' if i < self.extent else 'false'}" for i in range(self.lanes))
-        return f"<{bits}>"
-
     def address(self, buffer: Buffer, form: Affine) -> str:
         """A pointer to the element at a scalar flat offset; constants become displacements."""
         base, element = self.pointer[buffer], memory_type(buffer.dtype)
@@ -659,26 +643,6 @@ class FunctionPrinter(Emitter):
             f"ptr, <{lanes} x i1>, {wide}",
         )
         return self.value(call, dtype, lanes)
-
-    def _mangled(self, dtype: DType) -> str:
-        return f"v{self.lanes}i8" if dtypes.is_bool(dtype) else suffix(dtype, self.lanes)
-
-    def reversed(self, wide: str, x: str) -> str:
-        order = ", ".join(f"i32 {i}" for i in reversed(range(self.lanes)))
-        return self.value(
-            f"shufflevector {wide} {x}, {wide} poison, <{self.lanes} x i32> <{order}>",
-            dtypes.int64,
-            1,
-        ).text
-
-    def guarded_mask(self, guard: Operand | None) -> str:
-        """The lanes to touch: inside the extent, and where the guard holds."""
-        if guard is None:
-            return self.lane_mask()
-        wide = self.splat(guard, self.lanes)
-        if self.extent == self.lanes:
-            return wide.text
-        return self.value(f"and {wide}, {self.lane_mask()}", dtypes.bool_, self.lanes).text
 
     def addresses(self, buffer: Buffer, offset: Affine, step: int | None) -> str:
         """One pointer for each lane."""

@@ -115,11 +115,13 @@ def native_operations(target: Target) -> frozenset[str]:
 
 
 class Emitter:
-    """Appends instructions to a list of lines; gives fresh names; collects declarations."""
+    """Appends instructions to a list of lines; gives fresh names; collects declarations. Vectors
+    have `lanes` lanes at present, of which the first `extent` count."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.declarations: set[str] = set()
+        self.lanes, self.extent = 1, 1
         self._next = 0
 
     def fresh(self, hint: str = "v") -> str:
@@ -264,6 +266,40 @@ class Emitter:
         return self.value(
             f"shufflevector {a}, {b}, <{len(order)} x i32> <{picked}>", a.dtype, len(order)
         )
+
+    def masked(self, new: Operand, old: Operand) -> Operand:
+        """`new` in the lanes inside the vector axis's extent, `old` in the padding."""
+        if self.extent == self.lanes:
+            return new
+        return self.value(
+            f"select <{self.lanes} x i1> {self.lane_mask()}, {new}, {old}", new.dtype, new.lanes
+        )
+
+    def lane_mask(self) -> str:
+        if self.extent == self.lanes:
+            return "splat (i1 true)"
+        bits = ", ".join(f"i1 {'true' if i < self.extent else 'false'}" for i in range(self.lanes))
+        return f"<{bits}>"
+
+    def reversed(self, wide: str, x: str) -> str:
+        order = ", ".join(f"i32 {i}" for i in reversed(range(self.lanes)))
+        return self.value(
+            f"shufflevector {wide} {x}, {wide} poison, <{self.lanes} x i32> <{order}>",
+            dtypes.int64,
+            1,
+        ).text
+
+    def guarded_mask(self, guard: Operand | None) -> str:
+        """The lanes to touch: inside the extent, and where the guard holds."""
+        if guard is None:
+            return self.lane_mask()
+        wide = self.splat(guard, self.lanes)
+        if self.extent == self.lanes:
+            return wide.text
+        return self.value(f"and {wide}, {self.lane_mask()}", dtypes.bool_, self.lanes).text
+
+    def _mangled(self, dtype: DType) -> str:
+        return f"v{self.lanes}i8" if dtypes.is_bool(dtype) else suffix(dtype, self.lanes)
 
     def _compare(self, op: str, a: Operand, b: Operand) -> Operand:
         if dtypes.is_float(a.dtype):
