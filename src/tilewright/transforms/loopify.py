@@ -390,9 +390,9 @@ class _Builder:
     def tile(self, cells: tuple[Cell, ...], body: list[Assign], at: dict[Expr, Expr]) -> list[Stmt]:
         """One tile: its reductions into registers, then its results."""
         out: list[Stmt] = []
-        is_rolled = False
         roots = [e for a in body for e in (*a.index, a.value)]
         roots = _tidy(substitute(roots, at))
+        rolled = _epilogue_cost(roots) > HEAVY and any(c.count > 1 for c in cells)
         while True:
             bound = _bound(roots)
             ready = _ready(
@@ -401,14 +401,12 @@ class _Builder:
             if not ready:
                 break
             results = self.reduce(ready, cells, out)
-            heavy = sum(e.op.cost for e in walk(*roots) if isinstance(e, Apply)) > HEAVY
-            if heavy and any(c.count > 1 for c in cells):
+            if rolled:
                 results = [self.parked(x, cells, out) for x in results]
-                is_rolled = True
             roots = substitute(roots, dict(zip(ready, results, strict=True)))
         if any(isinstance(e, Reduce) for e in walk(*roots)):
             raise InternalError("a reduction depends on another reduction's axis")
-        return [block(*out, *_over(cells, _stores(body, roots), is_rolled))]
+        return [block(*out, *_over(cells, _stores(body, roots), rolled))]
 
     def parked(self, x: Expr, cells: Sequence[Cell], out: list[Stmt]) -> Expr:
         """The tile `x` in memory instead of registers, for loops that are not written out."""
@@ -588,6 +586,13 @@ def _replaced(body: Sequence[Assign], env: Mapping[Expr, Expr]) -> list[Assign]:
         return list(body)
     values = substitute([a.value for a in body], env)
     return [Assign(a.buffer, a.index, a.axes, v) for a, v in zip(body, values, strict=True)]
+
+
+def _epilogue_cost(roots: Sequence[Expr]) -> int:
+    """Operations on the results of reductions; 0 if there is no reduction."""
+    sums = [e for e in walk(*roots) if isinstance(e, Reduce)]
+    rest = substitute(roots, {r: var("sum", r.type) for r in sums})
+    return sum(e.op.cost for e in walk(*rest) if isinstance(e, Apply)) if sums else 0
 
 
 def _stores(body: Sequence[Assign], roots: Sequence[Expr]) -> list[Stmt]:
