@@ -17,7 +17,8 @@ from tilewright.ops.order import OrderStatistics, TopK
 from tilewright.ops.samples import of_kinds, samples
 from tilewright.ops.searching import Count, Nonzero, SearchSorted
 from tilewright.ops.sort import Argsort, Sort
-from tilewright.ops.sort_loops import Digits, Item, Items, Keys, LineSort, Place, odd_even_pairs
+from tilewright.ops.sort_lines import LineSort
+from tilewright.ops.sort_loops import Digits, Item, Items, Keys, Place, odd_even_pairs
 
 TYPES = of_kinds("biuf")
 

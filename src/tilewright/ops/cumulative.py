@@ -50,8 +50,9 @@ CHAINS: Final = 8
 """Chains of dependent steps that run together: as many as hide the latency of a step."""
 
 
-PIECE: Final = 64
-"""Steps of one chain before the chains of a line are joined again, at most."""
+PIECE_BYTES: Final = 256
+"""Of one chain before the chains of a line are joined again, at most. CHAINS pieces are less than
+a page: a load waits for an earlier store to the same place in another page."""
 
 PAGE: Final = 4096
 """Addresses that are equal up to multiples of this many bytes compete for the same cache lines."""
@@ -267,7 +268,8 @@ class Lines:
         if self.reduction is None or self._quick:
             return 0
         whole = UNROLL * VECTOR_BYTES // self.wide.itemsize
-        return min(PIECE, self.n // CHAINS // whole * whole)
+        most = PIECE_BYTES // self.wide.itemsize
+        return min(most, self.n // CHAINS // whole * whole)
 
     @property
     def together(self) -> int:

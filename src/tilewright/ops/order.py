@@ -38,7 +38,8 @@ from tilewright.ops.indexing import take_along
 from tilewright.ops.nests import Cell, minus, plus, vectors, when
 from tilewright.ops.samples import AWKWARD_AXES, Example, numbers, of_kinds, samples
 from tilewright.ops.sort import Argsort, check_key, order
-from tilewright.ops.sort_loops import VECTOR_BYTES, Item, Items, Keys, LineSort, Place, times
+from tilewright.ops.sort_lines import LineSort
+from tilewright.ops.sort_loops import VECTOR_BYTES, Item, Items, Keys, Place, times
 
 FEW: Final = 1 << 13
 """From so many keys on, a table of 2^11 counts is small beside them."""

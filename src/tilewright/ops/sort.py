@@ -19,7 +19,8 @@ from tilewright.graph import Op, Type
 from tilewright.loops import Let, Stmt, store
 from tilewright.ops.indexing import take_along
 from tilewright.ops.samples import AWKWARD_AXES, Example, numbers, of_kinds, samples
-from tilewright.ops.sort_loops import Item, Items, Keys, LineSort, Place
+from tilewright.ops.sort_lines import LineSort
+from tilewright.ops.sort_loops import Item, Items, Keys, Place
 
 
 @dataclass(frozen=True)

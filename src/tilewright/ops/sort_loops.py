@@ -13,7 +13,6 @@ is a function from its positions to flat offsets.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -37,10 +36,9 @@ from tilewright.expr import (
     literal,
     ne,
     select,
-    static,
     var,
 )
-from tilewright.loops import Alloc, Block, Let, Stmt, While, block, loop, store
+from tilewright.loops import Accumulate, Alloc, Block, Let, Stmt, While, block, loop, store
 from tilewright.ops.nests import Cell, minus, plus, vectors, when
 
 VECTOR_BYTES: Final = 64
@@ -138,11 +136,15 @@ class Items:
         return 16 if self.keys.type.itemsize <= 2 and self.n <= 1 << 16 else 32
 
     @property
+    def position_type(self) -> DType:
+        return dtypes.int32 if self.n < 1 << 31 else dtypes.int64
+
+    @property
     def types(self) -> tuple[DType, ...]:
         if not self.with_order:
             return (self.keys.type,)
         packed = {0: None, 16: dtypes.int32, 32: dtypes.int64}[self.low_bits]
-        return (self.keys.type, dtypes.int64) if packed is None else (packed,)
+        return (self.keys.type, self.position_type) if packed is None else (packed,)
 
     @property
     def nbytes(self) -> int:
@@ -158,7 +160,7 @@ class Items:
         if not self.with_order:
             return (key,)
         if not self.low_bits:
-            return key, plus(position, 0)
+            return key, cast(plus(position, 0), self.position_type)
         (t,) = self.types
         high = apply("shl", cast(key, t), literal(self.low_bits, t))
         return (apply("or", high, cast(position, t)),)
@@ -190,7 +192,7 @@ class Items:
     def position(self, item: Item) -> Expr:
         """Where the item came from (int64)."""
         if not self.low_bits:
-            return item[1]
+            return cast(item[1], dtypes.int64)
         mask = literal((1 << self.low_bits) - 1, item[0].type)
         return cast(apply("and", item[0], mask), dtypes.int64)
 
@@ -492,8 +494,10 @@ class Digits:
         self.tile = Tile(items, 2 * n)
         self.buckets = 1 << self.bits
         count = dtypes.int32 if n < 1 << 31 else dtypes.int64
-        self.counts = Buffer("counts", count, (self.passes * self.buckets,))
+        self.counts = Buffer("counts", count, (self.buckets,))
         self.source = Cell("source")
+        key = items.types[0]
+        self.least, self.span = Cell("least", key), Cell("span", np.dtype(f"u{key.itemsize}"))
         self.memory = [*self.tile.memory, Alloc(self.counts)]
 
     @property
@@ -510,58 +514,77 @@ class Digits:
         """The sorted item at a position."""
         return self.tile[plus(self.source.value, i)]
 
-    def digit(self, item: Item, number: Expr | int) -> Expr:
+    def digit(self, item: Item, number: Expr) -> Expr:
         """One digit of an item's key, the least significant being number 0."""
         key = item[0]
         unsigned = np.dtype(f"u{key.type.itemsize}")
-        lowest = np.iinfo(self.items.keys.type).min * -1 << self.first
-        biased = bitcast(apply("add", key, literal(lowest, key.type)), unsigned)
+        above = bitcast(apply("sub", key, self.least.value), unsigned)
         shift = cast(plus(times(number, self.bits), self.first), unsigned)
-        part = apply("and", apply("shr", biased, shift), literal(self.buckets - 1, unsigned))
+        part = apply("and", apply("shr", above, shift), literal(self.buckets - 1, unsigned))
         return cast(part, dtypes.int64)
 
     def sort(self) -> list[Stmt]:
         turn = axis("turn", self.passes)
         source, at = var("from", dtypes.int64), var("bucket", dtypes.int64)
-        shared = cast(self.counts[plus(times(turn, self.buckets), at)], dtypes.int64)
-        one = when(
+        shared = cast(self.counts[at], dtypes.int64)
+        shift = cast(plus(times(turn, self.bits), self.first), self.span.buffer.dtype)
+        zero = literal(0, self.span.buffer.dtype)
+        move = when(
             ne(shared, as_index(self.n)),
-            self.starts(turn),
+            self.starts(),
             self.distribute(turn, source),
             self.source.set(minus(self.n, source)),
         )
+        one = when(
+            ne(apply("shr", self.span.value, shift), zero),
+            Let(source, self.source.value),
+            *self.count(turn, source),
+            Let(at, self.digit(self.tile[source], turn)),
+            move,
+        )
+        return [*self.extent(), self.source.set(as_index(0)), loop(turn, one)]
+
+    def extent(self) -> list[Stmt]:
+        """The least key, from which digits count, and how far the greatest is above it: keys of
+        a small range have few digits."""
+        most = Cell("most", self.least.buffer.dtype)
+        key, low = self.tile.parts[0], literal((1 << self.first) - 1, self.least.buffer.dtype)
+        first = key[as_index(0)]
+
+        def look(i: Expr, _: Expr) -> list[Stmt]:
+            return [
+                Accumulate(self.least.buffer, (), "min", key[i]),
+                Accumulate(most.buffer, (), "max", key[i]),
+            ]
+
+        span = apply("sub", most.value, self.least.value)
         return [
-            *self.count(),
-            self.source.set(as_index(0)),
+            self.least.memory, most.memory, self.span.memory,
+            self.least.set(first),
+            most.set(first),
+            *vectors(self.n, self.items.lanes, look),
+            self.least.set(apply("and", self.least.value, apply("not", low))),
+            self.span.set(bitcast(span, self.span.buffer.dtype)),
+        ]  # fmt: skip
+
+    def count(self, turn: Expr, source: Expr) -> list[Stmt]:
+        """How many items have each digit."""
+        zero, one = (literal(v, self.counts.dtype) for v in (0, 1))
+        i, at = axis("i", self.n), var("bucket", dtypes.int64)
+        return [
+            *vectors(self.buckets, 16, lambda k, _: [store(self.counts, (k,), zero)]),
             loop(
-                turn,
-                Let(source, self.source.value),
-                Let(at, self.digit(self.tile[source], turn)),
-                one,
+                i,
+                Let(at, self.digit(self.tile[plus(source, i)], turn)),
+                store(self.counts, (at,), apply("add", self.counts[at], one)),
             ),
         ]
 
-    def count(self) -> list[Stmt]:
-        """How many items have each digit, for all digits in one pass."""
-        zero, one = (literal(v, self.counts.dtype) for v in (0, 1))
-        i = axis("i", self.n)
-        body: list[Stmt] = []
-        for p in range(self.passes):
-            at = var("bucket", dtypes.int64)
-            slot = plus(at, p * self.buckets)
-            body.append(Let(at, self.digit(self.tile[i], p)))
-            body.append(store(self.counts, (slot,), apply("add", self.counts[slot], one)))
-        clear = vectors(
-            self.passes * self.buckets, 16, lambda k, _: [store(self.counts, (k,), zero)]
-        )
-        return [*clear, loop(i, *body)]
-
-    def starts(self, turn: Expr) -> Stmt:
+    def starts(self) -> Stmt:
         """Counts become the places where the items with each digit begin."""
         b, total = axis("b", self.buckets), Cell("total", self.counts.dtype)
-        here = plus(times(turn, self.buckets), b)
         n = var("n", self.counts.dtype)
-        step = [Let(n, self.counts[here]), store(self.counts, (here,), total.value), total.add(n)]
+        step = [Let(n, self.counts[b]), store(self.counts, (b,), total.value), total.add(n)]
         return Block((total.memory, total.set(0), loop(b, *step)))
 
     def distribute(self, turn: Expr, source: Expr) -> Stmt:
@@ -570,15 +593,14 @@ class Digits:
         at, to = var("bucket", dtypes.int64), var("to", self.counts.dtype)
         item = tuple(var("x", b.dtype) for b in self.tile.parts)
         moved = [Let(v, x) for v, x in zip(item, self.tile[plus(source, i)], strict=True)]
-        slot = plus(times(turn, self.buckets), at)
         target = plus(minus(self.n, source), cast(to, dtypes.int64))
         return loop(
             i,
             *moved,
             Let(at, self.digit(item, turn)),
-            Let(to, self.counts[slot]),
+            Let(to, self.counts[at]),
             *self.tile.put(target, item),
-            store(self.counts, (slot,), apply("add", to, literal(1, to.dtype))),
+            store(self.counts, (at,), apply("add", to, literal(1, to.dtype))),
         )
 
 
@@ -631,169 +653,3 @@ class Ranks:
                 run(last, store(self.ranks, (plus(last, start),), acc[last])),
             )))  # fmt: skip
         return out
-
-
-# -- lines of an array -------------------------------------------------------------------------
-
-TRANSPOSED: Final = 64
-"""Elements of a line that are moved into their lane at a time."""
-
-Write = Callable[[Place, Expr, Item], Sequence[Stmt]]
-
-
-class LineSort:
-    """Sorts every line of an array of `shape` along axis `d`.
-
-    `write(place, j, item)` are the statements that give position j of the line its item, where
-    place(i) is the flat offset of position i of that line.
-    """
-
-    def __init__(self, x: Buffer, d: int, items: Items, write: Write) -> None:
-        shape = [static(n) for n in x.shape]
-        self.x, self.items, self.write = x, items, write
-        self.n = shape[d]
-        self.outer, self.inner = math.prod(shape[:d]), math.prod(shape[d + 1 :])
-
-    def place(self, line: Expr) -> tuple[Let, Place]:
-        """The flat offsets of a line, lines being numbered row-major, and what they rest on."""
-        o, c = index("//", line, as_index(self.inner)), index("%", line, as_index(self.inner))
-        start = var("start", dtypes.int64)
-        named = Let(start, plus(plus(times(o, self.n * self.inner), c), 0))
-        return named, lambda j: plus(start, times(j, self.inner))
-
-    def loops(self) -> Stmt:
-        """The nest of the way that seems fastest."""
-        if self.outer * self.inner * self.n == 0:
-            return block()
-        return min(self.ways(), key=lambda way: way[0])[1]()
-
-    @property
-    def cost(self) -> float:
-        """Roughly the time of that, in the unit of `Spread.cost`."""
-        return min(self.ways(), key=lambda way: way[0])[0]
-
-    def ways(self) -> list[tuple[float, Callable[[], Stmt]]]:
-        """Ways to sort all lines, each with its time."""
-        lines = self.outer * self.inner
-        ranks = Ranks(self.items.keys, self.n)
-        spread, digits = Spread(self.items, self.n), Digits(self.items, self.n)
-        line = axis("line", lines)
-        named, p = self.place(line)
-
-        def each(one: tuple[list[Stmt], list[Stmt]]) -> Stmt:
-            memory, body = one
-            return block(*memory, loop(line, named, *body))
-
-        apart = 2.0 * self.n * (self.inner > 1)
-        return [
-            (lines * (ranks.cost + apart), lambda: each(self.ranked(p, ranks))),
-            (lines * (spread.cost + apart), lambda: each(self.spread(p, spread))),
-            (lines * (digits.cost + apart), lambda: each(self.digits(p, digits))),
-            (self.tall_cost(lines), lambda: self.tall(lines)),
-        ]
-
-    def digits(self, p: Place, digits: Digits) -> tuple[list[Stmt], list[Stmt]]:
-        body = [
-            digits.source.memory,
-            *digits.put(lambda j: self.items.item(self.x[p(j)], j)),
-            *digits.sort(),
-            *vectors(self.n, self.items.lanes, lambda j, _: self.write(p, j, digits[j])),
-        ]
-        return digits.memory, body
-
-    @property
-    def side_by_side(self) -> bool:
-        """Whether the lines of the lanes of a tile are neighbours in memory."""
-        return self.inner >= self.items.lanes
-
-    def tall_cost(self, lines: int) -> float:
-        """The time of `tall`, in the unit of `Spread.cost`."""
-        width = self.items.lanes
-        groups = self.outer * -(-self.inner // width) if self.side_by_side else -(-lines // width)
-        moves = 0.3 if self.side_by_side else 1.0
-        network = Network(Tile(self.items, 0), self.n)
-        return groups * (network.cost + moves * self.n * width)
-
-    def ranked(self, p: Place, r: Ranks) -> tuple[list[Stmt], list[Stmt]]:
-        i = axis("i", self.n)
-        to = var("to", dtypes.int64)
-        body = [*r.put(lambda j: self.items.keys.key(self.x[p(j)])), *r.sort()]
-        item = self.items.item(self.x[p(i)], i)
-        return r.memory, [*body, loop(i, Let(to, r[i]), *self.write(p, to, item))]
-
-    def spread(self, p: Place, s: Spread) -> tuple[list[Stmt], list[Stmt]]:
-        out: list[Stmt] = []
-        full, tail = divmod(self.n, s.rows)
-        q, r = axis("q", full), axis("r", s.rows)
-        if full:
-            at = plus(times(q, s.rows), r)
-            out.append(loop(q, loop(r, *self.write(p, at, s[r, q]))))
-        if tail:
-            r = axis("r", tail)
-            out.append(loop(r, *self.write(p, plus(r, full * s.rows), s[r, full])))
-        put = s.put(lambda j: self.items.item(self.x[p(j)], j))
-        return s.tile.memory, [s.origin.memory, *put, *s.sort(), *out]
-
-    def tall(self, lines: int) -> Stmt:
-        """A line in each lane."""
-        width = self.items.lanes
-        rows = self.n if self.n <= BASE else 1 << (self.n - 1).bit_length()
-        tile = Tile(self.items, rows * width)
-        network = Network(tile, self.n)
-        beyond = tile.fill(self.n * width, rows * width)
-        along = self.inner if self.side_by_side else lines
-        groups, tail = divmod(along, width)
-        o, g = axis("o", self.outer if self.side_by_side else 1), axis("g", groups)
-        walk = self.columns if self.side_by_side else self.transposed
-        first = times(o, self.inner)
-        many = walk(tile, network, plus(first, times(g, width)), width)
-        few = walk(tile, network, plus(first, groups * width), tail)
-        body = [*([loop(g, *many)] if groups else []), *(few if tail else [])]
-        return block(*tile.memory, *beyond, loop(o, *body))
-
-    def columns(self, tile: Tile, network: Network, line: Expr, width: int) -> list[Stmt]:
-        """Lines side by side: rows are read and written as vectors."""
-        full = 1 << (width - 1).bit_length()
-
-        named, first = self.place(line)
-
-        def rows(body: Callable[[Expr, Place, Expr], Sequence[Stmt]]) -> Stmt:
-            j, lane = axis("j", self.n), axis("l", width)
-
-            def p(i: Expr) -> Expr:
-                return plus(first(i), lane)
-
-            at = plus(times(j, tile.lanes), lane)
-            return loop(j, loop(lane, *body(j, p, at), kind="vector", lanes=full))
-
-        return [
-            named,
-            rows(lambda j, p, at: tile.put(at, self.items.item(self.x[p(j)], j))),
-            network.sort(),
-            rows(lambda j, p, at: self.write(p, j, tile[at])),
-        ]
-
-    def transposed(self, tile: Tile, network: Network, line: Expr, width: int) -> list[Stmt]:
-        """Lines anywhere: elements are moved into lanes one by one, and then made items."""
-
-        def each(body: Callable[[Expr, Place, Expr], Sequence[Stmt]]) -> list[Stmt]:
-            full, tail = divmod(self.n, TRANSPOSED)
-            out: list[Stmt] = []
-            for start, count, size in ((0, full, TRANSPOSED), (full * TRANSPOSED, 1, tail)):
-                b, c, k = axis("b", count), axis("c", width), axis("k", size)
-                j = plus(plus(times(b, TRANSPOSED), k), start)
-                named, p = self.place(plus(line, c))
-                at = plus(times(j, tile.lanes), c)
-                if count * size:
-                    out.append(loop(b, loop(c, named, loop(k, *body(j, p, at)))))
-            return out
-
-        j, lane = axis("j", self.n), axis("l", tile.lanes)
-        at = plus(times(j, tile.lanes), lane)
-        keyed = tile.put(at, self.items.item(self.items.raw_element(tile[at]), j))
-        return [
-            *each(lambda j, p, at: tile.put(at, self.items.raw(self.x[p(j)]))),
-            loop(j, loop(lane, *keyed, kind="vector", lanes=tile.lanes)),
-            network.sort(),
-            *each(lambda j, p, at: self.write(p, j, tile[at])),
-        ]
