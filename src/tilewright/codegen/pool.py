@@ -39,6 +39,8 @@ CHUNKS_PER_THREAD: Final = 4
 """Enough to balance threads that run at different speeds, few enough to cost nothing."""
 SPINS: Final = 2000
 """Pauses (some 20 to 40 ns each) before an idle worker, or a caller at the end, sleeps."""
+YIELD_SPINS: Final = 64
+"""Of these, so many until the core is offered to others; a power of two."""
 WAKE_CHUNKS: Final = 16
 """Minimal chunks of work that pay for waking sleeping workers."""
 STACK_BYTES: Final = 8 << 20
@@ -67,7 +69,8 @@ def print_pool(target: Target) -> str:
     parts = (_STATE, _CHUNK, _WORKER, _START, _PARALLEL, _JOIN, _SETTINGS)
     numbers = {
         "PAUSE": _PAUSE[arch], "FUTEX": futex, "WAIT": f"i64 {_WAIT}", "WAKE": f"i64 {_WAKE}",
-        "SPINS": SPINS, "CHUNKS": CHUNKS_PER_THREAD, "PAYS": WAKE_CHUNKS, "MOST": MOST_THREADS,
+        "SPINS": SPINS, "POLITE": YIELD_SPINS - 1, "CHUNKS": CHUNKS_PER_THREAD,
+        "PAYS": WAKE_CHUNKS, "MOST": MOST_THREADS,
         "STACK": STACK_BYTES, "NAME": EXPORTS,
     }  # fmt: skip
     text = "\n".join(parts)
@@ -92,6 +95,7 @@ _STATE: Final = """
 @task = internal global %task zeroinitializer, align 128
 
 declare i64 @syscall(i64, ...)
+declare i32 @sched_yield()
 declare i32 @pthread_key_create(ptr, ptr)
 declare ptr @pthread_getspecific(i32)
 declare i32 @pthread_setspecific(i32, ptr)
@@ -107,6 +111,22 @@ declare i64 @llvm.umin.i64(i64, i64)
 """
 
 _CHUNK: Final = """
+; One more pause. Now and then whoever waits for this core may have it: if that is the thread we
+; wait for, or the caller that we would help, spinning here would only keep it from its work.
+define internal i64 @pause(i64 %spins) {
+entry:
+  $PAUSE
+  %spun = add i64 %spins, 1
+  %some = and i64 %spun, $POLITE
+  %turn = icmp eq i64 %some, 0
+  br i1 %turn, label %yield, label %out
+yield:
+  %rc = call i32 @sched_yield()
+  br label %out
+out:
+  ret i64 %spun
+}
+
 define internal i1 @open(i64 %word) {
   %next = and i64 %word, 65535
   %shifted = lshr i64 %word, 16
@@ -207,8 +227,7 @@ idle:
   %patient = icmp ult i64 %spins, $SPINS
   br i1 %patient, label %spin, label %sleep
 spin:
-  $PAUSE
-  %spun = add i64 %spins, 1
+  %spun = call i64 @pause(i64 %spins)
   br label %look
 sleep:                                            ; counted first: a caller sees it, or we its word
   %others = atomicrmw add ptr @sleepers, i64 1 seq_cst
@@ -377,8 +396,7 @@ more:
   %patient = icmp ult i64 %spins, $SPINS
   br i1 %patient, label %spin, label %sleep
 spin:
-  $PAUSE
-  %spun = add i64 %spins, 1
+  %spun = call i64 @pause(i64 %spins)
   br label %look
 sleep:
   store atomic i64 1, ptr @awaited seq_cst, align 8
