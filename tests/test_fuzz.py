@@ -52,6 +52,16 @@ def _one_point_reduction(x: Any, y: Any) -> Any:
     return smaller.min(axis=(1,), keepdims=True), np.sort(smaller, axis=1)
 
 
+def _complex_sum_of_nothing(x: Any, y: Any) -> Any:
+    """Seed 66233: a product over no points read a row that was never made."""
+    return np.dot((x * (1 + 0j)).var(axis=(2,)), y)
+
+
+def _long_epilogue_of_columns(x: Any, y: Any) -> Any:
+    """Seed 64064: sums across lanes were looked for in registers after they had been parked."""
+    return np.tanh(np.exp(x) @ y.T) + np.arctan(x @ y.T)
+
+
 def _one_element_rows(x: Any, i: Any) -> Any:
     """Seed 693: values with one element per row were kept in a row buffer of a map kernel."""
     chosen = x[i % 3]
@@ -89,6 +99,8 @@ def _positions_that_are_sums(x: Any) -> Any:
 
 FOUND: tuple[tuple[Callable[..., Any], tuple[Any, ...]], ...] = (
     (_one_point_reduction, (np.arange(4.0).reshape(4, 1), np.ones((4, 1)))),
+    (_complex_sum_of_nothing, (np.zeros((7, 0, 16)), np.zeros((0, 16), np.complex64))),
+    (_long_epilogue_of_columns, (np.ones((3, 9), np.float32), np.ones((5, 9), np.float32))),
     (_one_element_rows, (np.float32([1, 2, 3]), np.arange(11, dtype=np.int8).reshape(11, 1))),
     (_pieces_without_elements, (np.zeros((0, 5, 2)),)),
     (_clipped_unsigned, (np.arange(9, dtype=np.uint8),)),

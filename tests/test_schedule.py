@@ -248,7 +248,7 @@ def test_stage_copies_what_a_tile_reads(stages: tuple[str, str], swapped: bool) 
         (Stage("z", "j"), "the sums of a tile read z at 0 such positions"),
         (Stage("x", "j"), "no chunks of it are walked outside the tile's other loops"),
         (Stage("y", "k"), "no chunks of it are walked outside the tile's other loops"),
-        (Stage("x", "i"), "no chunks of it are walked outside the tile's other loops"),
+        (Stage("y", "i"), "no chunks of it are walked outside the tile's other loops"),
     ],
 )
 def test_what_cannot_be_staged(stage: Stage, message: str) -> None:

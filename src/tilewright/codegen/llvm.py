@@ -26,6 +26,7 @@ from tilewright.codegen.llvm_values import (
     Operand,
     constant,
     identity,
+    llvm_type,
     memory_type,
     native_operations,
     vector_type,
@@ -582,8 +583,22 @@ class FunctionPrinter(Emitter):
         return any(self._varies(x) for x in walk(e) if isinstance(x, (Axis, Var)))
 
     def read(self, buffer: Buffer, index: tuple[Expr, ...], guard: Operand | None) -> Operand:
-        """Load one element, or one for each lane."""
+        """Load one element, or one for each lane. What nobody writes is loaded once."""
         offset, step = self.position(buffer, index)
+        if guard is not None or step is None or buffer in self.changing:
+            return self.loaded(buffer, offset, step, guard)
+        lanes = (step, self.lanes, self.extent) if step else ()
+        key = (buffer, self.key(offset.moving()), offset.constant, *lanes)
+        found = self.known.get(key)
+        if found is None:
+            found = self.known[key] = self.loaded(buffer, offset, step, None)
+            self.scopes[-1].append(key)
+        return found
+
+    def loaded(
+        self, buffer: Buffer, offset: Affine, step: int | None, guard: Operand | None
+    ) -> Operand:
+        """The load of one element (step 0) or of lanes so many elements apart (None: anywhere)."""
         element, dtype = memory_type(buffer.dtype), buffer.dtype
         align = dtype.itemsize if buffer.scope != "registers" else 1
         if step == 0 and (guard is None or guard.lanes == 1):
@@ -597,6 +612,8 @@ class FunctionPrinter(Emitter):
             )
         if step in (1, -1):
             return self.from_memory(self.contiguous(buffer, offset, step, guard))
+        if step in (2, 3, 4) and guard is None and self.extent > 1:
+            return self.from_memory(self.spread(buffer, offset, step))
         lanes = self.lanes
         wide = vector_type(element, lanes)
         where = self.addresses(buffer, offset, step)
@@ -605,6 +622,28 @@ class FunctionPrinter(Emitter):
         args = f"<{lanes} x ptr> align {align} {where}, {mask}, {wide} zeroinitializer"
         call = self.intrinsic(name, wide, args, f"<{lanes} x ptr>, <{lanes} x i1>, {wide}")
         return self.from_memory(self.value(call, dtype, lanes))
+
+    def spread(self, buffer: Buffer, offset: Affine, step: int) -> Operand:
+        """Load every second, third or fourth element: vectors of neighbours, of which nothing
+        beyond the last wanted element is touched, and shuffles that pick from them."""
+        lanes, dtype = self.lanes, dtypes.uint8 if dtypes.is_bool(buffer.dtype) else buffer.dtype
+        wide = llvm_type(dtype, lanes)
+        wanted = [step * lane for lane in range(self.extent)]
+        result, have = Operand("poison", dtype, lanes), [0] * lanes
+        for start in range(0, wanted[-1] + 1, lanes):
+            inside = min(lanes, wanted[-1] + 1 - start)
+            where = self.address(buffer, offset.shifted(start))
+            if inside == lanes:
+                text = f"load {wide}, ptr {where}, align {dtype.itemsize}"
+                x = self.value(text, dtype, lanes)
+            else:
+                mask = ", ".join(f"i1 {'true' if i < inside else 'false'}" for i in range(lanes))
+                x = self._masked_load(wide, where, dtype.itemsize, f"<{mask}>", dtype)
+            order = [lanes + at - start if start <= at < start + lanes else have[lane]
+                     for lane, at in enumerate(wanted)]  # fmt: skip
+            result = self.shuffled(result, x, order + [0] * (lanes - self.extent))
+            have = [*range(lanes)]
+        return Operand(result.text, buffer.dtype, lanes)
 
     def contiguous(
         self, buffer: Buffer, offset: Affine, step: int, guard: Operand | None

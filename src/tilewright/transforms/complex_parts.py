@@ -46,6 +46,7 @@ from tilewright.loops import (
     statements,
 )
 from tilewright.transforms.complex_functions import RULES, Pair, multiply
+from tilewright.transforms.index_rules import simplify
 
 OWN_SCOPES = ("stack", "registers")
 """Scopes of buffers that nobody outside the function sees."""
@@ -71,6 +72,9 @@ def split_complex(kernel: Kernel) -> tuple[Kernel, dict[Buffer, Buffer]]:
         places = parts.places(a.buffer, at)
         for (buffer, where), value in zip(places, parts.pair(a.value), strict=True):
             body.append(Assign(buffer, where, a.axes, value))
+    # Sums over no points have a value only now: there is no complex literal.
+    values = simplify([a.value for a in body])
+    body = [Assign(a.buffer, a.index, a.axes, v) for a, v in zip(body, values, strict=True)]
     return Kernel(kernel.name, kernel.axes, tuple(body), kernel.sources), parts.origin
 
 

@@ -134,7 +134,10 @@ class _Planner:
         across = _cost(last, reads) < _cost(vector, reads) or static(vector.extent) == 1
         product = Product(tuple(axes), tuple(body), tuple(tiled), lanes, self.target, self.is_map)
         tile = product.in_parts(vector) or product.best()
-        if tile is not None and not (across and product.across() < tile.cycles):
+        window = product.window(vector) if tile is None else None
+        if window is not None or (tile and not (across and product.across() < tile.cycles)):
+            tile = tile or window
+            assert tile is not None
             self.plans.update(tile.plans)
             self.tile = tile
             return list(tile.axes)

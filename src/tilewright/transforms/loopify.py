@@ -52,7 +52,15 @@ from tilewright.loops import (
 from tilewright.scalars import REDUCTIONS
 from tilewright.transforms.index_rules import simplify
 from tilewright.transforms.packing import filled, part, strided, whole
-from tilewright.transforms.schedule import Parts, Plan, Schedule, Walk, planned, tile_of
+from tilewright.transforms.schedule import (
+    Parts,
+    Plan,
+    Schedule,
+    Walk,
+    planned,
+    tile_of,
+    written_out,
+)
 
 HEAVY = 12
 """Operations on the results of a tile from which on they are written as a loop: every copy of an
@@ -194,6 +202,21 @@ class _Builder:
             env[e] = copy.load
         return out, _replaced(kernel.body, env)
 
+    def within(
+        self, a: Axis, inner: Sequence[Axis], body: list[Assign]
+    ) -> tuple[list[Stmt], list[Assign]]:
+        """Copies of what one round of `a`, outside the tile, reads."""
+        out: list[Stmt] = []
+        env: dict[Expr, Expr] = {}
+        lanes = max((p.lanes for p in self.plan.values()), default=1)
+        for e in self.staged.get(a, ()):
+            copy = whole(e, [*inner, *_summed(body, e)])
+            assert copy is not None, "the schedule was checked"
+            copy.buffer.scope = "stack"
+            out += [Alloc(copy.buffer), *filled(copy, lanes)]
+            env[e] = copy.load
+        return out, _replaced(body, env)
+
     def stage(
         self, a: Axis, s: Segment, start: Expr, cell: Cell, body: list[Assign]
     ) -> tuple[list[Stmt], list[Assign]]:
@@ -310,7 +333,9 @@ class _Builder:
         out: list[Stmt] = []
         body = self.hoist(body, {*outer, *tile}, known, out)
         if outer:
-            out.append(self.serial(outer[0], self.nest(outer[1:], tile, body, {})))
+            copies, body = self.within(outer[0], [*outer[1:], *tile], body)
+            inner = self.nest(outer[1:], tile, body, {})
+            out.append(self.serial(outer[0], [block(*copies, *inner)] if copies else inner))
         else:
             out += self.tiles(tile, (), body, {}, {})
         return out
@@ -509,7 +534,8 @@ class _Builder:
         axes = group[0].axes
         bodies = [substitute([r.body], dict(zip(r.axes, axes, strict=True)))[0] for r in group]
         *outer, last = axes
-        plan = self.plan.get(last, Plan())
+        written = written_out(axes, self.plan) if cells else []
+        plan = Plan() if last in written else self.plan.get(last, Plan())
         parts = segments(static(last.extent), plan)
         biggest = max(parts, key=lambda s: (s.unroll, s.width), default=Segment(0, 0, 1, 1, 1))
         _, whole, _ = _cut(last, biggest)
@@ -531,9 +557,10 @@ class _Builder:
                 Accumulate(b, place, r.kind, v) for b, r, v in zip(accs, group, roots, strict=True)
             ]
             nest = _over((*cells, cell), steps)
-            inner += [loop(o, *nest)] if s.count > 1 else nest
+            kind = "unroll" if last in written else "serial"
+            inner += [loop(o, *nest, kind=kind)] if s.count > 1 else nest
         for a in reversed(outer):
-            inner = [loop(a, *inner)]
+            inner = [loop(a, *inner, kind="unroll" if a in written else "serial")]
         out += inner
         return [
             self.collapse(b, r.kind, cells, whole, z, out)

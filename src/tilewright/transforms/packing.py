@@ -19,6 +19,7 @@ from tilewright.expr import (
     Load,
     as_index,
     axis,
+    depends,
     literal,
     serials,
     static,
@@ -27,7 +28,7 @@ from tilewright.expr import (
 )
 from tilewright.kernel import Assign
 from tilewright.loops import Alloc, Flip, Stmt, Store, block, loop
-from tilewright.transforms.index_rules import INF, Ranges, affine, flat, simplify
+from tilewright.transforms.index_rules import INF, Affine, Ranges, affine, flat, simplify
 
 ALIAS_BYTES = 4096
 """Rows this far apart, or a multiple of it, share the sets of the first level cache."""
@@ -52,13 +53,15 @@ class Block:
 
 
 def whole(e: Load, axes: Sequence[Axis]) -> Block | None:
-    """The copy of what `e` reads over the axes it depends on: one element for each of their points
-    (a matrix), or for each position between the first and the last (an image, whose windows
+    """The copy of what `e` reads over `axes`, others being fixed: one element for each of their
+    points (a matrix), or for each position between the first and the last (an image, whose windows
     overlap; what its guard keeps out is zero in the copy). None if the guard forbids it."""
     used = [a for a in axes if a.serial in e.free]
+    parts = [_divided(i, used) for i in e.index]
     ranges = Ranges()
-    bounds = [ranges(i) for i in e.index]
-    if not used or any(low == -INF or high == INF for low, high in bounds):
+    bounds = [ranges(moving) for moving, _ in parts]
+    bounded = all(low > -INF and high < INF for low, high in bounds)
+    if not used or not bounded or any(depends(fixed, used) for _, fixed in parts):
         return None
     sizes = [int(high - low) + 1 for low, high in bounds]
     points = math.prod(static(a.extent) for a in used)
@@ -67,20 +70,29 @@ def whole(e: Load, axes: Sequence[Axis]) -> Block | None:
         (value,) = substitute([e], dict(zip(used, fresh, strict=True)))
         position: tuple[Expr, ...] = tuple(used)
     else:
-        moving = [k for k, n in enumerate(sizes) if n > 1]
-        fresh = [axis("b", sizes[k]) for k in moving]
+        along = [k for k, n in enumerate(sizes) if n > 1]
+        fresh = [axis("b", sizes[k]) for k in along]
         places: dict[Expr, Expr] = {
-            e.index[k]: a + int(bounds[k][0]) for k, a in zip(moving, fresh, strict=True)
+            e.index[k]: parts[k][1] + a + int(bounds[k][0])
+            for k, a in zip(along, fresh, strict=True)
         }
         (value,) = substitute([e], places)
-        if not value.free <= serials(fresh) or not fresh:
+        if depends(value, used) or not fresh:
             return None
-        position = tuple(e.index[k] - int(bounds[k][0]) for k in moving)
+        position = tuple(parts[k][0] - int(bounds[k][0]) for k in along)
     shape = [static(a.extent) for a in fresh]
     if shape[-1] * e.type.itemsize % ALIAS_BYTES == 0 and len(shape) > 1:
         shape[-1] += PAD_BYTES // e.type.itemsize
     buffer = Buffer(f"{e.buffer.name}_copy", e.type, tuple(shape))
     return Block(buffer, tuple(fresh), value, Load(buffer, position, None))
+
+
+def _divided(e: Expr, axes: Sequence[Axis]) -> tuple[Expr, Expr]:
+    """The terms of a position that move along the axes, and the rest."""
+    form = affine(e)
+    moving = tuple(t for t in form.terms if depends(t[0], axes))
+    fixed = tuple(t for t in form.terms if t not in moving)
+    return Affine(moving, 0).expr(), Affine(fixed, form.constant).expr()
 
 
 def strided(body: Sequence[Assign], a: Axis) -> list[Load]:

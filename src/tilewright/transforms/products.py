@@ -34,6 +34,8 @@ ACROSS = 10.0
 """Cycles to add the lanes of a sum."""
 
 
+WINDOW, WINDOW_ROWS = 32, 4
+"""Points of the largest window that is written out, and rows of results that share elements."""
 FEW, LONG_BYTES = 8, 256 << 10
 """Rows up to which a matrix of at least so many bytes is read in parts."""
 PART, SLICES = 8, 8
@@ -99,7 +101,7 @@ class Product:
     def best(self) -> Tile | None:
         """The tile that takes the fewest cycles by a simple count: multiplications or loads,
         whichever are more, and what copies and stores cost. None if nothing is reused."""
-        if not all(is_static(a.extent) and a.extent for a in (*self.axes, *self.summed)):
+        if not self.known:
             return None
         pairs = itertools.permutations(self.axes, 2)
         found = [t for vector, rows in pairs for t in self.tiles(vector, rows)]
@@ -114,7 +116,7 @@ class Product:
             return None
         (o,), (k,) = wide, self.summed
         rows = [a for a in self.axes if a is not vector and not o.moves(a)]
-        if not all(is_static(a.extent) and a.extent for a in (*self.axes, k)):
+        if not self.known:
             return None
         n, few = static(vector.extent), math.prod(static(a.extent) for a in rows)
         nbytes = o.size([vector, k]) * o.load.type.itemsize
@@ -128,6 +130,42 @@ class Product:
         slices = max(1, min(SLICES, static(k.extent) // (8 * PART)))
         order = (*outer, *rows, vector)
         return Tile(order, (*plans.items(),), (), None, cycles, (k, PART, slices))
+
+    def window(self, vector: Axis) -> Tile | None:
+        """The walk of small windows that share elements (a depthwise convolution, a stencil): a few
+        rows of results at once, the window written out, so that what several read is read once."""
+        points = math.prod(static(k.extent) for k in self.summed) if self.known else 0
+        near = all(0 <= o.step(vector) <= 4 for o in self.operands)
+        if not self.is_map or not 1 < points <= WINDOW or len(self.tiled) != 1 or not near:
+            return None
+        shared = [a for a in self.axes if a is not vector and self.slides(a)]
+        rows = shared[-1:]
+        lanes = min(self.lanes, _power(static(vector.extent)))
+        plans = {k: Plan(unroll=static(k.extent)) for k in self.summed if k.extent != 1}
+        plans[vector] = Plan(lanes=lanes)
+        plans |= {a: Plan(unroll=min(WINDOW_ROWS, static(a.extent))) for a in rows if a.extent != 1}
+        outer = [a for a in self.axes if a is not vector and a not in rows]
+        staged: list[tuple[Load, Axis | None]] = []
+        for o in self.operands:
+            if o.load.guard is None or not self.alone(o, vector) or not _plain(o):
+                continue
+            at = next((a for a in reversed(outer) if o.moves(a) and not self.slides(a)), None)
+            inside = outer[outer.index(at) + 1 :] if at is not None else outer
+            copy = whole(o.load, [*inside, *rows, vector, *self.summed])
+            if copy is None or (at is not None and copy.buffer.nbytes > STAGED_BYTES):
+                return None
+            staged.append((o.load, at))
+        order = (*outer, *rows, vector)
+        return Tile(order, (*plans.items(),), tuple(staged), None, points * self.results / lanes)
+
+    def slides(self, a: Axis) -> bool:
+        """Whether a window moves along the axis: some position adds it to a reduced axis."""
+        indices = [i for o in self.operands for i in o.load.index if a.serial in i.free]
+        return any(k.serial in i.free for i in indices for k in self.summed)
+
+    @functools.cached_property
+    def known(self) -> bool:
+        return all(is_static(a.extent) and a.extent for a in (*self.axes, *self.summed))
 
     def across(self) -> float:
         """Cycles with the lanes along the reduced axis: no copies, but lanes to add."""
@@ -279,7 +317,7 @@ def turned_tile(
     if not found or not square or not all(is_static(a.extent) for a in axes):
         return None
     rows = found[-1]
-    if static(rows.extent) < lanes // 2 or static(vector.extent) < lanes // 2:
+    if static(rows.extent) < lanes // 2 or static(vector.extent) <= lanes // 2:
         return None
     if len(strided(body, rows)) != len({o.load for o in across}):
         return None  # something else is contiguous along the rows and must not be turned

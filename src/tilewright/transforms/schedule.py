@@ -122,9 +122,9 @@ class Order:
 
 @dataclass(frozen=True)
 class Stage:
-    """Copy what one round of `axis`.o reads of `buffer` into a block of its own, in the order in
-    which the loops inside read it. Without an axis: the whole of it once, before all loops, in
-    rows that do not fall on one another in the cache.
+    """Copy what one round of `axis`.o, or of an axis outside the tile, reads of `buffer` into a
+    block of its own, in the order in which the loops inside read it. Without an axis: the whole of
+    it once, before all loops, in rows that do not fall on one another in the cache.
 
     rewrite:   for j.o: for i: for k: s(b[k, j.o*f + j.i])
           ->   for j.o: p[:, :] = b[:, j.o*f:][:f]; for i: for k: s(p[k, j.i])
@@ -385,10 +385,14 @@ def _staged(kernel: Kernel, step: Stage, at: Axis | None, plans: Mapping[Axis, P
     tile = tile_of(kernel.axes, plans)
     summed = [a for r in reductions for a in r.axes]
     inner = [a for a in summed if a.serial in load.free]
-    if at is None:
-        used = [a for a in (*kernel.axes, *inner) if a.serial in load.free]
-        if any(not is_static(a.extent) for a in used) or whole(load, used) is None:
+    if at is None or (at in kernel.axes and at not in tile and at.serial in load.free):
+        after = 0 if at is None else kernel.axes.index(at) + 1
+        used = [a for a in (*kernel.axes[after:], *inner) if a.serial in load.free]
+        copy = whole(load, used) if all(is_static(a.extent) for a in used) else None
+        if copy is None:
             raise refuse("the size of the block is not known")
+        if at is not None and copy.buffer.nbytes > STAGED_BYTES:
+            raise refuse(f"the block of {copy.buffer.nbytes} bytes is too large for the stack")
         return load
     if at not in tile or at.serial not in load.free or at in summed:
         raise refuse("no chunks of it are walked outside the tile's other loops")
@@ -402,6 +406,16 @@ def _staged(kernel: Kernel, step: Stage, at: Axis | None, plans: Mapping[Axis, P
     if size > STAGED_BYTES:
         raise refuse(f"the block of {size} bytes is too large for the stack")
     return load
+
+
+def written_out(axes: Sequence[Axis], plans: Mapping[Axis, Plan]) -> list[Axis]:
+    """The innermost axes of a reduction all of whose points are written out, for one sum."""
+
+    def full(a: Axis) -> bool:
+        plan = plans.get(a, Plan())
+        return is_static(a.extent) and plan.lanes == 1 and plan.unroll == static(a.extent) > 1
+
+    return [*itertools.takewhile(full, axes[::-1])]
 
 
 def buffer_names(kernel: Kernel) -> dict[Buffer, str]:
@@ -455,6 +469,7 @@ def _check_places(kernel: Kernel, plans: dict[Axis, Plan], cause: dict[Axis, Ste
         for r in (e for e in values if isinstance(e, Reduce)):
             last = r.axes[-1]
             inner.add(last)
+            inner.update(written_out(r.axes, plans))
             if wide and plans.get(last, Plan()).lanes > 1 and depends(r, tile):
                 refuse(last, "the axis its results are for has the lanes")
     for a, plan in plans.items():
