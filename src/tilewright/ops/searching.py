@@ -91,10 +91,11 @@ class Count(Op):
         n, length = static(x.size), self.length
         tables = TABLES if n >= TABLES * length else 1
         stride = length + 1  # the last counts what lies outside
-        counts = Buffer("counts", dtypes.int64, (tables * stride,))
+        narrow = dtypes.int32 if n < 1 << 31 else dtypes.int64
+        counts = Buffer("counts", narrow, (tables * stride,))
         full, rest = divmod(n, tables)
         i, left = axis("i", full), axis("i", rest)
-        one = literal(1, dtypes.int64)
+        one, clear = (literal(k, narrow) for k in (1, 0))
 
         def count(at: Expr, table: int) -> list[Stmt]:
             slot = var("slot", dtypes.int64)
@@ -106,12 +107,11 @@ class Count(Op):
             found: Expr = counts[k]
             for part in range(1, tables):
                 found = apply("add", found, counts[plus(k, part * stride)])
-            return found
+            return cast(found, dtypes.int64)
 
         if n == 0 or length == 0:
             zero = literal(0, dtypes.int64)
             return block(*vectors(length, LANES, lambda k, _: [store(out, (k,), zero)]))
-        clear = literal(0, dtypes.int64)
         first = index("*", i, as_index(tables))
         return block(
             Alloc(counts),
