@@ -33,12 +33,14 @@ from tilewright.expr import (
     var,
 )
 from tilewright.graph import Op, Type, View
-from tilewright.loops import If, Let, Stmt, block, store
+from tilewright.loops import Alloc, If, Let, Stmt, block, loop, store
 from tilewright.ops import elementwise as el
 from tilewright.ops.base import shifted, sizes
-from tilewright.ops.nests import extreme, nested, vectors
+from tilewright.ops.elementwise import number
+from tilewright.ops.nests import extreme, nested, plus, vectors
 from tilewright.ops.samples import Example, numbers, of_kinds, samples
 from tilewright.ops.shape import Broadcast, Iota, Reshape, moved
+from tilewright.scalars import REDUCTIONS
 
 Axes = tuple[int, ...]
 
@@ -152,6 +154,9 @@ class Gather(Op):
 LINE_BYTES: Final = 64
 """Bytes of elements that are written together."""
 
+COPIES: Final = 4
+"""Of a small array that many updates go to."""
+
 SCATTERS: Final = ("set", "add", "mul", "min", "max")
 
 
@@ -161,7 +166,8 @@ class Scatter(Op):
 
     Arguments: x, one int64 index array per axis of `axes` (all of one shape), and the updates of
     shape (*index shape, *x's other axes). Updates whose position lies outside are dropped. The
-    updates of one element are combined in row-major order; with `set` the last one stays.
+    updates of one element are combined in an order that the shapes alone decide; with `set` the
+    last one, in row-major order, stays.
     """
 
     kind: str
@@ -274,6 +280,8 @@ class Scatter(Op):
     def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
         (x, *indices, updates), (out,) = args, outs
         size = static(x.size)
+        if self._crowded(x, updates):
+            return self._by_copies(out, x, indices, updates)
         copy = vectors(size, LINE_BYTES // x.dtype.itemsize, lambda i, _: [store(out, (i,), x[i])])
         at = tuple(axis("s", n) for n in indices[0].shape)
         where = dict(zip(self.axes, indices, strict=True))
@@ -306,6 +314,53 @@ class Scatter(Op):
             update = nested(rest[:-1], block(*row))
         return block(*copy, nested(at, block(*bound, If(inside, block(update), block()))))
 
+    def _crowded(self, x: Buffer, updates: Buffer) -> bool:
+        """Whether single elements meet so often that copies of x, joined at the end, pay."""
+        kind = self.kind != "set" and len(self.axes) == len(x.shape)
+        few = 0 < static(x.size) * 4 * COPIES <= static(updates.size)
+        return kind and few and not dtypes.is_complex(x.dtype)
+
+    def _by_copies(
+        self, out: Buffer, x: Buffer, indices: Sequence[Buffer], updates: Buffer
+    ) -> Stmt:
+        """Updates go to the copies in turn, so none waits for the one before it. What lies outside
+        goes to an element of its own."""
+        size, count = static(x.size), static(updates.size)
+        stride = size + 1
+        reduction = {"add": "sum", "mul": "prod"}.get(self.kind, self.kind)
+        neutral = number(REDUCTIONS[reduction][1](x.dtype), x.dtype)
+        copies = Buffer("copies", x.dtype, (COPIES * stride,))
+        lanes = LINE_BYTES // x.dtype.itemsize
+        turn, left = axis("s", count // COPIES), axis("s", count % COPIES)
+
+        def update(at: Expr, copy: int) -> list[Stmt]:
+            flat, inside = as_index(0), None
+            for p, n in zip(indices, x.shape, strict=True):
+                place = bitcast(p[at], dtypes.uint64)
+                here = apply("lt", place, literal(static(n), dtypes.uint64))
+                inside = here if inside is None else inside & here
+                flat = plus(index("*", flat, as_index(n)), p[at])
+            assert inside is not None, "a scatter has indexed axes"
+            to = var("to", dtypes.int64)
+            where = plus(to, copy * stride)
+            value = self._combined(copies[where], updates[at])
+            return [Let(to, select(inside, flat, size)), store(copies, (where,), value)]
+
+        def joined(i: Expr) -> Expr:
+            found: Expr = x[i]
+            for copy in range(COPIES):
+                found = self._combined(found, copies[plus(i, copy * stride)])
+            return found
+
+        first = index("*", turn, as_index(COPIES))
+        return block(
+            Alloc(copies),
+            *vectors(COPIES * stride, lanes, lambda i, _: [store(copies, (i,), neutral)]),
+            loop(turn, *(s for c in range(COPIES) for s in update(plus(first, c), c))),
+            loop(left, *update(plus(left, count - count % COPIES), 0)),
+            *vectors(size, lanes, lambda i, _: [store(out, (i,), joined(i))]),
+        )
+
     def _combined(self, old: Expr, new: Expr) -> Expr:
         if self.kind == "set":
             return new
@@ -337,6 +392,8 @@ class Scatter(Op):
             smooth((0,), (4, 3), (rows,), numbers(f64, (3, 2, 3), 1))
             smooth((0,), (13,), (np.arange(13)[::-1],), numbers(f64, (26,), 1)[::2])
             smooth((0,), (1,), (np.array(0),), numbers(f64, (), 1))
+            crowd = np.arange(70).reshape(2, 35) % 5 - 1
+            smooth((0,), (3,), (crowd,), numbers(f64, (2, 35), 1))
             smooth((1,), (2, 3), (nothing,), numbers(f64, (0, 2)))
             smooth((0,), (0, 3), (np.array([0, 1]),), numbers(f64, (2, 3)))
         return found
