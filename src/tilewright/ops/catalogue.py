@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from tilewright.ops import elementwise
+from tilewright.ops.attention import Attention, AttentionGradient
 from tilewright.ops.contract import Conv, Dot
 from tilewright.ops.cumulative import Cumulative, Recurrence
 from tilewright.ops.indexing import DynamicSlice, DynamicUpdateSlice, Gather, Scatter
@@ -55,7 +56,7 @@ CLASSES: Final = (
     Fill, Constant, Iota,
     Cast, Broadcast, Reshape, Transpose, Slice, Pad, Concatenate, Flip,
     ReduceSum, ReduceProd, ReduceMax, ReduceMin, ReduceAll, ReduceAny, ArgMax, ArgMin,
-    Dot, Conv,
+    Dot, Conv, Attention, AttentionGradient,
     Gather, Scatter, DynamicSlice, DynamicUpdateSlice,
     Cumulative, Recurrence, Sort, Argsort,
     TopK, OrderStatistics, Count, SearchSorted, Nonzero,
