@@ -197,7 +197,7 @@ class _Builder:
         for e in self.staged.get(None, ()):
             copy = whole(e, [*kernel.axes, *_summed(kernel.body, e)])
             assert copy is not None, "the schedule was checked"
-            out += filled(copy, lanes)
+            out += filled(copy, lanes, parallel=True)
             self.scratch.append(copy.buffer)
             env[e] = copy.load
         return out, _replaced(kernel.body, env)
@@ -469,6 +469,8 @@ class _Builder:
             sums = [r for r in sums if r not in env]
         body = _replaced(body, env)
         squares = [q for q, _ in pairs]
+        if wide.unrolled is not None:  # one copy of the shuffles for all vectors
+            pairs = [(q, self.parked(x, cells, out)) for q, x in pairs]
         place = rows.unrolled if rows.unrolled is not None else as_index(0)
         fill: list[Stmt] = [Store(q, (place, wide.vector), x) for q, x in pairs]
         fill = [loop(wide.vector, *fill, kind="vector", lanes=lanes)]
@@ -485,7 +487,7 @@ class _Builder:
             loop(wide.lane, stores, kind="unroll"),
         ]  # fmt: skip
         if wide.unrolled is not None:
-            steps = [loop(wide.unrolled, block(*steps), kind="unroll")]
+            steps = [loop(wide.unrolled, block(*steps))]
         return [block(*out, *steps)]
 
     def turn_loads(

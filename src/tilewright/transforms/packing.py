@@ -27,7 +27,7 @@ from tilewright.expr import (
     walk,
 )
 from tilewright.kernel import Assign
-from tilewright.loops import Alloc, Flip, Stmt, Store, block, loop
+from tilewright.loops import Alloc, Flip, For, Stmt, Store, block, loop
 from tilewright.transforms.index_rules import INF, Affine, Ranges, affine, flat, simplify
 
 ALIAS_BYTES = 4096
@@ -128,8 +128,16 @@ def part(e: Load, summed: Sequence[Axis], a: Axis, start: Expr, width: int, chun
     return Block(buffer, (*fresh, p), value, Load(buffer, (*summed, as_index(0)), None))
 
 
-def filled(copy: Block, lanes: int) -> list[Stmt]:
-    """Fill a block, by vectors of `lanes`."""
+def filled(copy: Block, lanes: int, parallel: bool = False) -> list[Stmt]:
+    """Fill a block, by vectors of `lanes`; the outermost loop may be `parallel`."""
+    return [_shared(s) if parallel else s for s in _filled(copy, lanes)]
+
+
+def _shared(s: Stmt) -> Stmt:
+    return For(s.axis, s.body, "parallel", 1) if isinstance(s, For) and s.kind == "serial" else s
+
+
+def _filled(copy: Block, lanes: int) -> list[Stmt]:
     target, axes, value = copy.buffer, copy.axes, copy.value
     across = _contiguous(value, axes)
     if across is None or across is axes[-1] or not 2 <= lanes <= WIDEST_FLIP:

@@ -26,10 +26,12 @@ DEEP = 256
 
 COPIED, TURNED, SCATTERED = 0.1, 0.35, 1.5
 """Cycles to copy an element, to turn it in registers, to store or load it on its own."""
-CROWDED = 0.02
-"""Cycles of a row, or an eighth of a vector, more: they share the cache's ports."""
+CROWDED, SECOND_LEVEL = 0.05, 2.0
+"""What a load costs that hides behind multiplications, and how much more from beyond the cache."""
 COLLIDING, WAYS = 2.0, 7
 """What rows cost of which more than so many share a set of the first level cache."""
+BODY = 0.01
+"""What one more copy of the tile's code is worth avoiding; turning it is four."""
 ACROSS = 10.0
 """Cycles to add the lanes of a sum."""
 
@@ -201,11 +203,11 @@ class Product:
             if width > 1 and (width * lanes > static(vector.extent) or width > room):
                 return
             most = min(room // width, static(rows.extent), lanes if turned else room)
-            high = -(-static(rows.extent) // -(-static(rows.extent) // most))
-            plans = {vector: Plan(unroll=width, lanes=lanes)}
-            if high > 1:
-                plans[rows] = Plan(unroll=high)
-            yield self.tile(vector, rows, plans, wide, rows if turned else None)
+            for high in _heights(static(rows.extent), most):
+                plans = {vector: Plan(unroll=width, lanes=lanes)}
+                if high > 1:
+                    plans[rows] = Plan(unroll=high)
+                yield self.tile(vector, rows, plans, wide, rows if turned else None)
 
     def tile(
         self,
@@ -257,11 +259,17 @@ class Product:
         else:
             order = (*outer, rows, vector)
         sums = len(self.tiled)
-        reads = width * load * len(wide) + 0.5 * high * len(singles)
-        step = max(high * width * sums, reads) + CROWDED * (high + 8 * width)
         spread = [e for e, at in staged if at is None]
-        if any(o.collide(rows, high) for o in singles if o.load not in spread):
-            step *= COLLIDING
+        singly = [o for o in singles if o.load not in spread]
+        far = COLLIDING if any(o.collide(rows, high) for o in singly) else 1.0
+        sums, step = len(self.tiled), 0.0
+        lines = inside // max(static(vector.extent), 1) * width * lanes
+        near = 1.0 if lines <= self.target.l1_bytes else SECOND_LEVEL
+        chunks, rest = divmod(static(vector.extent), width * lanes)
+        for times, vectors in ((chunks, width), (1, -(-rest // lanes))):
+            reads = vectors * load * near * len(wide) + 0.5 * high * len(singles)
+            work = max(high * vectors * sums, reads / near) + CROWDED * reads
+            step += panels * times * (work if vectors else 0.0) * far
         rounds = self.results / (static(rows.extent) * static(vector.extent))
         rate = 1 / lanes if turned is None else TURNED
         contiguous = all(
@@ -270,7 +278,9 @@ class Product:
         )
         if turned is None and not contiguous:
             rate = SCATTERED
-        cycles = rounds * panels * stretches * depth * step + copied + rate * self.results
+        cycles = rounds * depth * step + copied + rate * self.results
+        bodies = sum(2 if static(a.extent) % p.chunk else 1 for a, p in plans.items())
+        cycles *= 1 + BODY * (bodies - 2 + (4 if turned is not None else 0))
         return Tile(order, (*plans.items(),), tuple(staged), turned, cycles)
 
     def alone(self, o: _Operand, vector: Axis) -> bool:
@@ -329,6 +339,12 @@ def turned_tile(
 
 def _operands(loads: Sequence[Load]) -> list[_Operand]:
     return [_Operand(e, affine(flat(e.buffer, e.index))) for e in dict.fromkeys(loads)]
+
+
+def _heights(extent: int, most: int) -> set[int]:
+    """The most rows that a tile can have, and the most that divide them all."""
+    even = max(h for h in range(1, most + 1) if extent % h == 0)
+    return {-(-extent // -(-extent // most)), even}
 
 
 def _plain(o: _Operand) -> bool:
