@@ -48,6 +48,7 @@ from tilewright.staging import (
     stage,
 )
 from tilewright.tracing import Array, asarray
+from tilewright.transforms.attention import attention
 
 Function = Callable[..., Any]
 ArgNums = int | Sequence[int]
@@ -302,7 +303,8 @@ def _linearized(f: Function, primals: Sequence[Any], has_aux: bool) -> tuple[Any
         moving_in = [dtypes.is_inexact(x.dtype) for x in chosen.leaves]
         fresh = [new_input("d", x.type) for x in select_by(moving_in, chosen.leaves)]
         tangents = spread(moving_in, [wrap(n) for n in fresh])
-        outs, dots = pushforward(staged.graph, wrap, chosen.leaves, tangents, apart=True)
+        graph = attention(staged.graph)
+        outs, dots = pushforward(graph, wrap, chosen.leaves, tangents, apart=True)
         dots = dots[: staged.count]
         moving_out = [d is not None for d in dots]
         ends = [d.node for d in dots if d is not None]
@@ -397,7 +399,7 @@ def value_and_grad(
         _check_output("grad", staged.rest.outputs[0].type, holomorphic)
         fresh = [new_input("d", x.type) for x in chosen.leaves]
         outs, dots = pushforward(
-            staged.graph, wrap, chosen.leaves, [wrap(n) for n in fresh], apart=True
+            attention(staged.graph), wrap, chosen.leaves, [wrap(n) for n in fresh], apart=True
         )
         cts = [None] * len(fresh)
         if dots[0] is not None:
@@ -557,7 +559,7 @@ def jacrev(
             _check_output("jacrev", n.type, holomorphic)
         fresh = [new_input("d", x.type) for x in chosen.leaves]
         outs, dots = pushforward(
-            staged.graph, wrap, chosen.leaves, [wrap(n) for n in fresh], apart=True
+            attention(staged.graph), wrap, chosen.leaves, [wrap(n) for n in fresh], apart=True
         )
         return outs, [_row(staged.rest.name, d, fresh) for d in dots[: staged.count]]
 

@@ -16,6 +16,7 @@ from tilewright.ops import custom
 from tilewright.options import Options, show
 from tilewright.target import Lapack
 from tilewright.transforms.assemble import Assembly, Scheduler, assemble
+from tilewright.transforms.attention import attention
 from tilewright.transforms.fusion import Edge
 from tilewright.transforms.simplify import simplify
 
@@ -36,6 +37,7 @@ GRAPH: Final[tuple[Pass, ...]] = (
         "put the bodies of calls with rules of their own in place",
     ),
     Pass("simplify", simplify, "fold constants, merge movements, drop what changes nothing"),
+    Pass("attention", attention, "softmax(q kT + mask) v as one op, which skips hidden keys"),
 )
 
 
