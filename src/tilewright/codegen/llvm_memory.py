@@ -1,0 +1,458 @@
+"""Values as LLVM IR text: what is in a register already, and how the rest gets there.
+
+Knows which values are known and until when, addresses, loads and stores of one element or of many
+lanes. Refuses to know statements and control flow (`llvm`).
+
+The copies of an unrolled loop are printed from the same expressions: what is known of one that
+depends on unrolled axes is known for their present numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeAlias
+
+from tilewright import dtypes
+from tilewright.codegen.libm import expand
+from tilewright.codegen.llvm_values import (
+    Emitter,
+    Operand,
+    constant,
+    llvm_type,
+    memory_type,
+    vector_type,
+)
+from tilewright.dtypes import DType
+from tilewright.errors import InternalError
+from tilewright.expr import (
+    Apply,
+    Axis,
+    Buffer,
+    Dim,
+    Expr,
+    Index,
+    Lit,
+    Load,
+    Var,
+    show,
+    static,
+    walk,
+)
+from tilewright.transforms.index_rules import Affine, affine, flat
+
+ZERO = "@zero.element"
+"""Where loads whose guard is false for all lanes read from."""
+
+STREAM_BYTES = 16 << 20
+STREAM_ALIGN = 64
+"""From this size on, results bypass the caches (docs/notes/stores.md); they start on a line."""
+
+Slot: TypeAlias = tuple[Buffer, tuple[int, ...]]
+"""A register: its buffer and its numbers there."""
+
+
+class ValuePrinter(Emitter):
+    """Prints values. `native` are the optional operations the machine has, `changing` the buffers
+    that are written meanwhile, `in_memory` those that pointers are taken of."""
+
+    def __init__(
+        self, native: frozenset[str], changing: frozenset[Buffer], in_memory: frozenset[Buffer]
+    ) -> None:
+        super().__init__()
+        self.native, self.changing, self.in_memory = native, changing, in_memory
+        self.label = "entry"
+        self.zero_bytes = 0
+        self.pointer: dict[Buffer, str] = {}
+        self.registers: dict[Slot, Operand] = {}
+        self.known: dict[Hashable, Operand] = {}
+        self.scopes: list[list[Hashable]] = [[]]
+        self.readers: dict[Buffer, list[Hashable]] = {b: [] for b in changing}
+        self.unrolled: dict[int, int] = {}  # the serials of unrolled axes and their numbers
+        self.expansions: dict[Expr, Expr] = {}
+        self.forms: dict[tuple[Buffer, tuple[Expr, ...]], Affine] = {}
+        self.vector: Axis | None = None
+        self.streamed = False
+
+    # -- what is known -----------------------------------------------------------------------------
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """What may not run, or not last: values computed inside are forgotten after. Straight-line
+        code, unrolled and vector loops included, needs no scope."""
+        self.scopes.append([])
+        yield
+        for e in self.scopes.pop():
+            self.known.pop(e, None)
+
+    def key(self, e: Expr) -> Hashable:
+        """What the value of an expression is known by: itself, and the numbers of the unrolled
+        axes it depends on."""
+        if e.free.isdisjoint(self.unrolled):
+            return e
+        return (e, *[(s, n) for s, n in self.unrolled.items() if s in e.free])
+
+    def remember(self, e: Expr, x: Operand, base: Buffer | None = None) -> None:
+        """`x` is the value of `e`, or the address of that offset from `base`, to the end of the
+        scope, or until a buffer it reads changes."""
+        key = self.key(e) if base is None else (base, self.key(e))
+        self.known[key] = x
+        self.scopes[-1].append(key)
+        for b in e.reads & self.changing:
+            self.readers[b].append(key)
+
+    def splat(self, x: Operand, lanes: int) -> Operand:
+        if x.lanes == lanes or not x.text.startswith("%"):
+            return super().splat(x, lanes)
+        key = (x.text, lanes)
+        found = self.known.get(key)
+        if found is None:
+            found = self.known[key] = super().splat(x, lanes)
+            self.scopes[-1].append(key)
+        return found
+
+    def forget(self, buffers: frozenset[Buffer]) -> None:
+        """Values read from `buffers` no longer hold."""
+        for b in buffers:
+            for e in self.readers[b]:
+                self.known.pop(e, None)
+            self.readers[b].clear()
+
+    def start(self, label: str) -> None:
+        self.lines.append(f"{label}:")
+        self.label = label
+
+    # -- registers ---------------------------------------------------------------------------------
+
+    def register(self, buffer: Buffer) -> bool:
+        """Whether a buffer lives in registers: those said to, and single values on the stack that
+        no pointer is taken of."""
+        if buffer.scope == "registers":
+            return True
+        return buffer.scope == "stack" and buffer not in self.in_memory and static(buffer.size) == 1
+
+    def slot(self, buffer: Buffer, index: Sequence[Expr]) -> tuple[Slot, int]:
+        """One register of a buffer, and its lanes."""
+        if buffer.scope != "registers":
+            return (buffer, ()), 1
+        lanes = 1
+        if index and index[-1] is self.vector:
+            lanes, index = self.lanes, index[:-1]
+        return (buffer, tuple([self._number(buffer, i) for i in index])), lanes
+
+    def _number(self, buffer: Buffer, i: Expr) -> int:
+        x = self.known_value(i).text
+        return int(x) if x.lstrip("-").isdigit() else self._not_a_register(buffer, i)
+
+    def _not_a_register(self, buffer: Buffer, i: Expr) -> int:
+        raise InternalError(f"registers {buffer!r} are indexed by {show(i)}, which is not a number")
+
+    # -- memory ------------------------------------------------------------------------------------
+
+    def address(self, buffer: Buffer, form: Affine) -> str:
+        """A pointer to the element at a scalar flat offset; constants become displacements."""
+        base, element = self.pointer[buffer], memory_type(buffer.dtype)
+        if form.terms:
+            rest = form.moving()
+            found = self.known.get((buffer, self.key(rest)))
+            if found is None:
+                at = self.known_value(rest)
+                found = self.value(
+                    f"getelementptr {element}, ptr {base}, i64 {at.text}", dtypes.int64, 1
+                )
+                self.remember(rest, found, base=buffer)
+            base = found.text
+        if form.constant:
+            base = self.value(
+                f"getelementptr {element}, ptr {base}, i64 {form.constant}", dtypes.int64, 1
+            ).text
+        return base
+
+    def settled(self, form: Affine) -> Affine:
+        """The form with the terms that are numbers, unrolled axes that is, in its constant."""
+        moving, constant = [], form.constant
+        for t, c in form.terms:
+            if t.free.isdisjoint(self.unrolled):
+                moving.append((t, c))
+                continue
+            x = self.known_value(t)
+            if x.lanes == 1 and x.text.lstrip("-").isdigit():
+                constant += c * int(x.text)
+            else:
+                moving.append((t, c))
+        return form if len(moving) == len(form.terms) else Affine(tuple(moving), constant)
+
+    def position(self, buffer: Buffer, index: tuple[Expr, ...]) -> tuple[Affine, int | None]:
+        """The flat offset at lane 0 and the step between lanes (None: not affine in the lane)."""
+        form = self.forms.get((buffer, index))
+        if form is None:
+            form = self.forms[buffer, index] = affine(flat(buffer, index))
+        if self.vector is None:
+            return self.settled(form), 0
+        rest = form.without(self.vector)
+        if any(self._varies(t) for t, _ in rest.terms):
+            return form, None
+        return self.settled(rest), form.coefficient(self.vector)
+
+    def _varies(self, e: Expr) -> bool:
+        """Whether the lanes may have different values of `e`."""
+        if isinstance(e, (Axis, Var)):
+            found = self.known.get(self.key(e))
+            return found is not None and found.lanes > 1
+        return any(self._varies(x) for x in walk(e) if isinstance(x, (Axis, Var)))
+
+    def read(self, buffer: Buffer, index: tuple[Expr, ...], guard: Operand | None) -> Operand:
+        """Load one element, or one for each lane. What nobody writes is loaded once."""
+        offset, step = self.position(buffer, index)
+        if guard is not None or step is None or buffer in self.changing:
+            return self.loaded(buffer, offset, step, guard)
+        lanes = (step, self.lanes, self.extent) if step else ()
+        key = (buffer, self.key(offset.moving()), offset.constant, *lanes)
+        found = self.known.get(key)
+        if found is None:
+            found = self.known[key] = self.loaded(buffer, offset, step, None)
+            self.scopes[-1].append(key)
+        return found
+
+    def loaded(
+        self, buffer: Buffer, offset: Affine, step: int | None, guard: Operand | None
+    ) -> Operand:
+        """The load of one element (step 0) or of lanes so many elements apart (None: anywhere)."""
+        element, dtype = memory_type(buffer.dtype), buffer.dtype
+        align = dtype.itemsize if buffer.scope != "registers" else 1
+        if step == 0 and (guard is None or guard.lanes == 1):
+            where = self.address(buffer, offset)
+            if guard is not None:
+                where = self.value(f"select {guard}, ptr {where}, ptr {ZERO}", dtypes.int64, 1).text
+            return self.from_memory(
+                Operand(
+                    self.value(f"load {element}, ptr {where}, align {align}", dtype, 1).text, dtype
+                )
+            )
+        if step in (1, -1):
+            return self.from_memory(self.contiguous(buffer, offset, step, guard))
+        if step in (2, 3, 4) and guard is None and self.extent > 1:
+            return self.from_memory(self.spread(buffer, offset, step))
+        lanes = self.lanes
+        wide = vector_type(element, lanes)
+        where = self.addresses(buffer, offset, step)
+        name = f"llvm.masked.gather.{self._mangled(dtype)}.v{lanes}p0"
+        mask = f"<{lanes} x i1> {self.guarded_mask(guard)}"
+        args = f"<{lanes} x ptr> align {align} {where}, {mask}, {wide} zeroinitializer"
+        call = self.intrinsic(name, wide, args, f"<{lanes} x ptr>, <{lanes} x i1>, {wide}")
+        return self.from_memory(self.value(call, dtype, lanes))
+
+    def spread(self, buffer: Buffer, offset: Affine, step: int) -> Operand:
+        """Load every second, third or fourth element: vectors of neighbours, of which nothing
+        beyond the last wanted element is touched, and shuffles that pick from them."""
+        lanes, dtype = self.lanes, dtypes.uint8 if dtypes.is_bool(buffer.dtype) else buffer.dtype
+        wide = llvm_type(dtype, lanes)
+        wanted = [step * lane for lane in range(self.extent)]
+        result, have = Operand("poison", dtype, lanes), [0] * lanes
+        for start in range(0, wanted[-1] + 1, lanes):
+            inside = min(lanes, wanted[-1] + 1 - start)
+            where = self.address(buffer, offset.shifted(start))
+            if inside == lanes:
+                text = f"load {wide}, ptr {where}, align {dtype.itemsize}"
+                x = self.value(text, dtype, lanes)
+            else:
+                mask = ", ".join(f"i1 {'true' if i < inside else 'false'}" for i in range(lanes))
+                x = self._masked_load(wide, where, dtype.itemsize, f"<{mask}>", dtype)
+            order = [lanes + at - start if start <= at < start + lanes else have[lane]
+                     for lane, at in enumerate(wanted)]  # fmt: skip
+            result = self.shuffled(result, x, order + [0] * (lanes - self.extent))
+            have = [*range(lanes)]
+        return Operand(result.text, buffer.dtype, lanes)
+
+    def contiguous(
+        self, buffer: Buffer, offset: Affine, step: int, guard: Operand | None
+    ) -> Operand:
+        """Load neighbours, in order (step 1) or backwards (-1)."""
+        lanes, dtype = self.lanes, buffer.dtype
+        element, align = memory_type(dtype), dtype.itemsize if buffer.scope != "registers" else 1
+        wide, uniform = vector_type(element, lanes), guard is None or guard.lanes == 1
+        single = uniform and self.extent == 1
+        where = self.address(buffer, offset if step == 1 or single else offset.shifted(1 - lanes))
+        if guard is not None and uniform:  # one choice of address instead of a mask
+            self.zero_bytes = max(self.zero_bytes, lanes * dtype.itemsize)
+            where = self.value(f"select {guard}, ptr {where}, ptr {ZERO}", dtypes.int64, 1).text
+            guard = None
+        if single:
+            x = self.value(f"load {element}, ptr {where}, align {align}", dtype, 1).text
+            return self.value(
+                f"insertelement {wide} zeroinitializer, {element} {x}, i64 0", dtype, lanes
+            )
+        if guard is None and self.extent == lanes:
+            x = self.value(f"load {wide}, ptr {where}, align {align}", dtype, lanes).text
+        else:
+            mask = self.guarded_mask(guard)
+            if step == -1:
+                mask = self.reversed(f"<{lanes} x i1>", mask)
+            x = self._masked_load(wide, where, align, mask, dtype).text
+        return Operand(x if step == 1 else self.reversed(wide, x), dtype, lanes)
+
+    def _masked_load(self, wide: str, where: str, align: int, mask: str, dtype: DType) -> Operand:
+        lanes = self.lanes
+        args = f"ptr align {align} {where}, <{lanes} x i1> {mask}, {wide} zeroinitializer"
+        call = self.intrinsic(
+            f"llvm.masked.load.{self._mangled(dtype)}.p0",
+            wide,
+            args,
+            f"ptr, <{lanes} x i1>, {wide}",
+        )
+        return self.value(call, dtype, lanes)
+
+    def addresses(self, buffer: Buffer, offset: Affine, step: int | None) -> str:
+        """One pointer for each lane."""
+        element = memory_type(buffer.dtype)
+        if step is None:
+            at = self.splat(self.known_value(self.expanded(offset.expr())), self.lanes)
+            base = self.pointer[buffer]
+        else:
+            lanes = ", ".join(f"i64 {i * step}" for i in range(self.lanes))
+            at = Operand(f"<{lanes}>", dtypes.int64, self.lanes)
+            base = self.address(buffer, offset)
+        return self.value(f"getelementptr {element}, ptr {base}, {at}", dtypes.int64, 1).text
+
+    def write(self, buffer: Buffer, index: tuple[Expr, ...], x: Operand) -> None:
+        offset, step = self.position(buffer, index)
+        element, dtype = memory_type(buffer.dtype), buffer.dtype
+        align = dtype.itemsize
+        if dtypes.is_bool(dtype):
+            byte = vector_type("i8", x.lanes)
+            x = Operand(
+                self.value(f"zext {x} to {byte}", dtype, x.lanes).text, dtypes.uint8, x.lanes
+            )
+        if step == 0:
+            self.emit(f"store {x}, ptr {self.address(buffer, offset)}, align {align}")
+            return
+        x = self.splat(x, self.lanes)
+        if step == 1 and self.extent == self.lanes:
+            hint = f"align {align}"
+            if self.streams(buffer, offset):
+                hint = f"align {STREAM_ALIGN}, !nontemporal !0"
+                self.streamed = True
+            self.emit(f"store {x}, ptr {self.address(buffer, offset)}, {hint}")
+            return
+        if step == 1 and self.extent == 1:
+            # Not as a masked store: LLVM makes that one too wide after a truncation.
+            one = self.value(f"extractelement {x}, i64 0", x.dtype, 1)
+            where = self.address(buffer, offset)
+            self.emit(f"store {element} {one.text}, ptr {where}, align {align}")
+            return
+        wide, mask = vector_type(element, self.lanes), self.lane_mask()
+        if step == 1:
+            name, where, kind = "store", f"ptr align {align} {self.address(buffer, offset)}", "ptr"
+            mangled = f"{self._mangled(dtype)}.p0"
+        else:
+            name, kind = "scatter", f"<{self.lanes} x ptr>"
+            where = f"{kind} align {align} {self.addresses(buffer, offset, step)}"
+            mangled = f"{self._mangled(dtype)}.v{self.lanes}p0"
+        args = f"{x}, {where}, <{self.lanes} x i1> {mask}"
+        self.emit(
+            self.intrinsic(
+                f"llvm.masked.{name}.{mangled}",
+                "void",
+                args,
+                f"{wide}, {kind}, <{self.lanes} x i1>",
+            )
+        )
+
+    def streams(self, buffer: Buffer, form: Affine) -> bool:
+        """Whether to store around the caches: a whole line of a result too large to stay in them,
+        which this program never reads again."""
+        line = self.lanes * buffer.dtype.itemsize == STREAM_ALIGN
+        if not line or buffer.scope != "output" or buffer.nbytes < STREAM_BYTES:
+            return False
+        return all(c % self.lanes == 0 for c in (form.constant, *(c for _, c in form.terms)))
+
+    # -- expressions -------------------------------------------------------------------------------
+
+    def value_of(self, root: Expr) -> Operand:
+        """Emit what is needed to have the value of an expression of the statements."""
+        return self.known_value(self.expanded(root))
+
+    def expanded(self, e: Expr) -> Expr:
+        """The expression in machine operations only."""
+        found = self.expansions.get(e)
+        if found is None:
+            (found,) = expand([e], self.native)
+            self.expansions[e] = found
+        return found
+
+    def known_value(self, root: Expr) -> Operand:
+        """Emit what is needed to have the value of an expression in machine operations."""
+        key = self.key if self.unrolled else _same
+        known, first = self.known, key(root)
+        found = known.get(first)
+        if found is not None:
+            return found
+        stack = [root]
+        while stack:
+            e = stack[-1]
+            if key(e) not in known:
+                missing = [c for c in self._first(e) if key(c) not in known]
+                if missing:
+                    stack += missing[::-1]
+                    continue
+                self.remember(e, self.expression(e))
+            stack.pop()
+        return known[first]
+
+    def _first(self, e: Expr) -> tuple[Expr, ...]:
+        """What must be computed before `e`; a rare branch waits until it is needed."""
+        if isinstance(e, Load):
+            return () if e.guard is None else (e.guard,)  # positions come with the address
+        if isinstance(e, Apply) and e.op.name == "rare":
+            return (e.args[0], e.args[2])
+        return e.children
+
+    def expression(self, e: Expr) -> Operand:
+        match e:
+            case Lit():
+                return constant(e)
+            case Load(buffer, index, guard):
+                if self.register(buffer):
+                    return self.registers[self.slot(buffer, index)[0]]
+                return self.read(buffer, index, None if guard is None else self.known_value(guard))
+            case Index(op, args):
+                return self.index(op, [self.known_value(a) for a in args], args[1])
+            case Apply(op, args, dtype):
+                if op.name == "rare":
+                    return self.rare(*args)
+                operands = self.aligned([self.known_value(a) for a in args])
+                return self.apply(op.name, operands, dtype)
+            case Dim(name):
+                raise InternalError(f"the named dimension {name} has no value in a static program")
+        raise InternalError(f"LLVM cannot print {show(e)} here")
+
+    def rare(self, condition: Expr, then: Expr, otherwise: Expr) -> Operand:
+        """Evaluate `then` only if some lane's condition holds."""
+        test, common = self.aligned([self.known_value(condition), self.known_value(otherwise)])
+        some = test.text
+        if test.lanes > 1:
+            if self.extent < self.lanes:
+                test = self.value(f"and {test}, {self.lane_mask()}", dtypes.bool_, test.lanes)
+            name = f"llvm.vector.reduce.or.v{test.lanes}i1"
+            some = self.value(
+                self.intrinsic(name, "i1", str(test), test.type), dtypes.bool_, 1
+            ).text
+        slow, done = self.fresh("rare")[1:], self.fresh("done")[1:]
+        before = self.label
+        self.emit(f"br i1 {some}, label %{slow}, label %{done}")
+        self.start(slow)
+        with self.scope():
+            value = self.splat(self.known_value(then), common.lanes)
+            mixed = self.value(f"select {test}, {value}, {common}", common.dtype, common.lanes)
+        last = self.label
+        self.emit(f"br label %{done}")
+        self.start(done)
+        return self.value(
+            f"phi {common.type} [ {common.text}, %{before} ], [ {mixed.text}, %{last} ]",
+            common.dtype,
+            common.lanes,
+        )
+
+
+def _same(e: Expr) -> Hashable:
+    return e
