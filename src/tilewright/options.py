@@ -23,10 +23,13 @@ class Options:
     verify: check every stage's invariants while compiling (tests do; slower).
     threads: the most threads that a call uses, of as many as the process and `tw.threads` allow;
         None sets no limit, and 1 makes a program without any thread's cost.
+    winograd: compute float32 convolutions by fewer multiplications where that is faster. Errors
+        grow from 1e-7 to some 1e-6 of the largest result.
     """
 
     verify: bool = False
     threads: int | None = None
+    winograd: bool = True
 
     def __post_init__(self) -> None:
         if self.threads is not None:

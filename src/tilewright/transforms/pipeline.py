@@ -19,15 +19,17 @@ from tilewright.transforms.assemble import Assembly, Scheduler, assemble
 from tilewright.transforms.attention import attention
 from tilewright.transforms.fusion import Edge
 from tilewright.transforms.simplify import simplify
+from tilewright.transforms.winograd import winograd
 
 
 @dataclass(frozen=True)
 class Pass:
-    """A rewrite of graphs: its name, the function, and what it is for."""
+    """A rewrite of graphs: its name, the function, what it is for, and whether options want it."""
 
     name: str
     run: Callable[[Graph], Graph]
     why: str
+    wanted: Callable[[Options], bool] = lambda options: True
 
 
 GRAPH: Final[tuple[Pass, ...]] = (
@@ -38,6 +40,12 @@ GRAPH: Final[tuple[Pass, ...]] = (
     ),
     Pass("simplify", simplify, "fold constants, merge movements, drop what changes nothing"),
     Pass("attention", attention, "softmax(q kT + mask) v as one op, which skips hidden keys"),
+    Pass(
+        "winograd",
+        winograd,
+        "convolve windows of 3 by 3 in fewer multiplications where that is faster",
+        lambda options: options.winograd,
+    ),
 )
 
 
@@ -45,6 +53,8 @@ def run(passes: Sequence[Pass], graph: Graph, options: Options) -> Graph:
     """Apply the passes in order; print a pass's result if it changed something."""
     show("graph", graph)
     for p in passes:
+        if not p.wanted(options):
+            continue
         after = p.run(graph)
         if after is not graph:
             show("graph", f"after {p.name}:", after)

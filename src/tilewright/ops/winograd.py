@@ -1,0 +1,395 @@
+"""Winograd's filtering: the sums around the products of a 3 by 3 convolution, in tiles of images.
+
+Knows the minimal filtering algorithms F(m, 3) (Winograd 1980; Lavin and Gray, "Fast Algorithms for
+Convolutional Neural Networks", 2016) for any even m, and three ops that rewrites put around a batch
+of matrix products (`transforms.winograd`): the sums of weights, of inputs and of products. Each
+works on one vector of channels for each place, turning images and windows in registers on their
+way in or out. Refuses derivatives and batching, both are taken before rewrites make these ops, and
+to say where the algorithm pays.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final
+
+import numpy as np
+
+from tilewright import dtypes
+from tilewright.errors import InternalError
+from tilewright.expr import (
+    Axis,
+    Buffer,
+    Expr,
+    Load,
+    Var,
+    apply,
+    as_index,
+    axis,
+    index,
+    literal,
+    static,
+    var,
+)
+from tilewright.graph import Op, Type
+from tilewright.loops import Alloc, Flip, If, Let, Stmt, Store, block, loop
+
+WINDOW: Final = 3
+"""Rows and columns of the windows; the sums below are of three weights."""
+SIDE: Final = 16
+"""Rows and columns of the tiles that are turned, and channels that are worked on together; where
+registers are narrower, several make one row."""
+BLOCK: Final = 32
+"""Sums of weights that stand together: products are fastest in stretches of so many columns."""
+
+Read = Callable[[int, Expr], Expr]
+Write = Callable[[Expr, Expr], tuple[Expr, ...]]
+
+
+# -- the algorithm -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Filtering:
+    """F(m, 3): m results from m + 2 products of sums of inputs with sums of weights.
+
+    Its points are 0, infinity, and a pair +a, -a for each of `pairs`, of which there are m / 2.
+    A polynomial at +a and -a is its even part plus and minus its odd part, so pairs share sums.
+    Terms are arrays or scalar expressions.
+    """
+
+    pairs: tuple[float, ...]
+
+    @property
+    def results(self) -> int:
+        """m, the results of one tile along an axis."""
+        return 2 * len(self.pairs)
+
+    @property
+    def points(self) -> int:
+        """m + 2, the inputs of a tile along an axis, and the products."""
+        return self.results + WINDOW - 1
+
+    def data(self, d: Sequence[Any]) -> list[Any]:
+        """The sums of m + 2 inputs, one for each point."""
+        everywhere = _squares(self.pairs)
+        found = [_sum(everywhere, d[0::2])]
+        for a in self.pairs:
+            others = _squares([b for b in self.pairs if b != a])
+            even, odd = _sum(others, d[2::2]), _sum([a * c for c in others], d[1::2])
+            found += [even + odd, even - odd]
+        return [*found, _sum(everywhere, d[1::2])]
+
+    def weights(self, g: Sequence[Any]) -> list[Any]:
+        """The sums of three weights, one for each point."""
+        found = [_times(g[0], 1 / _squares(self.pairs)[0])]
+        for a in self.pairs:
+            scale = 2 * a * a * math.prod(a * a - b * b for b in self.pairs if b != a)
+            even, odd = _sum([1 / scale, a * a / scale], [g[0], g[2]]), _times(g[1], a / scale)
+            found += [even + odd, even - odd]
+        return [*found, g[2]]
+
+    def combined(self, p: Sequence[Any]) -> list[Any]:
+        """The m results, from the products at each point."""
+        plus = [p[1 + 2 * k] + p[2 + 2 * k] for k in range(len(self.pairs))]
+        minus = [p[1 + 2 * k] - p[2 + 2 * k] for k in range(len(self.pairs))]
+        found = []
+        for power in range(self.results):
+            terms = minus if power % 2 else plus
+            found.append(_sum([a**power for a in self.pairs], terms))
+        found[0], found[-1] = p[0] + found[0], found[-1] + p[-1]
+        return found
+
+
+def _squares(roots: Sequence[float]) -> list[float]:
+    """The coefficients of the product of z - b * b over the roots b, lowest first."""
+    found = [1.0]
+    for b in roots:
+        shifted, scaled = [0.0, *found], [*(-b * b * c for c in found), 0.0]
+        found = [s + c for s, c in zip(shifted, scaled, strict=True)]
+    return found
+
+
+def _sum(coefficients: Sequence[float], terms: Sequence[Any]) -> Any:
+    """The sum of the first terms times the coefficients."""
+    first = terms[: len(coefficients)]
+    scaled = [_times(t, c) for c, t in zip(coefficients, first, strict=True)]
+    return functools.reduce(lambda a, b: a + b, scaled)
+
+
+def _times(term: Any, c: float) -> Any:
+    """Roots are rounded: what should be 1 is."""
+    if abs(c - 1) < 1e-12:
+        return term
+    return term * (literal(c, term.type) if isinstance(term, Expr) else term.dtype.type(c))
+
+
+# -- the ops -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FilterWeights(Op):
+    """Windows [k, c, 3, 3] -> sums [points * points, k / block, c, block]: products read a block of
+    columns as one stretch of memory. At least 16 of each; float32."""
+
+    filtering: Filtering
+    fusion: ClassVar[str] = "opaque"
+
+    def type(self, w: Type) -> Type:
+        k, c, *window = map(static, w.shape)
+        if w.dtype != dtypes.float32 or window != [WINDOW, WINDOW] or min(k, c) < SIDE:
+            raise InternalError(f"{w!r} are no windows for {self.filtering}")
+        return w.with_shape((self.filtering.points**2, k // _block(k), c, _block(k)))
+
+    def numpy(self, w: Any) -> Any:
+        f, (k, c) = self.filtering, w.shape[:2]
+        sums = np.stack([s for row in f.weights(w.transpose(2, 3, 1, 0)) for s in f.weights(row)])
+        return sums.reshape(-1, c, k // _block(k), _block(k)).transpose(0, 2, 1, 3).copy()
+
+    def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
+        """Sixteen windows of sixteen channels are turned together: 9 vectors for each channel."""
+        (w,), (out,) = args, outs
+        f = self.filtering
+        k, c = map(static, w.shape[:2])
+        at, (first_c, first_k) = _blocks((), (c, k))
+        strip = Buffer("strip", w.dtype, (WINDOW**2 * SIDE, SIDE), "stack")
+
+        def read(u: int, place: Expr) -> Expr:
+            return Load(w, (((first_k + u) * c + first_c) * WINDOW**2 + place,), None)
+
+        size = as_index(_block(k))
+        number, within = index("//", first_k, size), index("%", first_k, size)
+        turned = _turned(SIDE, WINDOW**2 * SIDE, read, strip, lambda place, u: (place, u))
+        channel, v = axis("c", SIDE), axis("v", SIDE)
+        body = _Body()
+        places = [[channel * WINDOW**2 + (WINDOW * a + b) for b in range(3)] for a in range(3)]
+        g = [[body.name(strip[p, v]) for p in row] for row in places]
+        columns = [body.names(f.weights([g[a][b] for a in range(3)])) for b in range(3)]
+        for i in range(f.points):
+            for j, x in enumerate(f.weights([column[i] for column in columns])):
+                point = as_index(i * f.points + j)
+                body.store(out, (point, number, first_c + channel, within + v), x)
+        sums = loop(channel, loop(v, *body.statements, kind="vector", lanes=SIDE))
+        return loop(at, Alloc(strip), *turned, sums, kind="parallel")
+
+
+@dataclass(frozen=True)
+class FilterData(Op):
+    """Images [n, c, h, w] -> sums [points * points, n * rows * columns, c] of tiles that overlap by
+    two, the first one `low` places before the image, zeros around. At least 16 channels; float32.
+    """
+
+    filtering: Filtering
+    low: tuple[int, int]
+    tiles: tuple[int, int]
+    fusion: ClassVar[str] = "opaque"
+
+    def type(self, x: Type) -> Type:
+        if x.dtype != dtypes.float32 or x.ndim != 4 or static(x.shape[1]) < SIDE:
+            raise InternalError(f"{x!r} are no images for {self.filtering}")
+        count = static(x.shape[0]) * self.tiles[0] * self.tiles[1]
+        return x.with_shape((self.filtering.points**2, count, x.shape[1]))
+
+    def numpy(self, x: Any) -> Any:
+        f, m = self.filtering, self.filtering.results
+        borders = [(0, 0), (0, 0)]
+        for d, (low, count) in enumerate(zip(self.low, self.tiles, strict=True)):
+            borders.append((low, max(0, m * count + 2 - low - x.shape[d + 2])))
+        padded = np.pad(x, borders)
+
+        def every(a: Any, d: int) -> list[Any]:
+            places = [np.arange(self.tiles[d]) * m + i for i in range(f.points)]
+            return [np.take(a, p, d + 2) for p in places]
+
+        sums = [s for row in f.data(every(padded, 0)) for s in f.data(every(row, 1))]
+        return np.stack([np.moveaxis(s, 1, -1).reshape(-1, x.shape[1]) for s in sums])
+
+    def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
+        """One row of tiles and 16 channels at a time: turned, summed along columns in place, then
+        along rows."""
+        (x,), (out,) = args, outs
+        f, m = self.filtering, self.filtering.results
+        n, c, *_ = map(static, x.shape)
+        rows, columns = self.tiles
+        width = m * columns + 2
+        at, (image, row, first) = _blocks((n, rows), (c,))
+        strip = Buffer("strip", x.dtype, (f.points, width, SIDE), "stack")
+        i, v, place, tile = (
+            axis("i", f.points), axis("v", SIDE), axis("x", width), axis("t", columns),
+        )  # fmt: skip
+        y = row * m + i - self.low[0]
+
+        def read(u: int, p: Expr) -> Expr:
+            index = (image, first + u, y, p - self.low[1])
+            return Load(x, index, self._inside(x, index[2:]))
+
+        turned = _turned(SIDE, width, read, strip, lambda p, u: (i, p, u))
+        down = _Body()
+        taken = [down.name(strip[as_index(a), place, v]) for a in range(f.points)]
+        for a, s in enumerate(f.data(taken)):
+            down.store(strip, (as_index(a), place, v), s)
+        across = _Body()
+        taken = [across.name(strip[i, tile * m + b, v]) for b in range(f.points)]
+        for b, s in enumerate(f.data(taken)):
+            number = (image * rows + row) * columns + tile
+            across.store(out, (i * f.points + b, number, first + v), s)
+        return loop(
+            at,
+            Alloc(strip),
+            loop(i, *turned),
+            loop(place, loop(v, *down.statements, kind="vector", lanes=SIDE)),
+            loop(i, loop(tile, loop(v, *across.statements, kind="vector", lanes=SIDE))),
+            kind="parallel",
+        )
+
+    def _inside(self, x: Buffer, place: Sequence[Expr]) -> Expr | None:
+        """What must hold for a place to be in the image; None if all are."""
+        tests = []
+        for d, p in enumerate(place):
+            size = static(x.shape[d + 2])
+            if self.low[d]:
+                tests.append(apply("le", as_index(0), p))
+            if self.filtering.results * self.tiles[d] + 2 > size + self.low[d]:
+                tests.append(apply("lt", p, as_index(size)))
+        return functools.reduce(lambda a, b: a & b, tests) if tests else None
+
+
+@dataclass(frozen=True)
+class FilterResults(Op):
+    """Products [points * points, n * rows * columns, k] -> images [n, k, h, w] of tiles side by
+    side; what lies beyond h and w is dropped. At least 16 channels; float32."""
+
+    filtering: Filtering
+    image: tuple[int, int]
+    fusion: ClassVar[str] = "opaque"
+
+    @property
+    def tiles(self) -> tuple[int, int]:
+        """Rows and columns of tiles."""
+        h, w = (-(-s // self.filtering.results) for s in self.image)
+        return h, w
+
+    def type(self, p: Type) -> Type:
+        points, count, k = map(static, p.shape)
+        images, rest = divmod(count, self.tiles[0] * self.tiles[1])
+        if p.dtype != dtypes.float32 or points != self.filtering.points**2 or rest or k < SIDE:
+            raise InternalError(f"{p!r} are no products of {self.filtering}")
+        return p.with_shape((images, k, *self.image))
+
+    def numpy(self, p: Any) -> Any:
+        f, m = self.filtering, self.filtering.results
+        grid = p.reshape((f.points, f.points, -1, *self.tiles, p.shape[-1]))
+        parts = [f.combined(column) for column in f.combined(grid)]
+        whole = np.stack([np.stack(row, 3) for row in parts], 2)  # [n, rows, m, columns, m, k]
+        whole = whole.reshape((-1, m * self.tiles[0], m * self.tiles[1], p.shape[-1]))
+        cropped = whole[:, : self.image[0], : self.image[1]]
+        return np.ascontiguousarray(np.transpose(cropped, (0, 3, 1, 2)))
+
+    def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
+        """One row of tiles and 16 channels at a time: summed, then turned."""
+        (p,), (out,) = args, outs
+        f, m = self.filtering, self.filtering.results
+        (rows, columns), (height, width) = self.tiles, self.image
+        at, (image, row, first) = _blocks((static(out.shape[0]), rows), (static(out.shape[1]),))
+        strip = Buffer("strip", p.dtype, (m, m * columns, SIDE), "stack")
+        a, v, tile = axis("a", m), axis("v", SIDE), axis("t", columns)
+        number = (image * rows + row) * columns + tile
+        body = _Body()
+        halves = []
+        for j in range(f.points):
+            points = [as_index(i * f.points + j) for i in range(f.points)]
+            taken = [body.name(p[point, number, first + v]) for point in points]
+            halves.append(body.names(f.combined(taken)))
+        for i in range(m):
+            for j, x in enumerate(f.combined([half[i] for half in halves])):
+                body.store(strip, (as_index(i), tile * m + j, v), x)
+        y = row * m + a
+
+        def turned(start: Expr, count: int) -> list[Stmt]:
+            return _turned(
+                count,
+                SIDE,
+                lambda u, k: strip[a, start + u, k],
+                out,
+                lambda k, place: (image, first + k, y, start + place),
+            )
+
+        q = axis("q", width // SIDE)
+        copies = [loop(q, *turned(q * SIDE, SIDE))] if width >= SIDE else []
+        if width % SIDE:
+            copies += turned(as_index(width - width % SIDE), width % SIDE)
+        if height % m:
+            copies = [If(apply("lt", y, as_index(height)), block(*copies), block())]
+        sums = loop(tile, loop(v, *body.statements, kind="vector", lanes=SIDE))
+        return loop(at, Alloc(strip), sums, loop(a, *copies), kind="parallel")
+
+
+def _block(k: int) -> int:
+    """Columns of a block: two vectors of the widest registers, or all where they do not divide."""
+    return k if k % BLOCK else BLOCK
+
+
+# -- loops ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Body:
+    """Statements of a vector loop, values named as they come."""
+
+    statements: list[Stmt] = field(default_factory=list)
+
+    def name(self, value: Expr) -> Var:
+        named = var("s", value.type)
+        self.statements.append(Let(named, value))
+        return named
+
+    def names(self, values: Sequence[Expr]) -> list[Var]:
+        return [self.name(x) for x in values]
+
+    def store(self, buffer: Buffer, place: tuple[Expr, ...], value: Expr) -> None:
+        self.statements.append(Store(buffer, place, value))
+
+
+def _blocks(whole: Sequence[int], channels: Sequence[int]) -> tuple[Axis, list[Expr]]:
+    """One axis over all of `whole` and over blocks of channels: the axis, the places in `whole` and
+    the first channel of each block. A last block that would be short starts earlier."""
+    extents = [*whole, *(-(-c // SIDE) for c in channels)]
+    at = axis("r", math.prod(extents))
+    rest: Expr = at if at.extent != 1 else as_index(0)
+    places: list[Expr] = []
+    for n in reversed(extents):
+        places.insert(0, index("%", rest, as_index(n)))
+        rest = index("//", rest, as_index(n))
+    for d, c in enumerate(channels, len(whole)):
+        first = index("*", places[d], as_index(SIDE))
+        places[d] = index("min", first, as_index(c - SIDE)) if c % SIDE else first
+    return at, places
+
+
+def _turned(rows: int, columns: int, read: Read, out: Buffer, write: Write) -> list[Stmt]:
+    """Copy a matrix of at most SIDE rows by square tiles: `read(u, column)` is its element in row
+    `u`, neighbours being neighbours in memory; `write(column, row)` is where it goes."""
+    found: list[Stmt] = []
+    for start, count, wide in _parts(columns):
+        q, u, v = axis("q", count), axis("u", wide), axis("v", wide)
+        column = as_index(start) if count == 1 else q * SIDE + start
+        tile = Buffer("tile", out.dtype, (SIDE, SIDE), "registers")
+        body: list[Stmt] = [Alloc(tile)]
+        for r in range(SIDE):  # the rows that are not read must hold something
+            value = read(r, column + v) if r < rows else literal(0, out.dtype)
+            body.append(loop(v, Store(tile, (as_index(r), v), value), kind="vector", lanes=SIDE))
+        row = axis("v", rows)
+        store = Store(out, write(column + u, row), tile[u, row])
+        turned = loop(u, loop(row, store, kind="vector", lanes=SIDE), kind="unroll")
+        found.append(loop(q, block(*body, Flip(tile), turned)))
+    return found
+
+
+def _parts(extent: int) -> list[tuple[int, int, int]]:
+    """(start, tiles, columns of each) of an axis: whole tiles, then one that is not."""
+    whole, rest = divmod(extent, SIDE)
+    parts = [(0, whole, SIDE)] if whole else []
+    return parts + ([(whole * SIDE, 1, rest)] if rest else [])

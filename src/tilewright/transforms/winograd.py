@@ -1,0 +1,124 @@
+"""Winograd: convolutions with windows of 3 by 3 in fewer multiplications, as a rewrite of graphs.
+
+Knows which convolutions F(2x2, 3x3) and F(4x4, 3x3) compute and, by a count of cycles, which of
+them become faster. Refuses to know the algorithms (`ops.winograd`) and how the products between
+their sums are scheduled. The figures behind the choices are in docs/notes/winograd.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from tilewright import dtypes
+from tilewright.array import Array
+from tilewright.expr import is_static, static
+from tilewright.graph import Graph, Node
+from tilewright.ops.contract import Conv, Dot
+from tilewright.ops.shape import Reshape
+from tilewright.ops.winograd import (
+    SIDE,
+    WINDOW,
+    FilterData,
+    Filtering,
+    FilterResults,
+    FilterWeights,
+)
+from tilewright.source import born_at
+
+SMALL: Final = Filtering((1.0,))
+"""F(2, 3): rounds as little as the convolution itself."""
+LARGE: Final = Filtering((math.sqrt(0.5), math.sqrt(2.0)))
+"""F(4, 3): of the pairs of points tried, those that round least; 1 and 2 are the usual ones and
+round four times as much."""
+
+
+# -- the rewrite ---------------------------------------------------------------------------------
+
+
+def winograd(graph: Graph) -> Graph:
+    """The graph with the convolutions replaced that become faster; the same object if none do.
+
+    Only float32, windows of 3 by 3, strides and dilations of 1, one group, static shapes.
+    """
+    done: dict[Node, Node] = {}
+    for n in graph.nodes:
+        args = [done[a] for a in n.args]
+        with born_at(n.source):
+            op = n.op.with_graphs(winograd) if n.op.graphs else n.op
+            f = _chosen(n)
+            if f is not None and isinstance(op, Conv):
+                x, w = map(Array.wrap, args)
+                done[n] = _filtered(f, op, x, w).node
+                continue
+            same = op is n.op and all(a is b for a, b in zip(args, n.args, strict=True))
+            done[n] = n if same else op.node(*args)
+    outputs = tuple(done[n] for n in graph.outputs)
+    unchanged = all(a is b for a, b in zip(outputs, graph.outputs, strict=True))
+    return graph if unchanged else Graph(graph.name, graph.inputs, outputs)
+
+
+def _filtered(f: Filtering, conv: Conv, x: Array, w: Array) -> Array:
+    """The convolution by F(m x m, 3 x 3)."""
+    size = [
+        static(s + low + high) - WINDOW + 1
+        for s, (low, high) in zip(x.shape[2:], conv.padding, strict=True)
+    ]
+    last = FilterResults(f, (size[0], size[1]))
+    low = static(conv.padding[0][0]), static(conv.padding[1][0])
+    data, weights = FilterData(f, low, last.tiles)(x), FilterWeights(f)(w)
+    products = Dot((2,), (2,), (0,), (0,))(data, weights)  # [points, tiles, blocks, block]
+    found: Array = last(Reshape((*products.shape[:2], w.shape[0]))(products))
+    return found
+
+
+# -- where it pays -------------------------------------------------------------------------------
+
+LANES: Final = 16
+"""Multiplications of a cycle; only the ratio to the other figures matters."""
+PRODUCT: Final = 1.08
+"""Cycles of direct convolutions and of the products, over those of their multiplications."""
+DATA, RESULT, WEIGHT = 0.65, 0.5, 0.75
+"""Cycles for each sum of inputs, each product, and each sum of weights."""
+NEAR_BYTES, NEAR, FAR = 6 << 20, 12.0, 1.5
+"""Sums of weights of so many bytes stay in a cache; bytes a cycle brings back of those, and of
+more, which are written to memory and read again."""
+WIDEST: Final = 1024
+"""Columns of the widest image; a row of its tiles, 16 channels of it, is held on the stack."""
+GAIN: Final = 1.15
+"""What must be gained: the counts are rough, and F(4, 3) rounds ten times as much."""
+
+
+def _chosen(n: Node) -> Filtering | None:
+    """The filtering to use for a node, None if there is none or it would not pay."""
+    conv = n.op
+    if not isinstance(conv, Conv) or n.type.dtype != dtypes.float32 or n.type.ndim != 4:
+        return None
+    x, w = (a.type for a in n.args)
+    borders = [s for pair in conv.padding for s in pair]
+    if not all(is_static(s) for t in (x, w, n.type) for s in t.shape) or 0 in n.type.shape:
+        return None
+    plain = {*conv.strides, *conv.lhs_dilation, *conv.rhs_dilation, conv.groups} == {1}
+    if not plain or w.shape[2:] != (WINDOW, WINDOW) or w.shape[1] == 0:
+        return None
+    if not all(is_static(b) and static(b) >= 0 for b in borders):
+        return None
+    image = [static(s) for s in n.type.shape]
+    c = static(w.shape[1])
+    if min(image[1], c) < SIDE or image[3] > WIDEST:
+        return None
+    direct = math.prod(image) * c * WINDOW**2 / LANES * PRODUCT
+    best = min((SMALL, LARGE), key=lambda f: _cycles(f, image, c))
+    return best if _cycles(best, image, c) * GAIN < direct else None
+
+
+def _cycles(f: Filtering, image: Sequence[int], c: int) -> float:
+    """A count of the cycles of a filtered convolution of `c` channels to an image [n, k, h, w]."""
+    n, k, *sizes = image
+    tiles = n * math.prod(-(-s // f.results) for s in sizes)
+    points = f.points**2
+    nbytes = 4 * points * c * k
+    products = points * tiles * c * k / LANES * PRODUCT
+    sums = points * tiles * (DATA * c + RESULT * k) + points * c * k * WEIGHT
+    return products + sums + nbytes / (NEAR if nbytes <= NEAR_BYTES else FAR)

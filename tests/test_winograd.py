@@ -1,0 +1,240 @@
+"""Winograd's filtering: its ops mean what their loops do, convolutions by it are convolutions, and
+the rewrite replaces those that become faster and no others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import tilewright as tw
+from tilewright import Options, lax, loops
+from tilewright.errors import InternalError
+from tilewright.graph import Graph, Type, evaluate, new_input
+from tilewright.ops.contract import Conv
+from tilewright.ops.winograd import FilterData, Filtering, FilterResults, FilterWeights
+from tilewright.transforms.winograd import LARGE, SMALL, winograd
+
+PLAIN = Conv((1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1))
+BOTH = pytest.mark.parametrize("f", (SMALL, LARGE), ids=("F2", "F4"))
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def convolution(x: np.ndarray, w: np.ndarray, conv: Conv = PLAIN) -> np.ndarray:
+    """In float64, by the op's own meaning."""
+    return conv.numpy(x.astype(np.float64), w.astype(np.float64))
+
+
+def filtered(conv: Conv, *args: np.ndarray) -> bool:
+    """Whether the rewrite replaces a convolution of these arrays."""
+    inputs = tuple(new_input("x", Type(a.dtype, a.shape)) for a in args)
+    graph = Graph("f", inputs, (conv.node(*inputs),))
+    return winograd(graph) is not graph
+
+
+# -- the algorithm -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pairs", [(1.0,), (2.0,), (1.0, 2.0), LARGE.pairs, (0.5, 1.0, 2.0)])
+def test_a_filtering_correlates_a_line(pairs: tuple[float, ...]) -> None:
+    f = Filtering(pairs)
+    rng = np.random.default_rng(0)
+    d, g = list(rng.standard_normal(f.points)), list(rng.standard_normal(3))
+    products = [a * b for a, b in zip(f.data(d), f.weights(g), strict=True)]
+    assert_allclose(f.combined(products), np.correlate(d, g, "valid"), rtol=1e-10, atol=1e-12)
+
+
+# -- the ops -------------------------------------------------------------------------------------
+
+IMAGES = [(1, 16, 8, 8), (2, 19, 5, 9), (1, 16, 17, 1), (1, 33, 3, 21)]
+
+
+def same_as_numpy(op: object, *args: np.ndarray) -> None:
+    """The op's loops, compiled, do what its NumPy meaning says."""
+    inputs = tuple(new_input("x", Type(a.dtype, a.shape)) for a in args)
+    node = op.node(*inputs)  # type: ignore[attr-defined]
+    expected = op.numpy(*args)  # type: ignore[attr-defined]
+    assert node.type.shape == expected.shape and expected.dtype == np.float32
+    found = tw.compile(options=Options(verify=True))(lambda *xs: op(*xs))(*args)  # type: ignore[operator]
+    assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@BOTH
+@pytest.mark.parametrize("shape", IMAGES)
+@pytest.mark.parametrize("low", [(0, 0), (1, 1), (0, 2), (5, 3)])
+def test_sums_of_inputs(f: Filtering, shape: tuple[int, ...], low: tuple[int, int]) -> None:
+    tiles = tuple(-(-(s + 2 * a - 2) // f.results) for s, a in zip(shape[2:], low, strict=True))
+    if min(tiles) < 1:
+        tiles = (max(tiles[0], 1), max(tiles[1], 1))
+    same_as_numpy(FilterData(f, low, tiles), normal(*shape))
+
+
+@BOTH
+@pytest.mark.parametrize("shape", [(16, 16), (17, 19), (32, 16), (64, 33), (40, 48)])
+def test_sums_of_weights(f: Filtering, shape: tuple[int, int]) -> None:
+    same_as_numpy(FilterWeights(f), normal(*shape, 3, 3))
+
+
+@BOTH
+@pytest.mark.parametrize("image", [(8, 8), (5, 9), (1, 1), (3, 35), (4, 16)])
+@pytest.mark.parametrize("k", [16, 23, 64])
+def test_results(f: Filtering, image: tuple[int, int], k: int) -> None:
+    op = FilterResults(f, image)
+    same_as_numpy(op, normal(f.points**2, 2 * op.tiles[0] * op.tiles[1], k))
+
+
+def test_loops_run_in_plain_python() -> None:
+    """What the machine runs is what the Loops language says."""
+    op, w = FilterWeights(SMALL), normal(16, 16, 3, 3)
+    lowered = tw.compile(lambda w: op(w)).lower(w)
+    out = np.empty(op.numpy(w).shape, np.float32)
+    loops.run(lowered.program, [w, out, np.empty(lowered.arena_bytes, np.uint8)])
+    assert_allclose(out, op.numpy(w), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("op", "of"),
+    [
+        (FilterWeights(SMALL), Type(np.dtype(np.float64), (16, 16, 3, 3))),
+        (FilterWeights(SMALL), Type(np.dtype(np.float32), (16, 15, 3, 3))),
+        (FilterData(SMALL, (1, 1), (2, 2)), Type(np.dtype(np.float32), (1, 3, 4, 4))),
+        (FilterResults(SMALL, (4, 4)), Type(np.dtype(np.float32), (16, 3, 16))),
+    ],
+    ids=("float64", "few channels", "few channels of images", "products of other tiles"),
+)
+def test_what_does_not_fit_is_refused(op: object, of: Type) -> None:
+    with pytest.raises(InternalError):
+        op.type(of)  # type: ignore[attr-defined]
+
+
+# -- the rewrite ---------------------------------------------------------------------------------
+
+CASES = [
+    (PLAIN, (1, 64, 28, 28), 64),
+    (PLAIN, (3, 32, 14, 14), 48),
+    (PLAIN, (1, 33, 31, 18), 35),
+    (replace(PLAIN, padding=((0, 0), (0, 0))), (1, 64, 20, 23), 32),
+    (replace(PLAIN, padding=((2, 1), (0, 3))), (2, 32, 15, 26), 32),
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_convolutions_are_what_they_were(case: tuple[Conv, tuple[int, ...], int]) -> None:
+    conv, shape, k = case
+    x, w = normal(*shape), normal(k, shape[1], 3, 3, seed=1)
+    assert filtered(conv, x, w)
+    expected = convolution(x, w, conv)
+
+    def f(x, w):
+        return conv(x, w)
+
+    found = tw.compile(options=Options(verify=True))(f)(x, w)
+    assert found.shape == expected.shape and found.dtype == np.float32
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_the_graph_keeps_its_meaning() -> None:
+    x, w = new_input("x", f32(1, 32, 16, 16)), new_input("w", f32(32, 32, 3, 3))
+    graph = Graph("f", (x, w), (PLAIN.node(x, w),))
+    args = normal(1, 32, 16, 16), normal(32, 32, 3, 3, seed=1)
+    after = winograd(graph)
+    ops = [type(n.op).__name__ for n in after.nodes]
+    assert "Conv" not in ops and ops.count("Dot") == 1
+    (found,), (expected,) = evaluate(after, args), evaluate(graph, args)
+    assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert winograd(after) is after
+
+
+def f32(*shape: int) -> Type:
+    return Type(np.dtype(np.float32), shape)
+
+
+def test_errors_stay_small() -> None:
+    """Far below 1e-4 of the largest result, for as many channels as deep networks have."""
+    x, w = normal(1, 256, 14, 14), normal(256, 256, 3, 3, seed=1)
+    expected = convolution(x, w)
+    for f, bound in ((SMALL, 4e-6), (LARGE, 1e-5)):
+        last = FilterResults(f, (14, 14))
+        sums = FilterData(f, (1, 1), last.tiles).numpy(x), FilterWeights(f).numpy(w)
+        products = np.einsum("ptc,pbck->ptbk", *sums, optimize=True)
+        found = last.numpy(products.reshape(*products.shape[:2], -1))
+        assert np.abs(found - expected).max() < bound * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("why", "conv", "x", "w"),
+    [
+        ("float64", PLAIN, (1, 64, 28, 28), (64, 64, 3, 3)),
+        ("few channels", PLAIN, (1, 3, 64, 64), (64, 3, 3, 3)),
+        ("few results", PLAIN, (1, 64, 64, 64), (8, 64, 3, 3)),
+        ("windows of 5", PLAIN, (1, 64, 28, 28), (64, 64, 5, 5)),
+        ("windows of 3 by 1", PLAIN, (1, 64, 28, 28), (64, 64, 3, 1)),
+        ("strides", replace(PLAIN, strides=(2, 2)), (1, 64, 28, 28), (64, 64, 3, 3)),
+        ("dilation", replace(PLAIN, rhs_dilation=(2, 2)), (1, 64, 28, 28), (64, 64, 3, 3)),
+        ("gaps", replace(PLAIN, lhs_dilation=(2, 2)), (1, 64, 28, 28), (64, 64, 3, 3)),
+        ("groups", replace(PLAIN, groups=2), (1, 64, 28, 28), (64, 32, 3, 3)),
+        ("cropped", replace(PLAIN, padding=((-1, 1), (1, 1))), (1, 64, 28, 28), (64, 64, 3, 3)),
+        ("more weights than work", PLAIN, (1, 512, 7, 7), (512, 512, 3, 3)),
+        ("nothing to do", PLAIN, (0, 64, 28, 28), (64, 64, 3, 3)),
+    ],
+)
+def test_others_stay(why: str, conv: Conv, x: tuple[int, ...], w: tuple[int, ...]) -> None:
+    dtype = np.float64 if why == "float64" else np.float32
+    assert not filtered(conv, np.zeros(x, dtype), np.zeros(w, dtype))
+
+
+def test_switched_off() -> None:
+    x, w = normal(1, 64, 28, 28), normal(64, 64, 3, 3, seed=1)
+
+    def f(x, w):
+        return PLAIN(x, w)
+
+    def ops(options: Options) -> set[str]:
+        nodes = tw.compile(options=options)(f).lower(x, w).simplified.nodes
+        return {type(n.op).__name__ for n in nodes}
+
+    assert "Conv" in ops(Options(winograd=False)) and "Conv" not in ops(Options())
+
+
+def test_gradients_of_images_are_filtered_too() -> None:
+    """The gradient of the image is a convolution with the window turned round; that of the window
+    is a convolution with a large one, which stays."""
+    x, w = normal(1, 32, 24, 24), normal(32, 32, 3, 3, seed=1)
+
+    def loss(x, w):
+        return (PLAIN(x, w) ** 2).sum()
+
+    compiled = tw.compile(tw.grad(loss, argnums=(0, 1)))
+    names = [type(n.op).__name__ for n in compiled.lower(x, w).simplified.nodes]
+    assert names.count("FilterResults") == 2 and names.count("Conv") == 1
+    exact = tw.grad(loss, argnums=(0, 1))(x.astype(np.float64), w.astype(np.float64))
+    for found, expected in zip(compiled(x, w), exact, strict=True):
+        assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_inside_loops() -> None:
+    w = normal(32, 32, 3, 3, seed=1) / 20
+
+    def f(x, w):
+        return lax.fori_loop(0, 3, lambda i, x: PLAIN(x, w), x)
+
+    x = normal(1, 32, 16, 16)
+    expected = x
+    for _ in range(3):
+        expected = convolution(expected, w)
+    assert_allclose(tw.compile(f)(x, w), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_thread_counts_agree_bit_for_bit() -> None:
+    x, w = normal(1, 64, 28, 28), normal(64, 64, 3, 3, seed=1)
+
+    def f(x, w):
+        return PLAIN(x, w)
+
+    one, three = (tw.compile(threads=n)(f) for n in (1, 3))
+    np.testing.assert_array_equal(one(x, w), three(x, w))
