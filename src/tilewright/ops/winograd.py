@@ -45,8 +45,8 @@ registers are narrower, several make one row."""
 BLOCK: Final = 32
 """Sums of weights that stand together: products are fastest in stretches of so many columns."""
 
+Place = tuple[Expr, ...]
 Read = Callable[[int, Expr], Expr]
-Write = Callable[[Expr, Expr], tuple[Expr, ...]]
 
 
 # -- the algorithm -------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ class FilterWeights(Op):
                 point = as_index(i * f.points + j)
                 body.store(out, (point, number, first_c + channel, within + v), x)
         sums = loop(channel, loop(v, *body.statements, kind="vector", lanes=SIDE))
-        return loop(at, Alloc(strip), *turned, sums, kind="parallel")
+        return loop(at, Alloc(strip), turned, sums, kind="parallel")
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ class FilterData(Op):
         return loop(
             at,
             Alloc(strip),
-            loop(i, *turned),
+            loop(i, turned),
             loop(place, loop(v, *down.statements, kind="vector", lanes=SIDE)),
             loop(i, loop(tile, loop(v, *across.statements, kind="vector", lanes=SIDE))),
             kind="parallel",
@@ -308,23 +308,20 @@ class FilterResults(Op):
                 body.store(strip, (as_index(i), tile * m + j, v), x)
         y = row * m + a
 
-        def turned(start: Expr, count: int) -> list[Stmt]:
-            return _turned(
-                count,
-                SIDE,
-                lambda u, k: strip[a, start + u, k],
-                out,
-                lambda k, place: (image, first + k, y, start + place),
-            )
-
-        q = axis("q", width // SIDE)
-        copies = [loop(q, *turned(q * SIDE, SIDE))] if width >= SIDE else []
-        if width % SIDE:
-            copies += turned(as_index(width - width % SIDE), width % SIDE)
+        q, high = axis("q", -(-width // SIDE)), min(width, SIDE)
+        start = _first(q if width > SIDE else as_index(0), width)
+        turned = _turned(
+            high,
+            SIDE,
+            lambda u, k: strip[a, start + u, k],
+            out,
+            lambda k, place: (image, first + k, y, start + place),
+        )
+        copies = loop(q, turned)
         if height % m:
-            copies = [If(apply("lt", y, as_index(height)), block(*copies), block())]
+            copies = If(apply("lt", y, as_index(height)), block(copies), block())
         sums = loop(tile, loop(v, *body.statements, kind="vector", lanes=SIDE))
-        return loop(at, Alloc(strip), sums, loop(a, *copies), kind="parallel")
+        return loop(at, Alloc(strip), sums, loop(a, copies), kind="parallel")
 
 
 def _block(k: int) -> int:
@@ -355,7 +352,7 @@ class _Body:
 
 def _blocks(whole: Sequence[int], channels: Sequence[int]) -> tuple[Axis, list[Expr]]:
     """One axis over all of `whole` and over blocks of channels: the axis, the places in `whole` and
-    the first channel of each block. A last block that would be short starts earlier."""
+    the first channel of each block."""
     extents = [*whole, *(-(-c // SIDE) for c in channels)]
     at = axis("r", math.prod(extents))
     rest: Expr = at if at.extent != 1 else as_index(0)
@@ -363,33 +360,32 @@ def _blocks(whole: Sequence[int], channels: Sequence[int]) -> tuple[Axis, list[E
     for n in reversed(extents):
         places.insert(0, index("%", rest, as_index(n)))
         rest = index("//", rest, as_index(n))
-    for d, c in enumerate(channels, len(whole)):
-        first = index("*", places[d], as_index(SIDE))
-        places[d] = index("min", first, as_index(c - SIDE)) if c % SIDE else first
-    return at, places
+    firsts = [_first(p, c) for p, c in zip(places[len(whole) :], channels, strict=True)]
+    return at, [*places[: len(whole)], *firsts]
 
 
-def _turned(rows: int, columns: int, read: Read, out: Buffer, write: Write) -> list[Stmt]:
+def _first(block: Expr, extent: int) -> Expr:
+    """The first element of a block of SIDE. One that would be short starts earlier, and what it
+    shares with the one before is written twice, alike: there is one copy of the code."""
+    start = index("*", block, as_index(SIDE))
+    return start if extent % SIDE == 0 else index("min", start, as_index(max(extent - SIDE, 0)))
+
+
+def _turned(
+    rows: int, columns: int, read: Read, out: Buffer, write: Callable[[Expr, Expr], Place]
+) -> Stmt:
     """Copy a matrix of at most SIDE rows by square tiles: `read(u, column)` is its element in row
     `u`, neighbours being neighbours in memory; `write(column, row)` is where it goes."""
-    found: list[Stmt] = []
-    for start, count, wide in _parts(columns):
-        q, u, v = axis("q", count), axis("u", wide), axis("v", wide)
-        column = as_index(start) if count == 1 else q * SIDE + start
-        tile = Buffer("tile", out.dtype, (SIDE, SIDE), "registers")
-        body: list[Stmt] = [Alloc(tile)]
-        for r in range(SIDE):  # the rows that are not read must hold something
-            value = read(r, column + v) if r < rows else literal(0, out.dtype)
-            body.append(loop(v, Store(tile, (as_index(r), v), value), kind="vector", lanes=SIDE))
-        row = axis("v", rows)
-        store = Store(out, write(column + u, row), tile[u, row])
-        turned = loop(u, loop(row, store, kind="vector", lanes=SIDE), kind="unroll")
-        found.append(loop(q, block(*body, Flip(tile), turned)))
-    return found
-
-
-def _parts(extent: int) -> list[tuple[int, int, int]]:
-    """(start, tiles, columns of each) of an axis: whole tiles, then one that is not."""
-    whole, rest = divmod(extent, SIDE)
-    parts = [(0, whole, SIDE)] if whole else []
-    return parts + ([(whole * SIDE, 1, rest)] if rest else [])
+    wide = min(columns, SIDE)
+    q, u, v, row = (
+        axis("q", -(-columns // SIDE)), axis("u", wide), axis("v", wide), axis("v", rows),
+    )  # fmt: skip
+    column = _first(q if columns > SIDE else as_index(0), columns)
+    tile = Buffer("tile", out.dtype, (SIDE, SIDE), "registers")
+    body: list[Stmt] = [Alloc(tile)]
+    for r in range(SIDE):  # the rows that are not read must hold something
+        value = read(r, column + v) if r < rows else literal(0, out.dtype)
+        body.append(loop(v, Store(tile, (as_index(r), v), value), kind="vector", lanes=SIDE))
+    store = Store(out, write(column + u, row), tile[u, row])
+    turned = loop(u, loop(row, store, kind="vector", lanes=SIDE), kind="unroll")
+    return loop(q, block(*body, Flip(tile), turned))
