@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright import dtypes, expr, loops
+from tilewright import dtypes, expr, interpret, loops
 from tilewright.expr import Buffer
 from tilewright.graph import Graph, Node, Op, Pick, Type, View, evaluate, new_input, verify
 from tilewright.ops.calculus import pushforward
@@ -134,7 +134,7 @@ def expression_interpreted(op: Op, args: Sequence[Any]) -> list[Any]:
     element = op.lower(tuple(space), *map(view, buffers))
     expr.verify(element)
     assert element.type == out.dtype, f"{op} lowers to {element.type}, not {out.dtype}"
-    return expr.evaluate([element], space, dict(zip(buffers, args, strict=True)))
+    return interpret.evaluate([element], space, dict(zip(buffers, args, strict=True)))
 
 
 def loops_interpreted(op: Op, args: Sequence[Any]) -> list[Any]:

@@ -20,7 +20,7 @@ import pytest
 
 import tilewright as tw
 from programs import PROGRAMS
-from tilewright import dtypes, expr, loops
+from tilewright import dtypes, expr, interpret, loops
 from tilewright.codegen.c_source import print_program
 from tilewright.expr import Buffer, Lit, as_index, axis, fma, load, rare, var
 from tilewright.loops import (
@@ -264,14 +264,14 @@ def elementwise_program(values: Sequence[expr.Expr], ins: Sequence[Buffer], n: i
 
 
 def against_the_interpreter(values: Sequence[expr.Expr], arrays: dict[Buffer, Any]) -> None:
-    """C and `expr.evaluate` agree to the bit."""
+    """C and `interpret.evaluate` agree to the bit."""
     n = len(next(iter(arrays.values())))
     program, outs = elementwise_program(values, list(arrays), n)
     results = [np.zeros(n, o.dtype) for o in outs]
     run_c(program, [*arrays.values(), *results, np.zeros(1, np.uint8)])
     i = next(e for e in expr.walk(*values) if isinstance(e, expr.Axis))
     with np.errstate(all="ignore"):
-        wanted = expr.evaluate(list(values), [i], arrays)
+        wanted = interpret.evaluate(list(values), [i], arrays)
     for v, r, w in zip(values, results, wanted, strict=True):
         np.testing.assert_array_equal(plain(r), plain(w), err_msg=expr.show(v))
 
@@ -469,6 +469,6 @@ def test_every_elementwise_function_compiles_without_a_warning() -> None:
     a, b = np.array([0.3, 0.7, 0.1, 0.9, 0.5], np.float32), np.full(5, 1.25, np.float32)
     results = [np.zeros(5, o.dtype) for o in outs]
     run_c(program, [a, b, *results, np.zeros(1, np.uint8)])
-    wanted = expr.evaluate(values, [i], {x: a, y: b})
+    wanted = interpret.evaluate(values, [i], {x: a, y: b})
     for v, r, w in zip(values, results, wanted, strict=True):
         np.testing.assert_allclose(r, w, rtol=1e-5, atol=1e-6, err_msg=expr.show(v))

@@ -17,13 +17,13 @@ from tilewright.expr import (
     Reduce,
     as_index,
     axis,
-    evaluate,
     index,
     literal,
     select,
     show,
     walk,
 )
+from tilewright.interpret import evaluate
 from tilewright.transforms.index_rules import Ranges, affine, flat, simplify
 
 AXES = tuple(axis(name, n) for name, n in (("i", 7), ("j", 4), ("k", 3), ("l", 1)))

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright import expr
+from tilewright import expr, interpret
 from tilewright.errors import InternalError
 from tilewright.expr import (
     Axis,
@@ -162,9 +162,9 @@ def evaluate(kernel: Kernel, memory: Mapping[Buffer, Any]) -> None:
     for a in kernel.body:
         space = (*kernel.axes, *a.axes)
         roots = [_widen(e, widened, kernel.axes) for e in (*a.index, a.value)]
-        *index, value = expr.evaluate(roots, space, arrays)
+        *index, value = interpret.evaluate(roots, space, arrays)
         if a.buffer in locals_:
-            rows = expr.evaluate(list(kernel.axes), space, arrays)
+            rows = interpret.evaluate(list(kernel.axes), space, arrays)
             full[a.buffer][(*rows, *_unflat(a.buffer, index))] = value
         else:
             full[a.buffer][tuple(_unflat(a.buffer, index))] = value

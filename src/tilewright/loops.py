@@ -35,7 +35,6 @@ from tilewright.expr import (
     Load,
     Namer,
     Var,
-    apply_scalar,
     is_static,
     show,
     show_extent,
@@ -44,6 +43,7 @@ from tilewright.expr import (
     walk,
 )
 from tilewright.graph import Source
+from tilewright.interpret import apply_scalar
 from tilewright.scalars import REDUCTIONS
 from tilewright.term import Term
 
