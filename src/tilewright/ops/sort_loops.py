@@ -42,6 +42,9 @@ from tilewright.loops import Accumulate, Alloc, Block, Let, Stmt, While, block, 
 from tilewright.ops.nests import Cell, minus, plus, vectors, when
 
 VECTOR_BYTES: Final = 64
+FAR_BYTES: Final = 8 << 20
+"""A network of this size takes twice the time of as many items in near caches."""
+
 BASE: Final = 16
 """Rows that are sorted in registers."""
 
@@ -368,8 +371,9 @@ class Spread:
     @property
     def cost(self) -> float:
         """Roughly the time to sort, in ns on the machine of docs/notes/sorting.md."""
-        nbytes = self.tile.items.nbytes
-        return (1 + 0.5 * nbytes if nbytes <= 8 else 14) * self.rows * self.lanes
+        nbytes, size = self.tile.items.nbytes, self.rows * self.lanes
+        each = 1 + 0.5 * nbytes if nbytes <= 8 else 14
+        return each * size * (1 + size * nbytes / FAR_BYTES)
 
     def put(self, item: Callable[[Expr], Item]) -> list[Stmt]:
         """Write item(i) for i in range(n), and the last item behind them."""
