@@ -23,6 +23,7 @@ from tilewright import errors, graph, trees
 from tilewright.errors import TilewrightError
 from tilewright.graph import Graph, Type, new_input
 from tilewright.ops import elementwise
+from tilewright.target import named
 from tilewright.tracing import closed
 from tilewright.transforms.schedule import Schedule, Split
 
@@ -325,6 +326,13 @@ def no_threads_at_all() -> None:
     """tw.threads is 0, which is no number of threads AT
     It takes a positive integer; 1 means the calling thread alone."""
     tw.threads(0).__enter__()  # HERE
+
+
+@case(errors.BadTarget, ValueError)
+def a_machine_nobody_built() -> None:
+    """target 'avx3' is no target AT
+    TILEWRIGHT_TARGET takes host, avx2, neon, sse2; unset it for this machine."""
+    named("avx3")  # HERE
 
 
 @case(errors.UnhashableStatic, TypeError)

@@ -280,6 +280,20 @@ class BadThreadCount(TilewrightError, ValueError):
         )
 
 
+class BadTarget(TilewrightError, ValueError):
+    """A target that programs are asked to be made for, and that is not to be had.
+
+    Fails: `TILEWRIGHT_TARGET=avx3`; `TILEWRIGHT_TARGET=avx2` on a processor without AVX2.
+    Way out: one of the names in the message, or `host` for everything the machine can.
+    """
+
+    def __init__(self, name: str, reason: str, names: Sequence[str]) -> None:
+        super().__init__(
+            f"target {name!r} {reason}",
+            f"TILEWRIGHT_TARGET takes host, {', '.join(names)}; unset it for this machine.",
+        )
+
+
 class TreeMismatch(TilewrightError, ValueError):
     """Two pytrees that should have the same structure do not.
 

@@ -1,6 +1,8 @@
 """Target: what the compiler knows of a machine.
 
-Knows vector width, cache sizes, the names LLVM uses and the libraries programs may call. Refuses to
+Knows vector width, cache sizes, the names LLVM uses and the libraries programs may call; the
+machine this process runs on; and a few instruction sets that stand for many machines (`NAMED`).
+TILEWRIGHT_TARGET makes programs for one of those instead of all that this machine can. Refuses to
 know kernels.
 """
 
@@ -9,7 +11,13 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
+
+from tilewright.errors import BadTarget
+
+VARIABLE: Final = "TILEWRIGHT_TARGET"
+"""A name of `NAMED`, or `host` (the default) for everything this machine can."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +55,81 @@ class Target:
         return max(1, self.vector_bytes // itemsize)
 
     @property
+    def architecture(self) -> str:
+        """The first part of the triple: `x86_64`, `aarch64`."""
+        return self.triple.split("-")[0]
+
+    @property
     def registers(self) -> int:
         """Vector registers."""
         return 32 if self.vector_bytes >= 64 or not self.triple.startswith("x86") else 16
 
 
-@functools.cache
+def _features(names: str) -> str:
+    return ",".join("+" + name for name in names.split())
+
+
+# The levels of the x86-64 psABI, so that LLVM's own name of a level allows what is listed and no
+# more; tuning is for no machine in particular.
+_V1: Final = "cmov cx8 fxsr mmx sse sse2"
+_V3: Final = (
+    f"{_V1} avx avx2 bmi bmi2 cx16 f16c fma lzcnt movbe popcnt sahf sse3 sse4.1 sse4.2 ssse3 xsave"
+)
+NAMED: Final = {
+    "sse2": Target("x86_64-unknown-linux-gnu", "x86-64", _features(_V1), 16),
+    "avx2": Target("x86_64-unknown-linux-gnu", "x86-64-v3", _features(_V3), 32),
+    "neon": Target("aarch64-unknown-linux-gnu", "generic", _features("neon"), 16),
+}
+"""Instruction sets by name. `sse2` is every x86-64 processor and `neon` every 64-bit Arm one;
+`avx2` includes what came with it (FMA, F16C, BMI)."""
+
+
+def named(name: str) -> Target:
+    """A machine that has an instruction set and nothing beyond it, without a LAPACK and threads.
+
+    **Raises:** `BadTarget` if the name is none of `NAMED`.
+    """
+    if name not in NAMED:
+        raise BadTarget(name, "is no target", sorted(NAMED))
+    return NAMED[name]
+
+
 def host() -> Target:
-    """The machine this process runs on."""
+    """The machine this process runs on: all of it, or what TILEWRIGHT_TARGET leaves of it.
+
+    The variable is read at each call. Programs of different targets live side by side in a
+    process, since a target is part of every cache's key.
+
+    **Raises:** `BadTarget` if the variable names no target, or one that this machine cannot run.
+    """
+    asked = os.environ.get(VARIABLE) or "host"
+    return _here() if asked == "host" else _narrowed(asked)
+
+
+@functools.cache
+def _narrowed(name: str) -> Target:
+    """This machine as one of `NAMED`: the instructions are the target's, the caches our own."""
+    here = _here()
+    runnable = [n for n in sorted(NAMED) if not _lacking(NAMED[n], here)]
+    if name not in NAMED:
+        raise BadTarget(name, "is no target", runnable)
+    missing = _lacking(NAMED[name], here)
+    if missing:
+        raise BadTarget(name, f"needs {' '.join(missing)}, which this machine lacks", runnable)
+    return replace(NAMED[name], triple=here.triple, l1_bytes=here.l1_bytes, l2_bytes=here.l2_bytes)
+
+
+def _lacking(wanted: Target, here: Target) -> list[str]:
+    """What of a target's architecture and features a machine does not have."""
+    if wanted.architecture != here.architecture:
+        return [wanted.architecture]
+    have = set(here.features.split(","))
+    return [f[1:] for f in wanted.features.split(",") if f not in have]
+
+
+@functools.cache
+def _here() -> Target:
+    """All of the machine this process runs on."""
     import llvmlite.binding as llvm
 
     features = llvm.get_host_cpu_features()
