@@ -230,6 +230,17 @@ def test_inside_loops() -> None:
     assert_allclose(tw.compile(f)(x, w), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_equal_convolutions_share_their_code() -> None:
+    x, w = normal(1, 32, 16, 16), normal(32, 32, 3, 3, seed=1)
+
+    def f(x, v, w):
+        return PLAIN(PLAIN(x, v), w)
+
+    program = tw.compile(f).lower(x, w, w).program
+    names = [p.name for p in program.functions if p.name.startswith("filter")]
+    assert sorted(names) == ["filter_data", "filter_results", "filter_weights"]
+
+
 def test_thread_counts_agree_bit_for_bit() -> None:
     x, w = normal(1, 64, 28, 28), normal(64, 64, 3, 3, seed=1)
 

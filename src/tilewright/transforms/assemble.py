@@ -185,6 +185,9 @@ class _Builder:
     arena: Arena = field(default_factory=Arena)
     arena_buffer: Buffer = field(default_factory=lambda: Buffer("arena", dtypes.uint8, (0,)))
     by_text: dict[str, Function] = field(default_factory=dict)
+    by_op: dict[tuple[Op, tuple[Type, ...]], tuple[Function, list[Buffer]]] = field(
+        default_factory=dict
+    )
     used_names: dict[str, int] = field(default_factory=dict)
 
     # -- one graph ----------------------------------------------------------------------------
@@ -320,18 +323,27 @@ class _Builder:
                 return self.while_loop(n.op, n, args, outs)
             case Switch():
                 return self.switch(n.op, n, args, outs)
-        types = n.type if isinstance(n.type, tuple) else (n.type,)
-        out_buffers = [Buffer(f"out{k}", t.dtype, t.shape) for k, t in enumerate(types)]
-        arg_buffers = [Buffer(f"x{k}", a.type.dtype, a.type.shape) for k, a in enumerate(n.args)]
-        body, scratch = _scratch(self.nest(n.op, out_buffers, arg_buffers))
-        params = (*out_buffers, *arg_buffers, *scratch)
-        function = Function(self.unique(n.op.name), params, body)
-        self.functions.append(split_function(function))
+        function, scratch = self.own(n)
         offsets = [self.arena.take(b.nbytes) for b in scratch]
         places = [*outs, *args, *map(self.slot, offsets)]
         for offset in offsets:
             self.arena.drop(offset)
         return [Call(function.name, tuple(p.ref for p in places), None)]
+
+    def own(self, n: Node) -> tuple[Function, list[Buffer]]:
+        """The function of an opaque op and the memory it works in; equal ops on arguments of equal
+        types share one."""
+        key = n.op, tuple(a.type for a in n.args)
+        found = self.by_op.get(key)
+        if found is None:
+            types = n.type if isinstance(n.type, tuple) else (n.type,)
+            outs = [Buffer(f"out{k}", t.dtype, t.shape) for k, t in enumerate(types)]
+            args = [Buffer(f"x{k}", a.type.dtype, a.type.shape) for k, a in enumerate(n.args)]
+            body, scratch = _scratch(self.nest(n.op, outs, args))
+            function = Function(self.unique(n.op.name), (*outs, *args, *scratch), body)
+            self.functions.append(split_function(function))
+            found = self.by_op[key] = function, scratch
+        return found
 
     def nest(self, op: Op, outs: Sequence[Buffer], args: Sequence[Buffer]) -> Stmt:
         """What an opaque op does: calls of the LAPACK, or its own loops if a routine is missing."""
