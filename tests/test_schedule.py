@@ -16,9 +16,20 @@ from tilewright import dtypes
 from tilewright import kernel as kernels
 from tilewright.codegen import llvm
 from tilewright.errors import ScheduleError
-from tilewright.expr import Buffer, Reduce, axis, walk
+from tilewright.expr import Buffer, Reduce, apply, axis, load, var, walk
 from tilewright.kernel import Assign, Kernel
-from tilewright.loops import Alloc, Flip, Function, Program, Stmt, Store, block, loop, show_function
+from tilewright.loops import (
+    Alloc,
+    Flip,
+    Function,
+    Let,
+    Program,
+    Stmt,
+    Store,
+    block,
+    loop,
+    show_function,
+)
 from tilewright.loops import run as run_loops
 from tilewright.runtime import jit
 from tilewright.target import Target, host
@@ -340,11 +351,27 @@ def test_flip_turns_a_tile(n: int) -> None:
         Alloc(r), tile(Store(r, (u, v), a[u, v])), Flip(r), tile(Store(b, (u, v), r[u, v]))
     )
     program = Program((Function("flip", (a, b), body),))
-    interpreted, compiled = np.zeros((n, n), np.float32), np.zeros((n, n), np.float32)
+    assert np.array_equal(in_both_ways(program, x, (n, n)), x.T)
+
+
+def in_both_ways(program: Program, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The one result of a program, interpreted and compiled."""
+    interpreted, compiled = np.zeros(shape, x.dtype), np.zeros(shape, x.dtype)
     run_loops(program, [x, interpreted])
-    name = "flip_tile"
+    name = f"both_{id(program)}"
     text = llvm.named(llvm.print_program(program, host()), name)
     function = jit.load(jit.object_code(text, host()), name, host())
     function.call(jit.pointers([x.ctypes.data, compiled.ctypes.data]))
-    assert np.array_equal(interpreted, x.T)
-    assert np.array_equal(compiled, x.T)
+    assert np.array_equal(interpreted, compiled)
+    return compiled
+
+
+def test_a_variable_in_each_copy_of_an_unrolled_body() -> None:
+    """Bound anew, and so is all that was computed from it, addresses included."""
+    x = np.array([2, 0, 1], np.int64)
+    a, b = (Buffer(n, dtypes.int64, (3,), scope) for n, scope in (("a", "input"), ("b", "output")))
+    u, t = axis("u", 3), var("t", dtypes.int64)
+    value = apply("add", a[u], apply("mul", t, load(a, (t,))))
+    body = block(loop(u, Let(t, a[u]), Store(b, (u,), value), kind="unroll"))
+    program = Program((Function("copies", (a, b), body),))
+    assert np.array_equal(in_both_ways(program, x, (3,)), x + x * x[x])

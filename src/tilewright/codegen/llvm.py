@@ -157,7 +157,7 @@ class FunctionPrinter(ValuePrinter):
             case If(condition, then, otherwise):
                 self.branch(self.value_of(condition), then, otherwise)
             case Let(var, value):
-                self.remember(var, self.value_of(value))
+                self.bind(var, self.value_of(value))
             case Store(buffer, index, value):
                 self.store(buffer, index, value)
             case Accumulate(buffer, index, kind, value):

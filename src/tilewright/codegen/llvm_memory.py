@@ -68,6 +68,7 @@ class ValuePrinter(Emitter):
         self.known: dict[Hashable, Operand] = {}
         self.scopes: list[list[Hashable]] = [[]]
         self.readers: dict[Buffer, list[Hashable]] = {b: [] for b in changing}
+        self.bound: dict[int, list[Hashable]] = {}  # what is known with a variable, by its serial
         self.unrolled: dict[int, int] = {}  # the serials of unrolled axes and their numbers
         self.expansions: dict[Expr, Expr] = {}
         self.forms: dict[tuple[Buffer, tuple[Expr, ...]], Affine] = {}
@@ -96,10 +97,25 @@ class ValuePrinter(Emitter):
         """`x` is the value of `e`, or the address of that offset from `base`, to the end of the
         scope, or until a buffer it reads changes."""
         key = self.key(e) if base is None else (base, self.key(e))
-        self.known[key] = x
-        self.scopes[-1].append(key)
+        self.keep(key, x, e)
         for b in e.reads & self.changing:
             self.readers[b].append(key)
+
+    def keep(self, key: Hashable, x: Operand, of: Expr) -> None:
+        """Know `x` by a key, as long as the variables of `of` are bound as they are."""
+        self.known[key] = x
+        self.scopes[-1].append(key)
+        if self.bound:
+            for serial in of.free & self.bound.keys():
+                self.bound[serial].append(key)
+
+    def bind(self, variable: Var, x: Operand) -> None:
+        """Give a variable its value. In the next copy of an unrolled body it gets another one, and
+        what was known with the old one is forgotten."""
+        for key in self.bound.pop(variable.serial, ()):
+            self.known.pop(key, None)
+        self.bound[variable.serial] = []
+        self.remember(variable, x)
 
     def splat(self, x: Operand, lanes: int) -> Operand:
         if x.lanes == lanes or not x.text.startswith("%"):
@@ -210,8 +226,8 @@ class ValuePrinter(Emitter):
         key = (buffer, self.key(offset.moving()), offset.constant, *lanes)
         found = self.known.get(key)
         if found is None:
-            found = self.known[key] = self.loaded(buffer, offset, step, None)
-            self.scopes[-1].append(key)
+            found = self.loaded(buffer, offset, step, None)
+            self.keep(key, found, offset.moving())
         return found
 
     def loaded(

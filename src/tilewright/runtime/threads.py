@@ -45,8 +45,9 @@ class Pool:
 
 
 def available() -> bool:
-    """Whether this machine's programs can have threads. Where not, loops run serially."""
-    return text.supported(host())
+    """Whether this process's programs can have threads: the machine is one we know, and there is
+    more than one core. Where not, loops are printed as serial ones."""
+    return cores() > 1 and text.supported(host())
 
 
 def pool() -> Pool:
@@ -124,10 +125,15 @@ def default_count() -> int:
     asked = os.environ.get(VARIABLE)
     if asked is not None:
         return thread_count(int(asked) if asked.strip().isdecimal() else asked, VARIABLE)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     limit = quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
     # More threads than whole cores in the quota would be stopped, with chunks in their hands.
-    return max(1, min(cores or 1, int(limit) if limit is not None else cores or 1))
+    return max(1, min(cores(), int(limit) if limit is not None else cores()))
+
+
+def cores() -> int:
+    """The cores that the process's affinity allows."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return found or 1
 
 
 def quota(root: Path, membership: Path) -> float | None:

@@ -122,8 +122,14 @@ class Product:
             return None
         n, few = static(vector.extent), math.prod(static(a.extent) for a in rows)
         nbytes = o.size([vector, k]) * o.load.type.itemsize
-        plain = self.tiled[0].kind == "sum" and o.step(vector) == 1 and o.load.guard is None
-        if not plain or few > FEW or nbytes < LONG_BYTES or n < 4 * self.lanes:
+        plain = self.tiled[0].kind == "sum" and len(operands) > 1 and o.load.guard is None
+        if (
+            not plain
+            or o.step(vector) != 1
+            or few > FEW
+            or nbytes < LONG_BYTES
+            or n < 4 * self.lanes
+        ):
             return None
         plans = {a: Plan(unroll=static(a.extent)) for a in rows if static(a.extent) > 1}
         plans[vector] = Plan(unroll=2, lanes=self.lanes)
