@@ -18,6 +18,7 @@ from tilewright.target import Lapack
 from tilewright.transforms.assemble import Assembly, Scheduler, assemble
 from tilewright.transforms.attention import attention
 from tilewright.transforms.fusion import Edge
+from tilewright.transforms.overlap import overlap
 from tilewright.transforms.simplify import simplify
 from tilewright.transforms.winograd import winograd
 
@@ -40,6 +41,7 @@ GRAPH: Final[tuple[Pass, ...]] = (
     ),
     Pass("simplify", simplify, "fold constants, merge movements, drop what changes nothing"),
     Pass("attention", attention, "softmax(q kT + mask) v as one op, which skips hidden keys"),
+    Pass("overlap", overlap, "convolve zeros no more: products of all elements, added up"),
     Pass(
         "winograd",
         winograd,
