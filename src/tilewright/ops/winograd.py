@@ -163,17 +163,20 @@ class FilterWeights(Op):
         size = as_index(_block(k))
         number, within = index("//", first_k, size), index("%", first_k, size)
         turned = _turned(SIDE, WINDOW**2 * SIDE, read, strip, lambda place, u: (place, u))
-        channel, v = axis("c", SIDE), axis("v", SIDE)
-        body = _Body()
-        places = [[channel * WINDOW**2 + (WINDOW * a + b) for b in range(3)] for a in range(3)]
-        g = [[body.name(strip[p, v]) for p in row] for row in places]
-        columns = [body.names(f.weights([g[a][b] for a in range(3)])) for b in range(3)]
-        for i in range(f.points):
-            for j, x in enumerate(f.weights([column[i] for column in columns])):
-                point = as_index(i * f.points + j)
-                body.store(out, (point, number, first_c + channel, within + v), x)
-        sums = loop(channel, loop(v, *body.statements, kind="vector", lanes=SIDE))
-        return loop(at, Alloc(strip), turned, sums, kind="parallel")
+        half = Buffer("half", w.dtype, (f.points, WINDOW, SIDE), "stack")
+        channel, i, b, v = (
+            axis("c", SIDE), axis("i", f.points), axis("b", WINDOW), axis("v", SIDE),
+        )  # fmt: skip
+        down, across = _Body(), _Body()
+        places = [channel * WINDOW**2 + (b + WINDOW * a) for a in range(WINDOW)]
+        for point, x in enumerate(f.weights(down.names([strip[p, v] for p in places]))):
+            down.store(half, (as_index(point), b, v), x)
+        taken = across.names([half[i, as_index(a), v] for a in range(WINDOW)])
+        for j, x in enumerate(f.weights(taken)):
+            place = (i * f.points + j, number, first_c + channel, within + v)
+            across.store(out, place, x)
+        sums = loop(channel, loop(b, down.lanes(v)), loop(i, across.lanes(v)))
+        return loop(at, Alloc(strip), Alloc(half), turned, sums, kind="parallel")
 
 
 @dataclass(frozen=True)
@@ -227,21 +230,20 @@ class FilterData(Op):
             return Load(x, index, self._inside(x, index[2:]))
 
         turned = _turned(SIDE, width, read, strip, lambda p, u: (i, p, u))
-        down = _Body()
-        taken = [down.name(strip[as_index(a), place, v]) for a in range(f.points)]
-        for a, s in enumerate(f.data(taken)):
-            down.store(strip, (as_index(a), place, v), s)
-        across = _Body()
-        taken = [across.name(strip[i, tile * m + b, v]) for b in range(f.points)]
-        for b, s in enumerate(f.data(taken)):
-            number = (image * rows + row) * columns + tile
-            across.store(out, (i * f.points + b, number, first + v), s)
+        down, across = _Body(), _Body()
+        taken = down.names([strip[as_index(k), place, v] for k in range(f.points)])
+        for k, s in enumerate(f.data(taken)):
+            down.store(strip, (as_index(k), place, v), s)
+        number = (image * rows + row) * columns + tile
+        taken = across.names([strip[i, tile * m + k, v] for k in range(f.points)])
+        for k, s in enumerate(f.data(taken)):
+            across.store(out, (i * f.points + k, number, first + v), s)
         return loop(
             at,
             Alloc(strip),
             loop(i, turned),
-            loop(place, loop(v, *down.statements, kind="vector", lanes=SIDE)),
-            loop(i, loop(tile, loop(v, *across.statements, kind="vector", lanes=SIDE))),
+            loop(place, down.lanes(v)),
+            loop(i, loop(tile, across.lanes(v))),
             kind="parallel",
         )
 
@@ -295,17 +297,18 @@ class FilterResults(Op):
         (rows, columns), (height, width) = self.tiles, self.image
         at, (image, row, first) = _blocks((static(out.shape[0]), rows), (static(out.shape[1]),))
         strip = Buffer("strip", p.dtype, (m, m * columns, SIDE), "stack")
-        a, v, tile = axis("a", m), axis("v", SIDE), axis("t", columns)
+        a, j, v, tile = (
+            axis("a", m), axis("j", f.points), axis("v", SIDE), axis("t", columns),
+        )  # fmt: skip
         number = (image * rows + row) * columns + tile
-        body = _Body()
-        halves = []
-        for j in range(f.points):
-            points = [as_index(i * f.points + j) for i in range(f.points)]
-            taken = [body.name(p[point, number, first + v]) for point in points]
-            halves.append(body.names(f.combined(taken)))
-        for i in range(m):
-            for j, x in enumerate(f.combined([half[i] for half in halves])):
-                body.store(strip, (as_index(i), tile * m + j, v), x)
+        half = Buffer("half", p.dtype, (m, f.points, SIDE), "stack")
+        down, across = _Body(), _Body()
+        points = [j + as_index(k * f.points) for k in range(f.points)]
+        for k, x in enumerate(f.combined(down.names([p[q, number, first + v] for q in points]))):
+            down.store(half, (as_index(k), j, v), x)
+        taken = across.names([half[a, as_index(k), v] for k in range(f.points)])
+        for k, x in enumerate(f.combined(taken)):
+            across.store(strip, (a, tile * m + k, v), x)
         y = row * m + a
 
         q, high = axis("q", -(-width // SIDE)), min(width, SIDE)
@@ -320,8 +323,8 @@ class FilterResults(Op):
         copies = loop(q, turned)
         if height % m:
             copies = If(apply("lt", y, as_index(height)), block(copies), block())
-        sums = loop(tile, loop(v, *body.statements, kind="vector", lanes=SIDE))
-        return loop(at, Alloc(strip), sums, loop(a, copies), kind="parallel")
+        sums = loop(tile, loop(j, down.lanes(v)), loop(a, across.lanes(v)))
+        return loop(at, Alloc(strip), Alloc(half), sums, loop(a, copies), kind="parallel")
 
 
 def _block(k: int) -> int:
@@ -338,16 +341,16 @@ class _Body:
 
     statements: list[Stmt] = field(default_factory=list)
 
-    def name(self, value: Expr) -> Var:
-        named = var("s", value.type)
-        self.statements.append(Let(named, value))
-        return named
-
     def names(self, values: Sequence[Expr]) -> list[Var]:
-        return [self.name(x) for x in values]
+        named = [var("s", x.type) for x in values]
+        self.statements += [Let(a, x) for a, x in zip(named, values, strict=True)]
+        return named
 
     def store(self, buffer: Buffer, place: tuple[Expr, ...], value: Expr) -> None:
         self.statements.append(Store(buffer, place, value))
+
+    def lanes(self, v: Axis) -> Stmt:
+        return loop(v, *self.statements, kind="vector", lanes=SIDE)
 
 
 def _blocks(whole: Sequence[int], channels: Sequence[int]) -> tuple[Axis, list[Expr]]:
