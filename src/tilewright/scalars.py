@@ -129,6 +129,9 @@ MACHINE: Final[dict[str, Scalar]] = {
 OPTIONAL: Final = frozenset(("scale", "significand", "exponent"))
 """The operations that a printer spells only where the machine has them."""
 
+HALF_CASTS: Final = "half_casts"
+"""Stands, among the operations a machine has, for `cast` between float16 and other types."""
+
 LIBM_PREFIX: Final = "libm."
 """`libm.sin` and the like: a call to the C library, one element at a time."""
 

@@ -65,9 +65,13 @@ from tilewright.loops import (
     statements,
 )
 from tilewright.ops import elementwise as el
+from tilewright.scalars import HALF_CASTS
 from tilewright.term import topological
 from tilewright.transforms.complex_parts import split_function
 from tilewright.transforms.index_rules import Ranges, flat
+
+NATIVE: Final = frozenset((HALF_CASTS,))
+"""Of the operations that not every machine has, those that a C compiler knows."""
 
 LONG: Final = 72
 """Characters from which a sub-expression gets a name even if it is used once."""
@@ -159,7 +163,7 @@ class FunctionPrinter:
         self.temporaries = 0
         self.declared: set[Buffer] = set()
         every = list(statements(function.body))
-        roots = expand([e for s in every for e in expressions(s)])
+        roots = expand([e for s in every for e in expressions(s)], NATIVE)
         nodes = topological(roots, lambda e: e.children)
         self.used: set[object] = {e for e in nodes if isinstance(e, Var)}
         self.used |= {e.buffer for e in nodes if isinstance(e, Load)}
@@ -374,7 +378,7 @@ class FunctionPrinter:
 
     def texts(self, roots: Sequence[Expr]) -> list[Text]:
         """The spellings of expressions, after the declarations of the names they use."""
-        roots = expand(roots)
+        roots = expand(roots, NATIVE)
         known: dict[Expr, Text] = {}
         self.spell(roots, self.uses(roots), known)
         return [known[r] for r in roots]

@@ -35,7 +35,7 @@ from tilewright.expr import (
     show,
     walk,
 )
-from tilewright.scalars import MACHINE, OPTIONAL
+from tilewright.scalars import HALF_CASTS, MACHINE, OPTIONAL
 
 Expansion = Callable[..., Expr]
 
@@ -78,6 +78,42 @@ def _to_odd(x: Expr) -> Expr:
     bits = bitcast(near, dtypes.uint32)
     beyond = select(apply("abs", x) < apply("abs", back), bits - 1, bits)
     return bitcast(select(apply("eq", back, x), bits, beyond | 1), dtypes.float32)
+
+
+def _half_bits_as_float(x: Expr) -> Expr:
+    """A float16 as float32, exactly, by operations on bits: the exponent moves where a float32's
+    is and a multiplication makes up for the other bias, subnormal numbers included."""
+    bits = cast(bitcast(x, dtypes.uint16), dtypes.uint32)
+    magnitude = (bits & 0x7FFF) << 13
+    number = bitcast(magnitude, dtypes.float32) * literal(2.0**112, dtypes.float32)
+    special = magnitude | 0x7F800000  # infinity and NaN have the largest exponent
+    is_number = apply("lt", magnitude, literal(0x0F800000, dtypes.uint32))
+    found = select(is_number, bitcast(number, dtypes.uint32), special)
+    return bitcast(found | (bits & 0x8000) << 16, dtypes.float32)
+
+
+def _float_as_half_bits(x: Expr) -> Expr:
+    """A float32 rounded to float16 by operations on bits, to nearest with ties to even."""
+
+    def below(bound: int) -> Expr:
+        return apply("lt", magnitude, literal(bound, dtypes.uint32))
+
+    bits = bitcast(x, dtypes.uint32)
+    magnitude = bits & 0x7FFFFFFF
+    normal = (magnitude + ((magnitude >> 13) & 1) + (0xFFF - (112 << 23) & 0xFFFFFFFF)) >> 13
+    # The last bit of 0.5 is worth as much as a float16's least number: adding rounds to it.
+    half = literal(0.5, dtypes.float32)
+    subnormal = bitcast(bitcast(magnitude, dtypes.float32) + half, dtypes.uint32) & 0x7FFFFF
+    special = select(below(0x7F800001), literal(0x7C00, dtypes.uint32), (magnitude >> 13) | 0x7E00)
+    found = select(below(0x38800000), subnormal, select(below(0x47800000), normal, special))
+    return bitcast(cast(found & 0x7FFF | (bits >> 16) & 0x8000, dtypes.uint16), dtypes.float16)
+
+
+def _half_cast(x: Expr, dtype: DType) -> Expr:
+    """A cast from or to float16 without the machine's own."""
+    if x.type == dtypes.float16:
+        return cast(_half_bits_as_float(x), dtype)
+    return _float_as_half_bits(cast(x, dtypes.float32))
 
 
 def _cast(x: Expr, dtype: DType) -> Expr:
@@ -445,11 +481,13 @@ def expand(expr_roots: Sequence[Expr], native: frozenset[str] = frozenset()) -> 
     """Rewrite every elementwise function into machine operations; unchanged is the same object.
 
     Afterwards no arithmetic is left on 16-bit floats, and only moves (`Load`, `select`, bits) on
-    bfloat16, whose literals have become the bits of a uint16. Of the `OPTIONAL` operations only the
-    `native` ones are left.
+    bfloat16, whose literals have become the bits of a uint16. Of the `OPTIONAL` operations and the
+    `HALF_CASTS` only the `native` ones are left.
     """
     expanded = _rewritten(expr_roots, _expanded)
-    return expanded if native == OPTIONAL else _rewritten(expanded, partial(_portable, native))
+    if native >= OPTIONAL | {HALF_CASTS}:
+        return expanded
+    return _rewritten(expanded, partial(_portable, native))
 
 
 def _rewritten(expr_roots: Sequence[Expr], rule: Callable[[Expr], Expr]) -> list[Expr]:
@@ -478,8 +516,12 @@ _PORTABLE: Final[dict[str, Expansion]] = {
 
 def _portable(native: frozenset[str], e: Expr) -> Expr:
     """An optional operation that the machine lacks, said in the others."""
-    if isinstance(e, Apply) and e.op.name in OPTIONAL and e.op.name not in native:
+    if not isinstance(e, Apply):
+        return e
+    if e.op.name in OPTIONAL and e.op.name not in native:
         return _PORTABLE[e.op.name](*e.args)
+    if e.op.name == "cast" and dtypes.float16 in (e.args[0].type, e.dtype):
+        return e if HALF_CASTS in native else _half_cast(e.args[0], e.dtype)
     return e
 
 

@@ -17,7 +17,7 @@ from tilewright import dtypes
 from tilewright.dtypes import DType
 from tilewright.errors import InternalError
 from tilewright.expr import INDEX_OPS, Expr, Lit, as_index, literal
-from tilewright.scalars import LIBM_PREFIX, OPTIONAL, REDUCTIONS
+from tilewright.scalars import HALF_CASTS, LIBM_PREFIX, OPTIONAL, REDUCTIONS
 from tilewright.target import Target
 
 
@@ -109,9 +109,12 @@ _COMPARE_FLOAT: Final = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole"}
 
 
 def native_operations(target: Target) -> frozenset[str]:
-    """The optional machine operations that a target has: all of them, or none."""
-    features = target.features.split(",")
-    return OPTIONAL if {"+avx512f", "+avx512vl"} <= set(features) else frozenset()
+    """The optional machine operations that a target has. Those that x86-64 lacks without F16C are
+    part of all 64-bit Arm machines; LLVM would call a library for them."""
+    features = set(target.features.split(","))
+    operations = OPTIONAL if {"+avx512f", "+avx512vl"} <= features else frozenset()
+    halves = "+f16c" in features or target.architecture == "aarch64"
+    return operations | {HALF_CASTS} if halves else operations
 
 
 class Emitter:
