@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import tilewright as tw
+from tilewright.errors import Recompilation
 from tilewright.options import Options
 from tilewright.runtime import memory
 from tilewright.transforms import pipeline
@@ -167,3 +168,11 @@ def test_a_scheduler_of_ones_own() -> None:
 def test_verify_checks_every_pass() -> None:
     f = tw.compile(options=Options(verify=True))(lambda x: (x + 0) * 1)
     assert f(np.arange(3)).tolist() == [0, 1, 2]
+
+
+def test_a_note_on_recompilation() -> None:
+    note = Recompilation("f", "x", "f32[3]", "f32[4]")
+    assert isinstance(note, Warning)
+    first, *_, last = str(note).splitlines()
+    assert first == "`f` is compiled again: `x` was f32[3] and is f32[4]"
+    assert last == "Pass arrays of few distinct shapes and dtypes: pad them to a few sizes."

@@ -816,11 +816,3 @@ def test_lines_of_messages_stay_readable() -> None:
             mistake()
         advice = caught.value.way_out.splitlines()
         assert all(len(line) <= 110 for line in advice), mistake.__name__
-
-
-def test_a_note_on_recompilation() -> None:
-    note = errors.Recompilation("f", "x", "f32[3]", "f32[4]")
-    assert isinstance(note, Warning)
-    first, *_, last = str(note).splitlines()
-    assert first == "`f` is compiled again: `x` was f32[3] and is f32[4]"
-    assert last == "Pass arrays of few distinct shapes and dtypes: pad them to a few sizes."
