@@ -330,8 +330,7 @@ def no_threads_at_all() -> None:
 
 @case(errors.BadTarget, ValueError)
 def a_machine_nobody_built() -> None:
-    """target 'avx3' is no target AT
-    TILEWRIGHT_TARGET takes host, avx2, neon, sse2; unset it for this machine."""
+    """the target is 'avx3', which is not known AT It may be avx2, neon, sse2."""
     named("avx3")  # HERE
 
 

@@ -36,7 +36,7 @@ from tilewright.runtime import cache, dispatch, forks, jit, lapack, threads
 from tilewright.runtime.executable import Executable, load, prepared
 from tilewright.runtime.jit import Loaded
 from tilewright.runtime.signatures import Seen, is_long
-from tilewright.target import Target, host
+from tilewright.target import Target, host, named
 from tilewright.tracing import Call, Traced
 from tilewright.transforms import pipeline
 from tilewright.transforms.assemble import Assembly, Scheduler, constants
@@ -463,6 +463,18 @@ class Lowered:
     def arena_bytes(self) -> int:
         """Bytes of planned memory one run needs besides inputs and results."""
         return self.entry.program.assembly.arena_bytes
+
+    def on(self, target: str | Target) -> Lowered:
+        """The same call as compiled for another machine, one of `tilewright.target.NAMED` or any
+        `Target`: to look at, or to assemble, since this process may not be able to run it.
+
+        **Raises:** `BadTarget` if a name is not known.
+        """
+        target = named(target) if isinstance(target, str) else target
+        entry = self.entry
+        program = replace(entry.program, target=target, key=None, found=None)
+        captured = program.captured(entry.traced.graph)
+        return replace(self, entry=replace(entry, program=program, captured=captured))
 
     def explain(self) -> str:
         """Every value kept in memory, with the reason and the bytes, and what was fused."""

@@ -287,11 +287,8 @@ class BadTarget(TilewrightError, ValueError):
     Way out: one of the names in the message, or `host` for everything the machine can.
     """
 
-    def __init__(self, name: str, reason: str, names: Sequence[str]) -> None:
-        super().__init__(
-            f"target {name!r} {reason}",
-            f"TILEWRIGHT_TARGET takes host, {', '.join(names)}; unset it for this machine.",
-        )
+    def __init__(self, where: str, name: str, reason: str, names: Sequence[str]) -> None:
+        super().__init__(f"{where} is {name!r}, which {reason}", f"It may be {', '.join(names)}.")
 
 
 class TreeMismatch(TilewrightError, ValueError):

@@ -90,7 +90,7 @@ def named(name: str) -> Target:
     **Raises:** `BadTarget` if the name is none of `NAMED`.
     """
     if name not in NAMED:
-        raise BadTarget(name, "is no target", sorted(NAMED))
+        raise BadTarget("the target", name, "is not known", sorted(NAMED))
     return NAMED[name]
 
 
@@ -110,12 +110,12 @@ def host() -> Target:
 def _narrowed(name: str) -> Target:
     """This machine as one of `NAMED`: the instructions are the target's, the caches our own."""
     here = _here()
-    runnable = [n for n in sorted(NAMED) if not _lacking(NAMED[n], here)]
+    runnable = ["host", *(n for n in sorted(NAMED) if not _lacking(NAMED[n], here))]
     if name not in NAMED:
-        raise BadTarget(name, "is no target", runnable)
+        raise BadTarget(VARIABLE, name, "is not known", runnable)
     missing = _lacking(NAMED[name], here)
     if missing:
-        raise BadTarget(name, f"needs {' '.join(missing)}, which this machine lacks", runnable)
+        raise BadTarget(VARIABLE, name, f"needs {' '.join(missing)}, not found here", runnable)
     return replace(NAMED[name], triple=here.triple, l1_bytes=here.l1_bytes, l2_bytes=here.l2_bytes)
 
 
