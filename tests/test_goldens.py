@@ -20,7 +20,7 @@ from tilewright.codegen import llvm
 from tilewright.target import Target
 from tilewright.transforms.heuristic import heuristic
 
-ZNVER4 = Target("x86_64-unknown-linux-gnu", "znver4", "", vector_bytes=64)
+ZNVER4 = Target("x86_64-unknown-linux-gnu", "znver4", "+f16c,+fma", vector_bytes=64)
 
 
 def scaled(x: Any, y: Any) -> Any:
@@ -74,4 +74,4 @@ def test_golden(f: Callable[..., Any], golden: Callable[[str, str], None]) -> No
     sections.append(loops.show_program(low.program))
     golden(f.__name__, "\n\n".join(sections) + "\n")
     if f in LLVM:
-        golden(f"{f.__name__}.llvm", llvm.print_program(low.program))
+        golden(f"{f.__name__}.llvm", llvm.print_program(low.program, ZNVER4))

@@ -132,6 +132,9 @@ OPTIONAL: Final = frozenset(("scale", "significand", "exponent"))
 HALF_CASTS: Final = "half_casts"
 """Stands, among the operations a machine has, for `cast` between float16 and other types."""
 
+FUSED: Final = "fused"
+"""Stands, among the operations a machine has, for `fma` as an instruction and not a function."""
+
 LIBM_PREFIX: Final = "libm."
 """`libm.sin` and the like: a call to the C library, one element at a time."""
 

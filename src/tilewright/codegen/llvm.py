@@ -55,6 +55,7 @@ from tilewright.loops import (
     While,
     statements,
 )
+from tilewright.scalars import FUSED
 from tilewright.target import Target
 from tilewright.transforms.index_rules import affine
 
@@ -408,10 +409,12 @@ class FunctionPrinter(ValuePrinter):
 
     def fused_product(self, buffer: Buffer, index: tuple[Expr, ...], e: Expr) -> bool:
         """acc += a * b in one instruction where registers have lanes: a sum's order and rounding
-        are its own affair. False if it is not such a product."""
+        are its own affair. False if it is not such a product, or the machine has no such
+        instruction."""
         slot, lanes = self.slot(buffer, index)
         product = isinstance(e, Apply) and e.op.name == "mul" and dtypes.is_float(e.dtype)
-        if not product or (lanes == 1 and self.vector is not None):
+        scalar = lanes == 1 and self.vector is not None
+        if not product or scalar or FUSED not in self.native:
             return False
         acc = self.registers[slot]
         factors = [self.splat(self.known_value(a), lanes) for a in e.children]

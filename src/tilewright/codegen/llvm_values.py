@@ -17,7 +17,7 @@ from tilewright import dtypes
 from tilewright.dtypes import DType
 from tilewright.errors import InternalError
 from tilewright.expr import INDEX_OPS, Expr, Lit, as_index, literal
-from tilewright.scalars import HALF_CASTS, LIBM_PREFIX, OPTIONAL, REDUCTIONS
+from tilewright.scalars import FUSED, HALF_CASTS, LIBM_PREFIX, OPTIONAL, REDUCTIONS
 from tilewright.target import Target
 
 
@@ -109,12 +109,15 @@ _COMPARE_FLOAT: Final = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole"}
 
 
 def native_operations(target: Target) -> frozenset[str]:
-    """The optional machine operations that a target has. Those that x86-64 lacks without F16C are
-    part of all 64-bit Arm machines; LLVM would call a library for them."""
-    features = set(target.features.split(","))
-    operations = OPTIONAL if {"+avx512f", "+avx512vl"} <= features else frozenset()
-    halves = "+f16c" in features or target.architecture == "aarch64"
-    return operations | {HALF_CASTS} if halves else operations
+    """The operations that a target has and not every machine; for two of them, which all 64-bit
+    Arm machines have, LLVM would call a library."""
+    features, arm = set(target.features.split(",")), target.architecture == "aarch64"
+    operations = set(OPTIONAL) if {"+avx512f", "+avx512vl"} <= features else set()
+    if arm or "+f16c" in features:
+        operations.add(HALF_CASTS)
+    if arm or "+fma" in features:
+        operations.add(FUSED)
+    return frozenset(operations)
 
 
 class Emitter:
