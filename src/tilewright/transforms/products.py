@@ -24,6 +24,9 @@ from tilewright.transforms.schedule import STAGED_BYTES, Plan
 DEEP = 256
 """Rows a multiple of ALIAS_BYTES apart that fit the ways of the second level cache."""
 
+MANY_PAGES = 4 << 20
+"""Bytes over which the columns of a tile may be spread before each row is a page to look up."""
+
 COPIED, TURNED, SCATTERED = 0.1, 0.35, 1.5
 """Cycles to copy an element, to turn it in registers, to store or load it on its own."""
 CROWDED, SECOND_LEVEL = 0.05, 2.0
@@ -303,7 +306,8 @@ class Product:
             return False
         if o.step(vector) != 1:
             return o.load.type.itemsize in (4, 8)
-        return o.size(moving) > DEEP and o.far(moving[-1])
+        span = o.size(moving) * o.step(moving[-1]) * o.load.type.itemsize
+        return span > MANY_PAGES or (o.size(moving) > DEEP and o.far(moving[-1]))
 
     def spreads(self, o: _Operand, rows: Axis, panels: int, stretches: int) -> bool:
         """Whether to copy an operand whose elements are read one by one."""
