@@ -36,6 +36,7 @@ from tilewright.expr import (
 )
 from tilewright.graph import Op, Type
 from tilewright.loops import Alloc, Flip, If, Let, Stmt, Store, block, loop
+from tilewright.ops.indexing import position
 
 WINDOW: Final = 3
 """Rows and columns of the windows; the sums below are of three weights."""
@@ -132,36 +133,45 @@ def _times(term: Any, c: float) -> Any:
 
 @dataclass(frozen=True)
 class FilterWeights(Op):
-    """Windows [k, c, 3, 3] -> sums [points * points, k / block, c, block]: products read a block of
-    columns as one stretch of memory. At least 16 of each; float32."""
+    """`count` of the windows [k, c, 3, 3] -> sums [points * points, count / block, c, block]:
+    products read a block of columns as one stretch of memory. The windows are those from
+    `number * count` on, `number` being an int64 scalar, or the first if there is none. At least 16
+    windows and channels; float32."""
 
     filtering: Filtering
+    count: int
     fusion: ClassVar[str] = "opaque"
 
-    def type(self, w: Type) -> Type:
+    def type(self, w: Type, *number: Type) -> Type:
         k, c, *window = map(static, w.shape)
-        if w.dtype != dtypes.float32 or window != [WINDOW, WINDOW] or min(k, c) < SIDE:
-            raise InternalError(f"{w!r} are no windows for {self.filtering}")
-        return w.with_shape((self.filtering.points**2, k // _block(k), c, _block(k)))
+        fits = k % self.count == 0 and min(self.count, c) >= SIDE
+        if w.dtype != dtypes.float32 or window != [WINDOW, WINDOW] or not fits:
+            raise InternalError(f"{w!r} are no windows for {self}")
+        size = _block(self.count)
+        return w.with_shape((self.filtering.points**2, self.count // size, c, size))
 
-    def numpy(self, w: Any) -> Any:
-        f, (k, c) = self.filtering, w.shape[:2]
-        sums = np.stack([s for row in f.weights(w.transpose(2, 3, 1, 0)) for s in f.weights(row)])
-        return sums.reshape(-1, c, k // _block(k), _block(k)).transpose(0, 2, 1, 3).copy()
+    def numpy(self, w: Any, *number: Any) -> Any:
+        f, c, size = self.filtering, w.shape[1], _block(self.count)
+        start = int(number[0]) * self.count if number else 0
+        g = w[start : start + self.count].transpose(2, 3, 1, 0)
+        sums = np.stack([s for row in f.weights(g) for s in f.weights(row)])
+        return sums.reshape(-1, c, self.count // size, size).transpose(0, 2, 1, 3).copy()
 
     def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
         """Sixteen windows of sixteen channels are turned together: 9 vectors for each channel."""
-        (w,), (out,) = args, outs
-        f = self.filtering
-        k, c = map(static, w.shape[:2])
-        at, (first_c, first_k) = _blocks((), (c, k))
+        (w, *which), (out,) = args, outs
+        f, c = self.filtering, static(w.shape[1])
+        at, (first_c, first_k) = _blocks((), (c, self.count))
         strip = Buffer("strip", w.dtype, (WINDOW**2 * SIDE, SIDE), "stack")
+        size = as_index(_block(self.count))
+        number, within = index("//", first_k, size), index("%", first_k, size)
+        window = first_k
+        if which:
+            window += position(which[0][()], static(w.shape[0]) // self.count) * self.count
 
         def read(u: int, place: Expr) -> Expr:
-            return Load(w, (((first_k + u) * c + first_c) * WINDOW**2 + place,), None)
+            return Load(w, (((window + u) * c + first_c) * WINDOW**2 + place,), None)
 
-        size = as_index(_block(k))
-        number, within = index("//", first_k, size), index("%", first_k, size)
         turned = _turned(SIDE, WINDOW**2 * SIDE, read, strip, lambda place, u: (place, u))
         half = Buffer("half", w.dtype, (f.points, WINDOW, SIDE), "stack")
         channel, i, b, v = (

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from tilewright import dtypes
 from tilewright.array import Array
 from tilewright.expr import is_static, static
-from tilewright.graph import Graph, Node
+from tilewright.graph import Graph, Node, Type, new_input
 from tilewright.ops.contract import Conv, Dot
-from tilewright.ops.shape import Reshape
+from tilewright.ops.control import Scan
+from tilewright.ops.shape import Iota, Reshape, Transpose
 from tilewright.ops.winograd import (
+    BLOCK,
     SIDE,
     WINDOW,
     FilterData,
@@ -50,7 +52,8 @@ def winograd(graph: Graph) -> Graph:
             f = _chosen(n)
             if f is not None and isinstance(op, Conv):
                 x, w = map(Array.wrap, args)
-                done[n] = _filtered(f, op, x, w).node
+                result: Array = _filtered(f, op, x, w)
+                done[n] = result.node
                 continue
             same = op is n.op and all(a is b for a, b in zip(args, n.args, strict=True))
             done[n] = n if same else op.node(*args)
@@ -59,18 +62,33 @@ def winograd(graph: Graph) -> Graph:
     return graph if unchanged else Graph(graph.name, graph.inputs, outputs)
 
 
-def _filtered(f: Filtering, conv: Conv, x: Array, w: Array) -> Array:
-    """The convolution by F(m x m, 3 x 3)."""
+def _filtered(f: Filtering, conv: Conv, x: Array, w: Array) -> Any:
+    """The convolution by F(m x m, 3 x 3), for a block of results at a time, so that the sums of
+    weights and the products of one are in the cache where those of the one before were."""
     size = [
         static(s + low + high) - WINDOW + 1
         for s, (low, high) in zip(x.shape[2:], conv.padding, strict=True)
     ]
     last = FilterResults(f, (size[0], size[1]))
     low = static(conv.padding[0][0]), static(conv.padding[1][0])
-    data, weights = FilterData(f, low, last.tiles)(x), FilterWeights(f)(w)
+    data = FilterData(f, low, last.tiles)(x)
+    k = static(w.shape[0])
+    if k % BLOCK or k == BLOCK:
+        return _products(last, k, data, w)
+    numbers = Iota(Type(dtypes.int64, (k // BLOCK,)), 0).node()
+    types = data.node.type, w.node.type, Type(dtypes.int64, ())
+    inputs = tuple(new_input(f"x{i}", t) for i, t in enumerate(types))
+    results = _products(last, BLOCK, *map(Array.wrap, inputs))
+    body = Graph("filtered", inputs, (results.node,))
+    parts = Scan(body, 2, 0, k // BLOCK)(data, w, Array.wrap(numbers))[0]
+    return Reshape((x.shape[0], k, *size))(Transpose((1, 0, 2, 3, 4))(parts))
+
+
+def _products(last: FilterResults, count: int, data: Any, w: Any, *number: Any) -> Any:
+    """The results of `count` windows, from the sums of inputs."""
+    weights = FilterWeights(last.filtering, count)(w, *number)
     products = Dot((2,), (2,), (0,), (0,))(data, weights)  # [points, tiles, blocks, block]
-    found: Array = last(Reshape((*products.shape[:2], w.shape[0]))(products))
-    return found
+    return last(Reshape((*products.shape[:2], count))(products))
 
 
 # -- where it pays -------------------------------------------------------------------------------
@@ -79,11 +97,9 @@ LANES: Final = 16
 """Multiplications of a cycle; only the ratio to the other figures matters."""
 PRODUCT: Final = 1.08
 """Cycles of direct convolutions and of the products, over those of their multiplications."""
-DATA, RESULT, WEIGHT = 0.65, 0.5, 0.75
-"""Cycles for each sum of inputs, each product, and each sum of weights."""
-NEAR_BYTES, NEAR, FAR = 6 << 20, 12.0, 1.5
-"""Sums of weights of so many bytes stay in a cache; bytes a cycle brings back of those, and of
-more, which are written to memory and read again."""
+DATA, RESULT, WEIGHT = 0.9, 0.7, 1.9
+"""Cycles for each sum of inputs, each product, and each sum of weights, when neither images nor
+weights are in a cache: weights are summed once and read back once."""
 WIDEST: Final = 1024
 """Columns of the widest image; a row of its tiles, 16 channels of it, is held on the stack."""
 GAIN: Final = 1.15
@@ -118,7 +134,5 @@ def _cycles(f: Filtering, image: Sequence[int], c: int) -> float:
     n, k, *sizes = image
     tiles = n * math.prod(-(-s // f.results) for s in sizes)
     points = f.points**2
-    nbytes = 4 * points * c * k
     products = points * tiles * c * k / LANES * PRODUCT
-    sums = points * tiles * (DATA * c + RESULT * k) + points * c * k * WEIGHT
-    return products + sums + nbytes / (NEAR if nbytes <= NEAR_BYTES else FAR)
+    return products + points * (tiles * (DATA * c + RESULT * k) + c * k * WEIGHT)
