@@ -77,7 +77,8 @@ class Problem:
         lets, (q, k, v, *rest) = started(place, operands)
         assert q is not None and k is not None and v is not None
         steps = tuple(replace(s, operand=o) for s, o in zip(self.steps, rest, strict=True))
-        return lets, Queries(q, k, v, steps, start, self.scale, self.dtype)
+        queries = Queries(q, k, v, steps, start, self.scale, self.dtype)
+        return lets, queries.scanning()
 
     @property
     def shape(self) -> Queries:

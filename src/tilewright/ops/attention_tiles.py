@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from tilewright import dtypes
@@ -30,6 +30,7 @@ from tilewright.expr import (
     as_index,
     axis,
     cast,
+    eq,
     index,
     literal,
     ne,
@@ -241,7 +242,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Queries:
-    """`width` queries from `start` on of one head, in lanes, and what they meet."""
+    """`width` queries from `start` on of one head, in lanes, and what they meet. `clear` has, for
+    steps whose array is scanned, the first key that they may hide from one of the queries."""
 
     query: Operand
     key: Operand
@@ -250,6 +252,7 @@ class Queries:
     start: Expr
     scale: float
     dtype: DType
+    clear: tuple[Cell | None, ...] = ()
 
     @property
     def sizes(self) -> Mapping[str, int]:
@@ -387,13 +390,13 @@ class Queries:
         """Apply the steps to the scores of n keys; if `zeroed` to their cotangents: zero where a
         mask hides the score."""
         out: list[Stmt] = []
-        for step in self.steps:
+        for step, clear in zip(self.steps, self.clear, strict=True):
             fill = self.number(0.0 if zeroed else step.fill)
             if step.kind == "causal":
                 out.append(self.causal(scores, first, n, step.offset, fill))
             elif not (zeroed and step.kind == "bias"):
                 assert step.operand is not None
-                out.append(self.combined(scores, first, n, step, step.operand, fill))
+                out.append(self.combined(scores, first, n, step, step.operand, fill, clear))
         return out
 
     def causal(self, scores: Buffer, first: Expr, n: Expr, offset: int, fill: Lit) -> Stmt:
@@ -411,8 +414,9 @@ class Queries:
         return loop(s, Block(body))
 
     def combined(
-        self, scores: Buffer, first: Expr, n: Expr, step: Step, x: Operand, fill: Lit
-    ) -> Stmt:
+        self, scores: Buffer, first: Expr, n: Expr, step: Step, x: Operand, fill: Lit,
+        clear: Cell | None,
+    ) -> Stmt:  # fmt: skip
         """The scores with a mask or a bias."""
 
         def joined(at: tuple[Expr, Expr], value: Expr) -> Stmt:
@@ -423,7 +427,14 @@ class Queries:
             return store(scores, at, select(seen, old, fill))
 
         if x.stride("t") and x.stride("s") == 1:
-            c, j = axis("c", ceiling(n, self.lanes)), axis("j", self.count)
+            skipped, begin = var("skipped", dtypes.int64), as_index(0)
+            if clear is not None:
+                before = index(
+                    "//", most(minus(clear.value, first), as_index(0)), as_index(self.lanes)
+                )
+                begin = least(before, ceiling(n, self.lanes))
+            rest, j = axis("c", minus(ceiling(n, self.lanes), skipped)), axis("j", self.count)
+            c = plus(rest, skipped)
 
             def read(u: Expr, v: Expr) -> Expr:
                 t = plus(plus(self.start, times(j, self.lanes)), u)
@@ -437,7 +448,8 @@ class Queries:
                 row = plus(plus(times(c, self.lanes), u), self.rows)
                 return joined((row, self.lane(j, v)), value)
 
-            return loop(c, loop(j, self.flipped(self.lanes, read, write)))
+            tiles = loop(rest, loop(j, self.flipped(self.lanes, read, write)))
+            return Block((Let(skipped, begin), tiles))
         s = axis("s", n)
 
         def direct(j: Expr, lane: Axis) -> Stmt:
@@ -491,41 +503,65 @@ class Queries:
         """[low, high): keys outside of it are hidden from the whole block."""
         out: list[Stmt] = [low.memory, high.memory, low.set(as_index(0)),
                            high.set(as_index(self.sizes["s"]))]  # fmt: skip
-        for step in self.skipping:
-            if step.operand is None:
+        skipping = self.skipping
+        for step, clear in zip(self.steps, self.clear, strict=True):
+            if clear is not None and step.operand is not None:
+                out += self.scanned(step.operand, low, high, clear)
+            elif step.operand is None and step in skipping:
                 behind = plus(plus(self.start, self.present), step.offset)
                 out.append(high.set(least(high.value, most(behind, as_index(0)))))
-            elif step.operand.stride("s") == 1:
-                out += self.scanned(step.operand, low, high)
         return out
 
-    def scanned(self, mask: Operand, low: Cell, high: Cell) -> list[Stmt]:
-        """Narrow the range to where a mask is true for some query of the block."""
+    def scanning(self) -> Queries:
+        """With a cell for each step whose array is scanned."""
+        skipping = self.skipping
+        cells = [
+            Cell("clear") if s in skipping and s.operand and s.operand.stride("s") == 1 else None
+            for s in self.steps
+        ]
+        return replace(self, clear=tuple(cells))
+
+    def scanned(self, mask: Operand, low: Cell, high: Cell, clear: Cell) -> list[Stmt]:
+        """Narrow the range to where a mask is true for some query of the block, and find from
+        where on it is not true for all."""
         first, last = Cell("first"), Cell("last")
-        seen = Buffer("seen", dtypes.uint8, (SCAN,), "registers")
-        some = Cell("some", dtypes.uint8)
+        some, all_ = (Buffer(name, dtypes.uint8, (SCAN,), "registers") for name in ("some", "all"))
+        any_one, every = Cell("any", dtypes.uint8), Cell("every", dtypes.uint8)
         rows = self.present if mask.stride("t") else as_index(1)
 
+        def lanes(body: Callable[[Axis], Stmt], width: int = SCAN) -> Stmt:
+            x = axis("x", width)
+            return loop(x, body(x), kind="vector", lanes=SCAN)
+
         def chunk(start: Expr, width: int) -> list[Stmt]:
-            t, x, y, z = axis("t", rows), axis("x", width), axis("y", SCAN), axis("z", SCAN)
-            value = mask.at({"t": plus(self.start, t), "s": plus(start, x)})
-            test = Accumulate(seen, (x,), "max", cast(value, dtypes.uint8))
-            gather = Accumulate(some.buffer, (), "max", seen[z])
-            nothing = store(seen, (y,), literal(0, dtypes.uint8))
+            t = axis("t", rows)
+
+            def value(x: Axis) -> Expr:
+                place = {"t": plus(self.start, t), "s": plus(start, x)}
+                return cast(mask.at(place), dtypes.uint8)
+
             return [
-                loop(y, nothing, kind="vector", lanes=SCAN),
-                loop(t, loop(x, test, kind="vector", lanes=SCAN)),
-                some.set(0),
-                loop(z, gather, kind="vector", lanes=SCAN),
-                when(ne(some.value, 0), first.set(least(first.value, start)),
+                lanes(lambda x: store(some, (x,), literal(0, dtypes.uint8))),
+                lanes(lambda x: store(all_, (x,), literal(1, dtypes.uint8))),
+                loop(
+                    t,
+                    lanes(lambda x: Accumulate(some, (x,), "max", value(x)), width),
+                    lanes(lambda x: Accumulate(all_, (x,), "min", value(x)), width),
+                ),
+                any_one.set(0),
+                every.set(1),
+                lanes(lambda x: Accumulate(any_one.buffer, (), "max", some[x])),
+                lanes(lambda x: Accumulate(every.buffer, (), "min", all_[x])),
+                when(ne(any_one.value, 0), first.set(least(first.value, start)),
                      last.set(most(last.value, plus(start, width)))),
+                when(eq(every.value, 0), clear.set(least(clear.value, start))),
             ]  # fmt: skip
 
         n = self.sizes["s"]
         c = axis("c", n // SCAN)
         return [
-            first.memory, last.memory, some.memory, Alloc(seen),
-            first.set(as_index(n)), last.set(as_index(0)),
+            first.memory, last.memory, any_one.memory, every.memory, Alloc(some), Alloc(all_),
+            clear.memory, first.set(as_index(n)), last.set(as_index(0)), clear.set(as_index(n)),
             loop(c, *chunk(times(c, SCAN), SCAN)),
             *(chunk(as_index(n - n % SCAN), n % SCAN) if n % SCAN else ()),
             low.set(most(low.value, least(first.value, last.value))),
