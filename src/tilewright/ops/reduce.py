@@ -7,7 +7,7 @@ Knows what each means over NaN and over no elements, and its derivative. Refuses
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -24,8 +24,11 @@ from tilewright.expr import (
     as_index,
     axis,
     cast,
+    index,
+    is_static,
     product,
     select,
+    static,
 )
 from tilewright.graph import Op, Type, View
 from tilewright.loops import Accumulate, Stmt, block, store
@@ -125,6 +128,21 @@ class ReduceAny(Truth):
     kind: ClassVar[str] = "any"
 
 
+def _wins(element: Expr, extreme: Expr) -> Expr:
+    """Whether an element is the extreme of its line: equal, or NaN."""
+    found = apply("eq", element, extreme)
+    return found | apply("ne", element, element) if dtypes.is_float(element.type) else found
+
+
+def _first(test: Callable[[Expr], Expr], n: Extent) -> Expr:
+    """The first of n positions that passes, one of which does. Short positions fill registers that
+    elements fill."""
+    k = axis("k", n)
+    of = dtypes.int32 if is_static(n) and static(n) < 1 << 31 else dtypes.int64
+    none = cast(as_index(n), of)
+    return cast(Reduce("min", (k,), select(test(k), cast(k, of), none)), dtypes.int64)
+
+
 @dataclass(frozen=True)
 class ArgReduction(Op):
     """Position (int64) along `axis` of the first extreme element, or of the first NaN."""
@@ -151,15 +169,15 @@ class ArgReduction(Op):
     def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
         """The smallest position whose element equals the extreme (or nothing, not even itself)."""
         (x,) = args
-        wide = dtypes.compute_type(x.dtype)
-        (over,), full = woven(idx, x.shape, (self.axis,))
-        extreme = Reduce(self.kind, (over,), cast(x[full], wide))
-        (over,), full = woven(idx, x.shape, (self.axis,))
-        here = cast(x[full], wide)
-        found = apply("eq", here, extreme)
-        if dtypes.is_float(wide):
-            found = found | apply("ne", here, here)
-        return Reduce("min", (over,), select(found, over, as_index(x.shape[self.axis])))
+
+        def at(k: Expr) -> Expr:
+            full = (*idx[: self.axis], k, *idx[self.axis :])
+            return cast(x[full], dtypes.compute_type(x.dtype))
+
+        n = x.shape[self.axis]
+        k = axis("k", n)
+        extreme = Reduce(self.kind, (k,), at(k))
+        return _first(lambda k: _wins(at(k), extreme), n)
 
     @classmethod
     def examples(cls) -> list[Example]:
@@ -183,3 +201,77 @@ class ArgMin(ArgReduction):
     """Position of the first smallest element along `axis`; the first NaN counts as smallest."""
 
     kind: ClassVar[str] = "min"
+
+
+# -- long lines ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BlockExtremes(Op):
+    """The extreme (`kind`: max or min) of every `size` elements along the last axis, NaN if there
+    is one. The last block ends where the axis does: what is over it shares with the one before."""
+
+    kind: str
+    size: int
+    fusion: ClassVar[str] = "reduction"
+
+    def type(self, x: Type) -> Type:
+        if static(x.shape[-1]) < self.size:
+            raise InternalError(f"{x!r} has no {self.size} elements in a line")
+        return x.with_shape((*x.shape[:-1], -(-static(x.shape[-1]) // self.size)))
+
+    def numpy(self, x: Any) -> Any:
+        n = x.shape[-1]
+        starts = [min(s, n - self.size) for s in range(0, n, self.size)]
+        find = np.max if self.kind == "max" else np.min
+        with np.errstate(invalid="ignore"):
+            return np.stack([find(x[..., s : s + self.size], -1) for s in starts], -1)
+
+    def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
+        (x,), i = args, axis("i", self.size)
+        start = _block_start(idx[-1], self.size, x.shape[-1])
+        value = cast(x[(*idx[:-1], index("+", start, i))], dtypes.compute_type(x.dtype))
+        return cast(Reduce(self.kind, (i,), value), x.dtype)
+
+
+@dataclass(frozen=True)
+class ArgOfBlocks(Op):
+    """Position (int64) along the last axis of the first extreme element, or of the first NaN:
+    (x, its `BlockExtremes`). Only one block of each line is read."""
+
+    kind: str
+    size: int
+    fusion: ClassVar[str] = "reduction"
+
+    def type(self, x: Type, extremes: Type) -> Type:
+        if BlockExtremes(self.kind, self.size).type(x) != extremes:
+            raise InternalError(f"{extremes!r} are not the blocks of {x!r}")
+        return x.without((x.ndim - 1,)).with_dtype(dtypes.int64)
+
+    def numpy(self, x: Any, extremes: Any) -> Any:
+        find = np.argmax if self.kind == "max" else np.argmin
+        return np.asarray(find(x, axis=-1), np.int64)
+
+    def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
+        """The first block whose extreme is that of all; in it, the first element that is."""
+        x, extremes = args
+        wide, count = dtypes.compute_type(x.dtype), extremes.shape[-1]
+
+        def of_block(b: Expr) -> Expr:
+            return cast(extremes[(*idx, b)], wide)
+
+        b = axis("b", count)
+        extreme = Reduce(self.kind, (b,), of_block(b))
+        block = _first(lambda b: _wins(of_block(b), extreme), count)
+        start = _block_start(block, self.size, x.shape[-1])
+
+        def at(k: Expr) -> Expr:
+            return cast(x[(*idx, index("+", start, k))], wide)
+
+        return index("+", start, _first(lambda k: _wins(at(k), extreme), self.size))
+
+
+def _block_start(b: Expr, size: int, n: Extent) -> Expr:
+    """The first element of block b of an axis of n."""
+    start = index("*", b, as_index(size))
+    return index("min", start, as_index(static(n) - size)) if static(n) % size else start

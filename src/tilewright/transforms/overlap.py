@@ -9,16 +9,17 @@ they belong. Refuses to know how they are added (`ops.overlap`) and how products
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 from tilewright import dtypes
 from tilewright.array import Array
 from tilewright.expr import is_static, static
-from tilewright.graph import Graph, Node
+from tilewright.graph import Graph, Node, Op, Type
 from tilewright.ops.contract import Conv, Dot
 from tilewright.ops.overlap import OverlapAdd, Spread
 from tilewright.ops.shape import Flip, Reshape, Transpose
-from tilewright.source import born_at
+from tilewright.transforms.rewriting import rewritten
 
 WASTE: Final = 2
 """Multiplications of a convolution for each one needed, from which on it is rewritten."""
@@ -27,34 +28,27 @@ WASTE: Final = 2
 def overlap(graph: Graph) -> Graph:
     """The graph with the convolutions replaced that multiply mostly zeros; the same object if there
     are none. Only float32 and float64, static shapes, and nothing empty."""
-    done: dict[Node, Node] = {}
-    for n in graph.nodes:
-        args = [done[a] for a in n.args]
-        with born_at(n.source):
-            op = n.op.with_graphs(overlap) if n.op.graphs else n.op
-            if isinstance(op, Conv) and _wasteful(op, n):
-                done[n] = _spread(op, n, *args)
-                continue
-            same = op is n.op and all(a is b for a, b in zip(args, n.args, strict=True))
-            done[n] = n if same else op.node(*args)
-    outputs = tuple(done[n] for n in graph.outputs)
-    unchanged = all(a is b for a, b in zip(outputs, graph.outputs, strict=True))
-    return graph if unchanged else Graph(graph.name, graph.inputs, outputs)
+    return rewritten(graph, _added_up)
 
 
-def _wasteful(conv: Conv, n: Node) -> bool:
-    """Whether far fewer products are made of every element and every weight than the convolution
-    multiplies, zeros included."""
-    x, w = (a.type for a in n.args)
-    if n.type.dtype not in (dtypes.float32, dtypes.float64) or n.type.ndim < 3:
-        return False
-    if not all(is_static(s) and s for t in (x, w, n.type) for s in t.shape):
-        return False
-    image, result = (math.prod(map(static, t.shape[2:])) for t in (x, n.type))
-    return all(is_static(low) for low, _ in conv.padding) and result >= WASTE * image
+def _added_up(op: Op, args: Sequence[Node]) -> Node | None:
+    """The products of all elements with all weights, added up, if a convolution needs far fewer of
+    them than it multiplies, zeros included."""
+    if not isinstance(op, Conv):
+        return None
+    x, w = (a.type for a in args)
+    out = op.type(x, w)
+    if out.dtype not in (dtypes.float32, dtypes.float64) or out.ndim < 3:
+        return None
+    if not all(is_static(s) and s for t in (x, w, out) for s in t.shape):
+        return None
+    image, result = (math.prod(map(static, t.shape[2:])) for t in (x, out))
+    if not all(is_static(low) for low, _ in op.padding) or result < WASTE * image:
+        return None
+    return _spread(op, out, *args)
 
 
-def _spread(conv: Conv, n: Node, image: Node, window: Node) -> Node:
+def _spread(conv: Conv, out: Type, image: Node, window: Node) -> Node:
     """The convolution as the products of all elements with all weights, added up."""
     flipped, window = _unflipped(window)
     spreads = tuple(
@@ -65,7 +59,7 @@ def _spread(conv: Conv, n: Node, image: Node, window: Node) -> Node:
                 conv.padding,
                 conv.lhs_dilation,
                 conv.rhs_dilation,
-                n.type.shape[2:],
+                out.shape[2:],
                 strict=True,
             )
         )

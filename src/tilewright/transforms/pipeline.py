@@ -17,6 +17,7 @@ from tilewright.options import Options, show
 from tilewright.target import Lapack
 from tilewright.transforms.assemble import Assembly, Scheduler, assemble
 from tilewright.transforms.attention import attention
+from tilewright.transforms.extremes import extremes
 from tilewright.transforms.fusion import Edge
 from tilewright.transforms.overlap import overlap
 from tilewright.transforms.simplify import simplify
@@ -41,6 +42,7 @@ GRAPH: Final[tuple[Pass, ...]] = (
     ),
     Pass("simplify", simplify, "fold constants, merge movements, drop what changes nothing"),
     Pass("attention", attention, "softmax(q kT + mask) v as one op, which skips hidden keys"),
+    Pass("extremes", extremes, "argmax of long lines: of blocks first, then in one block"),
     Pass("overlap", overlap, "convolve zeros no more: products of all elements, added up"),
     Pass(
         "winograd",

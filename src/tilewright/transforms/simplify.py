@@ -6,7 +6,7 @@ even the sign of a zero. Refuses to fold large constants (a Fill is a number, wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -16,26 +16,12 @@ from tilewright.graph import Graph, Node, Op, Type
 from tilewright.ops import elementwise as el
 from tilewright.ops.elementwise import Elementwise
 from tilewright.ops.shape import Broadcast, Cast, Fill, Flip, Reshape, Slice, Transpose, fill
-from tilewright.source import born_at
-
-Rule = Callable[[Op, Sequence[Node]], "Node | None"]
+from tilewright.transforms.rewriting import Rule, rewritten
 
 
 def simplify(graph: Graph) -> Graph:
     """The graph with every rule applied; the same object if none did. Idempotent."""
-    done: dict[Node, Node] = {}
-    for n in graph.nodes:
-        args = [done[a] for a in n.args]
-        with born_at(n.source):
-            op = n.op.with_graphs(simplify) if n.op.graphs else n.op
-            found = _first(op, args)
-            if found is None:
-                same = op is n.op and all(a is b for a, b in zip(args, n.args, strict=True))
-                found = n if same else op.node(*args)
-        done[n] = found
-    outputs = tuple(done[n] for n in graph.outputs)
-    unchanged = all(a is b for a, b in zip(outputs, graph.outputs, strict=True))
-    return graph if unchanged else Graph(graph.name, graph.inputs, outputs)
+    return rewritten(graph, _first)
 
 
 def _first(op: Op, args: Sequence[Node]) -> Node | None:

@@ -1,0 +1,36 @@
+"""Positions of extremes in long lines, by the extremes of blocks: a rewrite of graphs.
+
+Knows that the first block whose extreme is the line's has the position, so that each element is
+looked at once and those of one block twice. Refuses to know how either is computed (`ops.reduce`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from tilewright.expr import is_static, static
+from tilewright.graph import Graph, Node, Op
+from tilewright.ops.reduce import ArgOfBlocks, ArgReduction, BlockExtremes
+from tilewright.transforms.rewriting import rewritten
+
+BLOCK: Final = 128
+"""Elements of a block: a few vectors, whose lanes are combined once."""
+LONG: Final = 512
+"""Elements of a line that is worth it."""
+
+
+def extremes(graph: Graph) -> Graph:
+    """The graph with argmax and argmin along long last axes in two steps; the same object if there
+    are none. Along other axes neighbouring lines share vectors, and blocks would gain nothing."""
+    return rewritten(graph, _in_blocks)
+
+
+def _in_blocks(op: Op, args: Sequence[Node]) -> Node | None:
+    if not isinstance(op, ArgReduction) or op.axis != args[0].type.ndim - 1:
+        return None
+    n = args[0].type.shape[-1]
+    if not is_static(n) or static(n) < LONG:
+        return None
+    (x,) = args
+    return ArgOfBlocks(op.kind, BLOCK).node(x, BlockExtremes(op.kind, BLOCK).node(x))

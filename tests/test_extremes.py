@@ -1,0 +1,96 @@
+"""Argmax of long lines by blocks: the two ops obey the laws, positions are NumPy's, and short lines
+and other axes are left alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+import laws
+import tilewright as tw
+from tilewright import Options, dtypes
+from tilewright.errors import InternalError
+from tilewright.graph import Graph, Type, new_input
+from tilewright.ops.reduce import ArgMax, ArgMin, ArgOfBlocks, BlockExtremes
+from tilewright.ops.samples import Example, of_kinds, samples
+from tilewright.transforms.extremes import BLOCK, LONG, extremes
+
+
+@pytest.mark.parametrize("kind", ("max", "min"))
+@pytest.mark.parametrize("shape", [(3, 13), (12,), (2, 1, 5), (0, 7), (1, 4)])
+def test_laws(shape: tuple[int, ...], kind: str) -> None:
+    for dtype in of_kinds("biuf"):
+        x = samples(dtype, shape)
+        first = BlockExtremes(kind, 4)
+        for example in (
+            Example((x,), first),
+            Example((x, first.numpy(x)), ArgOfBlocks(kind, 4)),
+        ):
+            laws.check_type(example)
+            laws.check_lowered(example)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    x = Type(dtypes.float32, (2, 9))
+    with pytest.raises(InternalError):
+        BlockExtremes("max", 10).type(x)
+    with pytest.raises(InternalError):
+        ArgOfBlocks("max", 4).type(x, Type(dtypes.float32, (2, 2)))
+
+
+def both(x):
+    return np.argmax(x, -1), np.argmin(x, -1)
+
+
+compiled = tw.compile(options=Options(verify=True))(both)
+
+
+@pytest.mark.parametrize("n", (LONG, LONG + 1, 700, 5 * BLOCK - 1, 3001))
+def test_positions_are_those_of_numpy(n: int) -> None:
+    rng = np.random.default_rng(n)
+    cases = [rng.standard_normal((5, n)).astype(d) for d in ("f4", "f8", "f2")]
+    cases += [rng.integers(-3, 3, (2, 3, n)).astype(d) for d in ("i1", "i8")]
+    cases += [rng.integers(0, 2, n).astype(bool), np.zeros((2, n), "f4")]
+    for x in cases:
+        for found, expected in zip(compiled(x), both(x), strict=True):
+            assert found.dtype == expected.dtype
+            assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("n", (LONG, 700))
+def test_the_first_of_equals_and_the_first_nan(n: int) -> None:
+    """Wherever they are: in what the last two blocks share, too."""
+    places = (0, BLOCK - 1, BLOCK, n - BLOCK, n // BLOCK * BLOCK - 1, n - 2)
+    x = np.random.default_rng(0).standard_normal((2 * len(places), n)).astype("f4")
+    for row, p in enumerate(places):
+        x[2 * row, [p, n - 1]] = 9, 9
+        x[2 * row + 1, [p, n - 1]] = np.nan, np.nan
+        x[2 * row + 1, p // 2 : p] = np.inf
+    for found, expected in zip(compiled(x), both(x), strict=True):
+        assert_array_equal(found, expected)
+
+
+def test_of_something_computed_and_under_threads() -> None:
+    x = np.random.default_rng(0).standard_normal((40, 900))
+
+    def f(x):
+        y = np.exp(x - x.max(1, keepdims=True))
+        return np.argmax(y / y.sum(1, keepdims=True), 1), np.argmin((x * x).reshape(20, -1), 1)
+
+    for threads in (1, 2):
+        for found, expected in zip(tw.compile(threads=threads)(f)(x), f(x), strict=True):
+            assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "long"),
+    [((4, LONG), 1, True), ((LONG,), 0, True), ((4, LONG - 1), 1, False), ((LONG, 4), 0, False)],
+)
+def test_which_lines(shape: tuple[int, ...], axis: int, long: bool) -> None:
+    for op in (ArgMax(axis), ArgMin(axis)):
+        x = new_input("x", Type(dtypes.float32, shape))
+        graph = Graph("f", (x,), (op.node(x),))
+        after = extremes(graph)
+        assert (after is not graph) is long
+        assert extremes(after) is after
