@@ -435,8 +435,9 @@ class _Builder:
 
     def parked(self, x: Expr, cells: Sequence[Cell], out: list[Stmt]) -> Expr:
         """The tile `x` in memory instead of registers, for loops that are not written out."""
-        shape = tuple(c.count * c.lanes for c in cells)
-        place = tuple(c.offset for c in cells)
+        inward = sorted(cells, key=lambda c: c.vector is not None)  # lanes are neighbours
+        shape = tuple(c.count * c.lanes for c in inward)
+        place = tuple(c.offset for c in inward)
         b = Buffer("tile", x.type, shape, "stack")
         out += [Alloc(b), *_over(cells, [Store(b, place, x)])]
         return Load(b, place, None)

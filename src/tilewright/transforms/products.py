@@ -280,7 +280,7 @@ class Product:
             work = max(high * vectors * sums, reads / near) + CROWDED * reads
             step += panels * times * (work if vectors else 0.0) * far
         rounds = self.results / (static(rows.extent) * static(vector.extent))
-        rate = 1 / lanes if turned is None else TURNED
+        rate = 1 / lanes if turned is None else TURNED * lanes / high
         contiguous = all(
             o.step(vector) == 1
             for o in _operands([Load(a.buffer, a.index, None) for a in self.body])
