@@ -30,7 +30,7 @@ from tilewright.ops.winograd import (
 from tilewright.source import born_at
 
 SMALL: Final = Filtering((1.0,))
-"""F(2, 3): rounds as little as the convolution itself."""
+"""F(2, 3): rounds less than the convolution itself, whose sums are longer."""
 LARGE: Final = Filtering((math.sqrt(0.5), math.sqrt(2.0)))
 """F(4, 3): of the pairs of points tried, those that round least; 1 and 2 are the usual ones and
 round four times as much."""
@@ -103,7 +103,7 @@ weights are in a cache: weights are summed once and read back once."""
 WIDEST: Final = 1024
 """Columns of the widest image; a row of its tiles, 16 channels of it, is held on the stack."""
 GAIN: Final = 1.15
-"""What must be gained: the counts are rough, and F(4, 3) rounds ten times as much."""
+"""What must be gained: the counts are rough, and F(4, 3) rounds twice as much."""
 
 
 def _chosen(n: Node) -> Filtering | None:
