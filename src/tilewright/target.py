@@ -103,13 +103,12 @@ def host() -> Target:
     **Raises:** `BadTarget` if the variable names no target, or one that this machine cannot run.
     """
     asked = os.environ.get(VARIABLE) or "host"
-    return _here() if asked == "host" else _narrowed(asked)
+    return _here() if asked == "host" else _narrowed(asked, _here())
 
 
 @functools.cache
-def _narrowed(name: str) -> Target:
-    """This machine as one of `NAMED`: the instructions are the target's, the caches our own."""
-    here = _here()
+def _narrowed(name: str, here: Target) -> Target:
+    """A machine as one of `NAMED`: the instructions are the target's, the caches its own."""
     runnable = ["host", *(n for n in sorted(NAMED) if not _lacking(NAMED[n], here))]
     if name not in NAMED:
         raise BadTarget(VARIABLE, name, "is not known", runnable)
