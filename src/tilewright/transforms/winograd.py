@@ -14,7 +14,7 @@ from typing import Any, Final
 from tilewright import dtypes
 from tilewright.array import Array
 from tilewright.expr import is_static, static
-from tilewright.graph import Graph, Node, Type, new_input
+from tilewright.graph import Graph, Node, Op, Type, new_input
 from tilewright.ops.contract import Conv, Dot
 from tilewright.ops.control import Scan
 from tilewright.ops.shape import Iota, Reshape, Transpose
@@ -27,7 +27,7 @@ from tilewright.ops.winograd import (
     FilterResults,
     FilterWeights,
 )
-from tilewright.source import born_at
+from tilewright.transforms.rewriting import rewritten
 
 SMALL: Final = Filtering((1.0,))
 """F(2, 3): rounds less than the convolution itself, whose sums are longer."""
@@ -44,22 +44,19 @@ def winograd(graph: Graph) -> Graph:
 
     Only float32, windows of 3 by 3, strides and dilations of 1, one group, static shapes.
     """
-    done: dict[Node, Node] = {}
-    for n in graph.nodes:
-        args = [done[a] for a in n.args]
-        with born_at(n.source):
-            op = n.op.with_graphs(winograd) if n.op.graphs else n.op
-            f = _chosen(n)
-            if f is not None and isinstance(op, Conv):
-                x, w = map(Array.wrap, args)
-                result: Array = _filtered(f, op, x, w)
-                done[n] = result.node
-                continue
-            same = op is n.op and all(a is b for a, b in zip(args, n.args, strict=True))
-            done[n] = n if same else op.node(*args)
-    outputs = tuple(done[n] for n in graph.outputs)
-    unchanged = all(a is b for a, b in zip(outputs, graph.outputs, strict=True))
-    return graph if unchanged else Graph(graph.name, graph.inputs, outputs)
+    return rewritten(graph, _faster)
+
+
+def _faster(op: Op, args: Sequence[Node]) -> Node | None:
+    """The filtered form of a convolution, if that pays."""
+    if not isinstance(op, Conv):
+        return None
+    x, w = map(Array.wrap, args)
+    f = _chosen(op, x.node.type, w.node.type)
+    if f is None:
+        return None
+    found: Array = _filtered(f, op, x, w)
+    return found.node
 
 
 def _filtered(f: Filtering, conv: Conv, x: Array, w: Array) -> Any:
@@ -106,21 +103,20 @@ GAIN: Final = 1.15
 """What must be gained: the counts are rough, and F(4, 3) rounds twice as much."""
 
 
-def _chosen(n: Node) -> Filtering | None:
-    """The filtering to use for a node, None if there is none or it would not pay."""
-    conv = n.op
-    if not isinstance(conv, Conv) or n.type.dtype != dtypes.float32 or n.type.ndim != 4:
+def _chosen(conv: Conv, x: Type, w: Type) -> Filtering | None:
+    """The filtering to use for a convolution, None if there is none or it would not pay."""
+    out = conv.type(x, w)
+    if out.dtype != dtypes.float32 or out.ndim != 4:
         return None
-    x, w = (a.type for a in n.args)
     borders = [s for pair in conv.padding for s in pair]
-    if not all(is_static(s) for t in (x, w, n.type) for s in t.shape) or 0 in n.type.shape:
+    if not all(is_static(s) for t in (x, w, out) for s in t.shape) or 0 in out.shape:
         return None
     plain = {*conv.strides, *conv.lhs_dilation, *conv.rhs_dilation, conv.groups} == {1}
     if not plain or w.shape[2:] != (WINDOW, WINDOW) or w.shape[1] == 0:
         return None
     if not all(is_static(b) and static(b) >= 0 for b in borders):
         return None
-    image = [static(s) for s in n.type.shape]
+    image = [static(s) for s in out.shape]
     c = static(w.shape[1])
     if min(image[1], c) < SIDE or image[3] > WIDEST:
         return None
