@@ -36,6 +36,7 @@ from tilewright.expr import (
     walk,
 )
 from tilewright.scalars import HALF_CASTS, MACHINE, OPTIONAL
+from tilewright.transforms.tensorize import INSTRUCTIONS, Instruction
 
 Expansion = Callable[..., Expr]
 
@@ -482,10 +483,10 @@ def expand(expr_roots: Sequence[Expr], native: frozenset[str] = frozenset()) -> 
 
     Afterwards no arithmetic is left on 16-bit floats, and only moves (`Load`, `select`, bits) on
     bfloat16, whose literals have become the bits of a uint16. Of the `OPTIONAL` operations and the
-    `HALF_CASTS` only the `native` ones are left.
+    instructions on words only the `native` ones are left, and `HALF_CASTS` if it is one.
     """
     expanded = _rewritten(expr_roots, _expanded)
-    if native >= OPTIONAL | {HALF_CASTS}:
+    if native >= OPTIONAL | INSTRUCTIONS | {HALF_CASTS}:
         return expanded
     return _rewritten(expanded, partial(_portable, native))
 
@@ -520,6 +521,8 @@ def _portable(native: frozenset[str], e: Expr) -> Expr:
         return e
     if e.op.name in OPTIONAL and e.op.name not in native:
         return _PORTABLE[e.op.name](*e.args)
+    if isinstance(e.op, Instruction) and e.op.name not in native:
+        return e.op.means(*e.args)
     if e.op.name == "cast" and dtypes.float16 in (e.args[0].type, e.dtype):
         return e if HALF_CASTS in native else _half_cast(e.args[0], e.dtype)
     return e
@@ -533,6 +536,8 @@ def narrow_literal(x: Lit) -> Expr:
 
 def _expand_apply(e: Apply) -> Expr:
     op, args = e.op, e.args
+    if isinstance(op, Instruction):
+        return e
     if op.name in ("select", "rare", "bitcast"):
         return e if op.machine else apply(op.name, *args, dtype=e.dtype)
     if op.name == "cast":

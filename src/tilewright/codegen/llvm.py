@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from tilewright import dtypes
+from tilewright.codegen import intrinsics
 from tilewright.codegen.llvm_memory import ZERO, Slot, ValuePrinter
 from tilewright.codegen.llvm_values import (
     Operand,
@@ -74,7 +75,9 @@ def print_program(
     parts: list[str] = []
     declarations: set[str] = set()
     zero_bytes = 16
-    native = native_operations(target) if target is not None else frozenset()
+    native: frozenset[str] = frozenset()
+    if target is not None:
+        native = native_operations(target) | intrinsics.native(target)
     regions: Mapping[str, Region] = {}
     if target is not None and target.pool and threads != 1:
         program, regions = outline(program, threads or 0)
@@ -408,17 +411,22 @@ class FunctionPrinter(ValuePrinter):
         self.forget(frozenset((buffer,)))
 
     def fused_product(self, buffer: Buffer, index: tuple[Expr, ...], e: Expr) -> bool:
-        """acc += a * b in one instruction where registers have lanes: a sum's order and rounding
-        are its own affair. False if it is not such a product, or the machine has no such
-        instruction."""
+        """acc += a * b, or a sum of such products, in one instruction where registers have lanes:
+        a sum's order and rounding are its own affair. False if it is not such a product, or the
+        machine has no such instruction."""
         slot, lanes = self.slot(buffer, index)
-        product = isinstance(e, Apply) and e.op.name == "mul" and dtypes.is_float(e.dtype)
+        name = e.op.name if isinstance(e, Apply) else ""
+        fused = name == "mul" and dtypes.is_float(e.type) and FUSED in self.native
         scalar = lanes == 1 and self.vector is not None
-        if not product or scalar or FUSED not in self.native:
+        if scalar or not (fused or name in intrinsics.SPELLINGS):
             return False
         acc = self.registers[slot]
         factors = [self.splat(self.known_value(a), lanes) for a in e.children]
-        self.registers[slot] = self.masked(self.apply("fma", [*factors, acc], buffer.dtype), acc)
+        if name == "mul":
+            new = self.apply("fma", [*factors, acc], buffer.dtype)
+        else:
+            new = intrinsics.dot(self, name, acc, factors)
+        self.registers[slot] = self.masked(new, acc)
         self.forget(frozenset((buffer,)))
         return True
 

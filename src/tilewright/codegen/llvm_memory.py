@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TypeAlias
 
 from tilewright import dtypes
+from tilewright.codegen import intrinsics
 from tilewright.codegen.libm import expand
 from tilewright.codegen.llvm_values import (
     Emitter,
@@ -35,11 +36,13 @@ from tilewright.expr import (
     Lit,
     Load,
     Var,
+    literal,
     show,
     static,
     walk,
 )
 from tilewright.transforms.index_rules import Affine, affine, flat
+from tilewright.transforms.tensorize import FLIPPED, first, is_word, neighbours
 
 ZERO = "@zero.element"
 """Where loads whose guard is false for all lanes read from."""
@@ -249,14 +252,18 @@ class ValuePrinter(Emitter):
             return self.from_memory(self.contiguous(buffer, offset, step, guard))
         if step in (2, 3, 4) and guard is None and self.extent > 1:
             return self.from_memory(self.spread(buffer, offset, step))
-        lanes = self.lanes
-        wide = vector_type(element, lanes)
         where = self.addresses(buffer, offset, step)
+        return self.from_memory(self.gathered(where, align, self.guarded_mask(guard), dtype))
+
+    def gathered(self, where: str, align: int, mask: str, dtype: DType) -> Operand:
+        """The load of one element for each pointer."""
+        lanes = self.lanes
+        wide = vector_type(memory_type(dtype), lanes)
         name = f"llvm.masked.gather.{self._mangled(dtype)}.v{lanes}p0"
-        mask = f"<{lanes} x i1> {self.guarded_mask(guard)}"
-        args = f"<{lanes} x ptr> align {align} {where}, {mask}, {wide} zeroinitializer"
+        masked = f"<{lanes} x i1> {mask}"
+        args = f"<{lanes} x ptr> align {align} {where}, {masked}, {wide} zeroinitializer"
         call = self.intrinsic(name, wide, args, f"<{lanes} x ptr>, <{lanes} x i1>, {wide}")
-        return self.from_memory(self.value(call, dtype, lanes))
+        return self.value(call, dtype, lanes)
 
     def spread(self, buffer: Buffer, offset: Affine, step: int) -> Operand:
         """Load every second, third or fourth element: vectors of neighbours, of which nothing
@@ -421,7 +428,7 @@ class ValuePrinter(Emitter):
             return () if e.guard is None else (e.guard,)  # positions come with the address
         if isinstance(e, Apply) and e.op.name == "rare":
             return (e.args[0], e.args[2])
-        return e.children
+        return () if is_word(e) and neighbours(e) else e.children
 
     def expression(self, e: Expr) -> Operand:
         match e:
@@ -436,11 +443,43 @@ class ValuePrinter(Emitter):
             case Apply(op, args, dtype):
                 if op.name == "rare":
                     return self.rare(*args)
+                if is_word(e):
+                    return self.word(e)
                 operands = self.aligned([self.known_value(a) for a in args])
+                if op.name in intrinsics.SPELLINGS:
+                    zero = constant(literal(0, dtype), operands[0].lanes)
+                    return intrinsics.dot(self, op.name, zero, operands)
                 return self.apply(op.name, operands, dtype)
             case Dim(name):
                 raise InternalError(f"the named dimension {name} has no value in a static program")
         raise InternalError(f"LLVM cannot print {show(e)} here")
+
+    def word(self, e: Expr) -> Operand:
+        """A word of narrow numbers: read as one where they are neighbours in memory."""
+        if neighbours(e):
+            x = self.read_word(first(e), len(e.children))
+        else:
+            parts = self.aligned([self.known_value(a) for a in e.children])
+            x = intrinsics.assembled(self, parts)
+        return intrinsics.flipped(self, x) if isinstance(e, Apply) and e.op is FLIPPED else x
+
+    def read_word(self, e: Load, group: int) -> Operand:
+        """The `group` elements from a load's on, in one lane or in each of many."""
+        buffer, align = e.buffer, e.buffer.dtype.itemsize
+        offset, step = self.position(buffer, e.index)
+        dtype, lanes = dtypes.uint32, self.lanes
+        wide = llvm_type(dtype, lanes)
+        if step == 0:
+            text = f"load i32, ptr {self.address(buffer, offset)}, align {align}"
+            return self.value(text, dtype, 1)
+        if step == group and self.extent == lanes:
+            text = f"load {wide}, ptr {self.address(buffer, offset)}, align {align}"
+            return self.value(text, dtype, lanes)
+        if step == group:
+            where = self.address(buffer, offset)
+            return self._masked_load(wide, where, align, self.lane_mask(), dtype)
+        where = self.addresses(buffer, offset, step)
+        return self.gathered(where, align, self.lane_mask(), dtype)
 
     def rare(self, condition: Expr, then: Expr, otherwise: Expr) -> Operand:
         """Evaluate `then` only if some lane's condition holds."""

@@ -34,6 +34,7 @@ from tilewright.ops.elementwise import Elementwise
 from tilewright.ops.shape import Broadcast, Cast, Concatenate, Flip, Pad, Reshape, Slice, Transpose
 from tilewright.transforms.index_rules import simplify
 from tilewright.transforms.lowering import Lowering, axes_for, position
+from tilewright.transforms.simplify import is_widening
 
 DEAR: Final = 8
 """Recomputing an element of this cost (in multiply-adds) is worth a store and a load."""
@@ -105,7 +106,8 @@ def keep(graph: Graph) -> dict[Node, str]:
         inlined = [a for a in dict.fromkeys(n.args) if a in weight]
         weight[n] = min(cost(n) + sum(weight[a] for a in inlined), 1 << 20)
         size[n] = 1 + sum(size[a] for a in inlined)
-        reason = forced.get(n) or _reason(n, weight[n], size[n], *reach[n], readers[n])
+        beyond = _beyond(n, readers)
+        reason = forced.get(n) or _reason(n, weight[n], size[n], *reach[n], beyond)
         if reason is not None:
             kept[n] = reason
             del weight[n], size[n]
@@ -132,6 +134,13 @@ def _reason(
     if rereads == MANY and weight >= (2 if _contracted(readers) else DEAR):
         return "each of its elements is read many times"
     return None
+
+
+def _beyond(n: Node, readers: dict[Node, list[Node]]) -> list[Node]:
+    """The readers of a node; for one that only widens it, that one's readers: it is the narrow
+    value that is worth keeping."""
+    found = (readers[u] if is_widening(u) else [u] for u in readers[n])
+    return [u for some in found for u in some]
 
 
 def _contracted(readers: Sequence[Node]) -> bool:

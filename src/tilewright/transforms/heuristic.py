@@ -7,6 +7,7 @@ model's searches do).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -34,22 +35,80 @@ from tilewright.transforms.schedule import (
     SplitReduction,
     Stage,
     Step,
+    Tensorize,
     Turn,
     buffer_names,
     names,
     spell,
+)
+from tilewright.transforms.tensorize import (
+    INTRINSICS,
+    WORD_BYTES,
+    first,
+    groupable,
+    is_word,
+    matches,
+    neighbours,
+    reads,
+    tensorized,
 )
 
 GATHER: Final = 8
 """What a load that is not contiguous costs, in contiguous loads."""
 SHORT: Final = 8
 """Vectors from which on unrolling a loop is worth the code."""
+FEWEST: Final = 4
+"""Rows of results from which on it is worth making words of what they read."""
 LIGHT: Final = 12
 """Operations of a body that is unrolled for the sake of its loop overhead."""
 
 
 def heuristic(kernel: Kernel, target: Target) -> Schedule:
     """A schedule for the kernel on the target."""
+    return _by_words(kernel, target) or _chosen(kernel, target)[0]
+
+
+def _by_words(kernel: Kernel, target: Target) -> Schedule | None:
+    """A schedule that sums narrow numbers by an intrinsic of the machine, where all sums of the
+    kernel can be, and what it reads one by one lies side by side or is worth a copy."""
+    by_name = names(kernel)
+    sums = _sums(kernel)
+    found = [
+        (name, k, m, i)
+        for i in INTRINSICS.values()
+        if i.runs_on(target) and kernel.is_map and sums
+        for m in matches(kernel, i)
+        for name, k in by_name.items()
+        if k is m.reduction.axes[-1] and groupable(m, k, i)
+    ]
+    if not found or len(found) != len(sums):
+        return None
+    words = kernel
+    for _, k, m, i in found:
+        words, _ = tensorized(words, m, k, i, None)
+    schedule, tile = _chosen(words, target)
+    if tile is None or tile.parts is not None:
+        return None
+    vector = next((a for a, p in tile.plans if p.lanes > 1), None)
+    staged = [e for e, _ in tile.staged]
+    singly = [e for e in reads([e.body for e in _sums(words)]) if e not in staged]
+    if vector is None or any(depends(e, (vector,)) or not neighbours(e) for e in singly):
+        return None
+    if any([depends(e, (vector,)) for e in m.operands].count(True) != 1 for _, _, m, _ in found):
+        return None
+    if math.prod(static(a.extent) for a in kernel.axes) < FEWEST * static(vector.extent):
+        return None
+    spelled = {a: n for n, a in by_name.items()}
+    steps = [Tensorize(name, i.name, spelled[vector] if m.alike else "") for name, _, m, i in found]
+    return Schedule((*steps, *schedule.steps))
+
+
+def _sums(kernel: Kernel) -> list[Reduce]:
+    return [e for e in walk(*(a.value for a in kernel.body)) if isinstance(e, Reduce)]
+
+
+def _chosen(kernel: Kernel, target: Target) -> tuple[Schedule, Tile | None]:
+    """A schedule for the kernel as it is, and the tile it walks it by, if it is one."""
     rows = {a.buffer: a.value for a in kernel.body if a.buffer.scope == "stack"}
     planner = _Planner(target, rows, kernel.is_map)
     plans = planner.plans
@@ -71,14 +130,14 @@ def heuristic(kernel: Kernel, target: Target) -> Schedule:
             plans[kernel.axes[0]] = Plan(parallel=True)
     steps = spell([(n, a, plans[a]) for n, a in by_name.items() if a in plans])
     special = _special(planner.tile, kernel, spelled) if kernel.is_map and planner.tile else ()
-    return Schedule((*dict.fromkeys(orders), *steps.steps, *special))
+    return Schedule((*dict.fromkeys(orders), *steps.steps, *special)), planner.tile
 
 
 def _special(tile: Tile, kernel: Kernel, spelled: dict[Axis, str]) -> Iterator[Step]:
     """The steps of a product's tile beyond its plans."""
     buffers = buffer_names(kernel)
     for load, at in tile.staged:
-        yield Stage(buffers[load.buffer], "" if at is None else spelled[at])
+        yield Stage(buffers[first(load).buffer], "" if at is None else spelled[at])
     if tile.turned is not None:
         yield Turn(spelled[tile.turned])
     if tile.parts is not None:
@@ -132,6 +191,8 @@ class _Planner:
         last = tiled[0].axes[-1]
         reads = _offsets([r.body for r in tiled])
         across = _cost(last, reads) < _cost(vector, reads) or static(vector.extent) == 1
+        if any(is_word(e) for r in tiled for e in walk(r.body)):
+            lanes = self.target.lanes(WORD_BYTES)
         product = Product(tuple(axes), tuple(body), tuple(tiled), lanes, self.target, self.is_map)
         tile = product.in_parts(vector) or product.best()
         window = product.window(vector) if tile is None else None

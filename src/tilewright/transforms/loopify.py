@@ -163,7 +163,7 @@ def _shape(cells: Sequence[Cell]) -> tuple[int, ...]:
 def loopify(kernel: Kernel, schedule: Schedule) -> Function:
     """The loops of a kernel under a schedule."""
     walk = planned(kernel, schedule)
-    kernel = walk.kernel
+    params, kernel = kernel.params, walk.kernel
     builder = _Builder(walk)
     locals_ = [Alloc(b) for b in kernel.locals]
     if kernel.is_map:
@@ -173,11 +173,12 @@ def loopify(kernel: Kernel, schedule: Schedule) -> Function:
             body = builder.in_parts(kernel.axes[:tiled], kernel.axes[tiled:], assigns, walk.parts)
         else:
             body = builder.nest(kernel.axes[:tiled], kernel.axes[tiled:], assigns, {})
-        body = [*first, *body]
+        body = [*builder.before(walk.before), *first, *body]
     else:
         body = builder.rows(kernel.axes, list(kernel.body))
-    params = (*kernel.params, *builder.scratch)
-    return Function(kernel.name, params, block(*locals_, *body), kernel.sources)
+    return Function(
+        kernel.name, (*params, *builder.scratch), block(*locals_, *body), kernel.sources
+    )
 
 
 class _Builder:
@@ -186,6 +187,15 @@ class _Builder:
     def __init__(self, walk: Walk) -> None:
         self.plan, self.staged, self.turned = walk.plans, walk.staged, walk.turned
         self.scratch: list[Buffer] = []
+
+    def before(self, sums: Sequence[Assign]) -> list[Stmt]:
+        """What is computed before all loops, into blocks."""
+        out: list[Stmt] = []
+        for a in sums:
+            self.scratch.append(a.buffer)
+            rows = [x for x in a.index if isinstance(x, Axis)]
+            out += self.nest(rows, (), [a], {})
+        return out
 
     # -- staging ------------------------------------------------------------------------------
 

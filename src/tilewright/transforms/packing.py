@@ -29,6 +29,7 @@ from tilewright.expr import (
 from tilewright.kernel import Assign
 from tilewright.loops import Alloc, Flip, For, Stmt, Store, block, loop
 from tilewright.transforms.index_rules import INF, Affine, Ranges, affine, flat, simplify
+from tilewright.transforms.tensorize import contiguous, first, is_word
 
 ALIAS_BYTES = 4096
 """Rows this far apart, or a multiple of it, share the sets of the first level cache."""
@@ -43,8 +44,8 @@ PAD_BYTES = 64
 
 @dataclass(frozen=True)
 class Block:
-    """A copy of all that a load reads: the memory, the axes over which it is filled, the value at
-    each of their points, and the load from the copy that replaces the original."""
+    """A copy of all that a load, or a word of loads, reads: the memory, the axes over which it is
+    filled, the value at each of their points, and the load that replaces the original."""
 
     buffer: Buffer
     axes: tuple[Axis, ...]
@@ -52,12 +53,13 @@ class Block:
     load: Load
 
 
-def whole(e: Load, axes: Sequence[Axis]) -> Block | None:
+def whole(e: Expr, axes: Sequence[Axis]) -> Block | None:
     """The copy of what `e` reads over `axes`, others being fixed: one element for each of their
     points (a matrix), or for each position between the first and the last (an image, whose windows
     overlap; what its guard keeps out is zero in the copy). None if the guard forbids it."""
     used = [a for a in axes if a.serial in e.free]
-    parts = [_divided(i, used) for i in e.index]
+    read = first(e)
+    parts = [_divided(i, used) for i in read.index]
     ranges = Ranges()
     bounds = [ranges(moving) for moving, _ in parts]
     bounded = all(low > -INF and high < INF for low, high in bounds)
@@ -65,7 +67,7 @@ def whole(e: Load, axes: Sequence[Axis]) -> Block | None:
         return None
     sizes = [int(high - low) + 1 for low, high in bounds]
     points = math.prod(static(a.extent) for a in used)
-    if e.guard is None and points <= math.prod(sizes):
+    if is_word(e) or (read.guard is None and points <= math.prod(sizes)):
         fresh: list[Axis] = [axis(a.name, a.extent) for a in used]
         (value,) = substitute([e], dict(zip(used, fresh, strict=True)))
         position: tuple[Expr, ...] = tuple(used)
@@ -73,7 +75,7 @@ def whole(e: Load, axes: Sequence[Axis]) -> Block | None:
         along = [k for k, n in enumerate(sizes) if n > 1]
         fresh = [axis("b", sizes[k]) for k in along]
         places: dict[Expr, Expr] = {
-            e.index[k]: parts[k][1] + a + int(bounds[k][0])
+            read.index[k]: parts[k][1] + a + int(bounds[k][0])
             for k, a in zip(along, fresh, strict=True)
         }
         (value,) = substitute([e], places)
@@ -83,7 +85,7 @@ def whole(e: Load, axes: Sequence[Axis]) -> Block | None:
     shape = [static(a.extent) for a in fresh]
     if shape[-1] * e.type.itemsize % ALIAS_BYTES == 0 and len(shape) > 1:
         shape[-1] += PAD_BYTES // e.type.itemsize
-    buffer = Buffer(f"{e.buffer.name}_copy", e.type, tuple(shape))
+    buffer = Buffer(f"{read.buffer.name}_copy", e.type, tuple(shape))
     return Block(buffer, tuple(fresh), value, Load(buffer, position, None))
 
 
@@ -99,19 +101,20 @@ def strided(body: Sequence[Assign], a: Axis) -> list[Load]:
     """The loads of some assignments that are contiguous along `a`."""
     loads = dict.fromkeys(e for x in body for e in walk(x.value) if isinstance(e, Load))
     plain = [e for e in loads if not any(isinstance(x, Load) for x in walk(*e.children))]
-    return [e for e in plain if affine(flat(e.buffer, e.index)).coefficient(a) == 1]
+    return [e for e in plain if contiguous(e, a)]
 
 
-def part(e: Load, summed: Sequence[Axis], a: Axis, start: Expr, width: int, chunk: int) -> Block:
+def part(e: Expr, summed: Sequence[Axis], a: Axis, start: Expr, width: int, chunk: int) -> Block:
     """The copy of what `e` reads over the reduction's axes and `width` points of `a` from `start`
     on, in rows of `chunk`. The load that replaces it stands at the row's first element."""
     p = axis(a.name, width)
     shape = [static(k.extent) for k in summed]
-    buffer = Buffer(f"{e.buffer.name}_part", e.type, (math.prod(shape), chunk), "stack")
+    name = f"{first(e).buffer.name}_part"
+    buffer = Buffer(name, e.type, (math.prod(shape), chunk), "stack")
     row = flat(Buffer("", e.type, tuple(shape)), tuple(summed))
     load = Load(buffer, (row, as_index(0)), None)
     fresh: list[Axis] = [axis("k", math.prod(shape))]
-    if e.guard is None:  # all axes as one, if the memory is
+    if isinstance(e, Load) and e.guard is None:  # all axes as one, if the memory is
         (offset,) = substitute([flat(e.buffer, e.index)], {a: start + p})
         strides = [affine(offset).coefficient(k) for k in summed]
         rest = functools.reduce(lambda x, k: x.without(k), summed, affine(offset))
@@ -124,7 +127,7 @@ def part(e: Load, summed: Sequence[Axis], a: Axis, start: Expr, width: int, chun
             return Block(buffer, (*fresh, p), value, load)
     fresh = [axis(k.name, k.extent) for k in summed]
     (value,) = substitute([e], {**dict(zip(summed, fresh, strict=True)), a: start + p})
-    buffer = Buffer(f"{e.buffer.name}_part", e.type, (*shape, chunk), "stack")
+    buffer = Buffer(name, e.type, (*shape, chunk), "stack")
     return Block(buffer, (*fresh, p), value, Load(buffer, (*summed, as_index(0)), None))
 
 
@@ -147,9 +150,7 @@ def _filled(copy: Block, lanes: int) -> list[Stmt]:
 
 def _contiguous(value: Expr, axes: Sequence[Axis]) -> Axis | None:
     """The axis along which the array is read element after element."""
-    assert isinstance(value, Load)
-    form = affine(flat(value.buffer, value.index))
-    return next((a for a in reversed(axes) if form.coefficient(a) == 1), None)
+    return next((a for a in reversed(axes) if contiguous(value, a)), None)
 
 
 def _pieces(extent: int, lanes: int) -> list[tuple[int, int, int]]:

@@ -14,12 +14,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tilewright.expr import Axis, Load, Reduce, is_static, static, walk
+from tilewright.expr import Axis, Expr, Load, Reduce, is_static, static, walk
 from tilewright.kernel import Assign
 from tilewright.target import Target
 from tilewright.transforms.index_rules import Affine, affine, flat
 from tilewright.transforms.packing import ALIAS_BYTES, WIDEST_FLIP, strided, whole
 from tilewright.transforms.schedule import STAGED_BYTES, Plan
+from tilewright.transforms.tensorize import first, is_word, neighbours, reads
 
 DEEP = 256
 """Rows a multiple of ALIAS_BYTES apart that fit the ways of the second level cache."""
@@ -56,7 +57,7 @@ class Tile:
 
     axes: tuple[Axis, ...]
     plans: tuple[tuple[Axis, Plan], ...]
-    staged: tuple[tuple[Load, Axis | None], ...]
+    staged: tuple[tuple[Expr, Axis | None], ...]
     turned: Axis | None
     cycles: float
     parts: tuple[Axis, int, int] | None = None
@@ -64,10 +65,25 @@ class Tile:
 
 @dataclass(frozen=True)
 class _Operand:
-    """A load inside the reduction, or a result, and where it is as a function of the axes."""
+    """What is read inside the reduction, a load or a word of loads, or a result; and where it is as
+    a function of the axes, in elements."""
 
-    load: Load
+    read: Expr
     form: Affine
+
+    @property
+    def load(self) -> Load:
+        """The load, or the first of the word."""
+        return first(self.read)
+
+    @property
+    def is_word(self) -> bool:
+        return is_word(self.read)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of what is read at once."""
+        return int(self.read.type.itemsize)
 
     def step(self, a: Axis) -> int:
         """Elements from one point of the axis to the next."""
@@ -156,7 +172,7 @@ class Product:
         plans[vector] = Plan(lanes=lanes)
         plans |= {a: Plan(unroll=min(WINDOW_ROWS, static(a.extent))) for a in rows if a.extent != 1}
         outer = [a for a in self.axes if a is not vector and a not in rows]
-        staged: list[tuple[Load, Axis | None]] = []
+        staged: list[tuple[Expr, Axis | None]] = []
         for o in self.operands:
             if o.load.guard is None or not self.alone(o, vector) or not _plain(o):
                 continue
@@ -193,7 +209,7 @@ class Product:
 
     @functools.cached_property
     def operands(self) -> list[_Operand]:
-        return _operands([e for r in self.tiled for e in walk(r.body) if isinstance(e, Load)])
+        return _operands(reads([r.body for r in self.tiled]))
 
     def tiles(self, vector: Axis, rows: Axis) -> Iterator[Tile]:
         """The tiles with lanes along one axis and rows along another, of every width."""
@@ -235,7 +251,7 @@ class Product:
         panels = -(-static(rows.extent) // high)
         stretches = -(-static(vector.extent) // (width * lanes))
         depth = math.prod(static(k.extent) for k in self.summed)
-        staged: list[tuple[Load, Axis | None]] = []
+        staged: list[tuple[Expr, Axis | None]] = []
         copied, load = 0.0, 1.0
         for o in wide if self.is_map else ():
             once = [p for p in self.operands if p.load.buffer is o.load.buffer] == [o]
@@ -243,12 +259,12 @@ class Product:
             if not self.alone(o, vector):
                 load = load if o.step(vector) == 1 else lanes * SCATTERED
             elif (
-                guarded and len(wide) == 1 and whole(o.load, [*self.axes, *self.summed]) is not None
+                guarded and len(wide) == 1 and whole(o.read, [*self.axes, *self.summed]) is not None
             ):
-                staged.append((o.load, None))
+                staged.append((o.read, None))
                 copied += COPIED * o.size(self.axes) * 2
             elif self.packs(o, vector, plans[vector].chunk, self.results // static(vector.extent)):
-                staged.append((o.load, vector))
+                staged.append((o.read, vector))
                 rate = COPIED if o.step(vector) == 1 else TURNED
                 copied += rate * o.size([*self.axes, *self.summed])
             elif o.step(vector) != 1:
@@ -256,10 +272,10 @@ class Product:
         singles = [o for o in self.operands if not o.moves(vector)]
         for o in singles if self.is_map else ():
             if self.alone(o, vector) and self.spreads(o, rows, panels, stretches):
-                staged.append((o.load, None))
+                staged.append((o.read, None))
                 copied += COPIED * 2 * o.size(self.axes)
-        packed = [o for o in wide if (o.load, vector) in staged]
-        inside = sum(o.size([vector, *self.summed]) * o.load.type.itemsize for o in wide)
+        packed = [o for o in wide if (o.read, vector) in staged]
+        inside = sum(o.size([vector, *self.summed]) * o.itemsize for o in wide)
         outer = [a for a in self.axes if a is not rows and a is not vector]
         before = [a for a in outer if any(o.moves(a) for o in packed)] if packed else outer
         after = [a for a in outer if a not in before]
@@ -269,7 +285,7 @@ class Product:
             order = (*outer, rows, vector)
         sums = len(self.tiled)
         spread = [e for e, at in staged if at is None]
-        singly = [o for o in singles if o.load not in spread]
+        singly = [o for o in singles if o.read not in spread]
         far = COLLIDING if any(o.collide(rows, high) for o in singly) else 1.0
         sums, step = len(self.tiled), 0.0
         lines = inside // max(static(vector.extent), 1) * width * lanes
@@ -301,26 +317,28 @@ class Product:
         """Whether to copy the columns of a tile: they are not contiguous, or too many of their
         rows fall on one another; and there are enough rows that read them."""
         moving = [k for k in self.summed if o.moves(k)]
-        nbytes = o.size(moving) * chunk * o.load.type.itemsize
+        nbytes = o.size(moving) * chunk * o.itemsize
         if not _plain(o) or not moving or nbytes > STAGED_BYTES or others < 2:
             return False
+        if o.is_word:
+            return True
         if o.step(vector) != 1:
-            return o.load.type.itemsize in (4, 8)
-        span = o.size(moving) * o.step(moving[-1]) * o.load.type.itemsize
+            return o.itemsize in (4, 8)
+        span = o.size(moving) * o.step(moving[-1]) * o.itemsize
         return span > MANY_PAGES or (o.size(moving) > DEEP and o.far(moving[-1]))
 
     def spreads(self, o: _Operand, rows: Axis, panels: int, stretches: int) -> bool:
         """Whether to copy an operand whose elements are read one by one."""
         moving = [k for k in self.summed if o.moves(k)]
         axes = [*self.axes, *self.summed]
-        if not _plain(o) or not moving or whole(o.load, axes) is None:
+        if not _plain(o) or not moving or whole(o.read, axes) is None:
             return False
-        if o.load.guard is not None:
+        if o.load.guard is not None or (o.is_word and not neighbours(o.read)):
             return True
         if stretches < 4 or panels < 2 or not o.moves(rows):
             return False
-        if o.step(moving[-1]) != 1:
-            return o.size([rows, *moving]) * o.load.type.itemsize > self.target.l2_bytes
+        if o.step(moving[-1]) != 1 and not o.is_word:
+            return o.size([rows, *moving]) * o.itemsize > self.target.l2_bytes
         return o.far(rows)
 
 
@@ -347,8 +365,9 @@ def turned_tile(
     return Tile(order, plans, (), rows, TURNED * math.prod(static(a.extent) for a in axes))
 
 
-def _operands(loads: Sequence[Load]) -> list[_Operand]:
-    return [_Operand(e, affine(flat(e.buffer, e.index))) for e in dict.fromkeys(loads)]
+def _operands(found: Sequence[Expr]) -> list[_Operand]:
+    loads = [(e, first(e)) for e in dict.fromkeys(found)]
+    return [_Operand(e, affine(flat(x.buffer, x.index))) for e, x in loads]
 
 
 def _heights(extent: int, most: int) -> set[int]:

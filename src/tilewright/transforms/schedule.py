@@ -2,6 +2,7 @@
 
     Split(axis, factor)   Parallel(axis)   Unroll(axis)   Vectorize(axis)   Order(axes)
     Stage(buffer, axis)   Turn(axis)   SplitReduction(axis, factor, slices)
+    Tensorize(axis, intrinsic, along)
 
 Knows the steps, when they are legal, how they print and how they are stored (`to_json`). Refuses
 to choose (`heuristic`, later the cost model) and to build loops (`loopify`, which reads the `Plan`
@@ -21,6 +22,7 @@ from tilewright.errors import ScheduleError
 from tilewright.expr import (
     Axis,
     Buffer,
+    Expr,
     Load,
     Namer,
     Reduce,
@@ -33,6 +35,14 @@ from tilewright.expr import (
 )
 from tilewright.kernel import Assign, Kernel
 from tilewright.transforms.packing import strided, whole
+from tilewright.transforms.tensorize import (
+    INTRINSICS,
+    first,
+    groupable,
+    matches,
+    reads,
+    tensorized,
+)
 
 
 @dataclass(frozen=True)
@@ -171,10 +181,33 @@ class SplitReduction:
         return f"SplitReduction({self.axis}, {self.factor}, {self.slices})"
 
 
-Step = Split | Parallel | Unroll | Vectorize | Order | Stage | Turn | SplitReduction
+@dataclass(frozen=True)
+class Tensorize:
+    """Sum over `axis` by an intrinsic that multiplies and adds whole words of neighbours along it
+    (`tensorize.INTRINSICS`). The axis then counts words, and the steps after it see those; what
+    does not fill a word is added on its own. Where both operands are bytes of one sign, the one
+    that moves along the axis `along` has its signs flipped.
+
+    rewrite:   sum[k:n](i32(a[k]) * i32(b[k]))
+          ->   sum[k:n // 4](dot(word(a[4*k..4*k+3]), word(b[4*k..4*k+3]))), then the rest
+    """
+
+    axis: str
+    intrinsic: str
+    along: str = ""
+
+    def __str__(self) -> str:
+        flipped = f", {self.along}" if self.along else ""
+        return f"Tensorize({self.axis}, {self.intrinsic}{flipped})"
+
+
+Step = Split | Parallel | Unroll | Vectorize | Order | Stage | Turn | SplitReduction | Tensorize
 STEPS: Final[dict[str, Any]] = {
-    s.__name__: s for s in (Split, Parallel, Unroll, Vectorize, Order, Stage, Turn, SplitReduction)
-}
+    s.__name__: s
+    for s in (
+        Split, Parallel, Unroll, Vectorize, Order, Stage, Turn, SplitReduction, Tensorize
+    )
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -189,14 +222,16 @@ class Parts:
 @dataclass(frozen=True)
 class Walk:
     """What the steps of a schedule add up to: the kernel with its axes in order, the plan of each
-    axis, the loads that are staged at each axis (None: before all loops), and the axis of the tile
-    along which results are written, if it is not the one with the lanes."""
+    axis, the loads (or words of loads) that are staged at each axis (None: before all loops), the
+    axis of the tile along which results are written, if it is not the one with the lanes, and what
+    is computed before all loops."""
 
     kernel: Kernel
     plans: Mapping[Axis, Plan]
-    staged: Mapping[Axis | None, tuple[Load, ...]]
+    staged: Mapping[Axis | None, tuple[Expr, ...]]
     turned: Axis | None = None
     parts: Parts | None = None
+    before: tuple[Assign, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -240,6 +275,8 @@ def planned(kernel: Kernel, schedule: Schedule) -> Walk:
 
     Raises ScheduleError, naming the axis and its extent, for a step that is not legal.
     """
+    spelled = buffer_names(kernel)
+    kernel, before = grouped(kernel, schedule)
     by_name = names(kernel)
     parts: dict[str, tuple[str, int]] = {}  # inner part -> (axis, extent)
     result: dict[Axis, Plan] = {}
@@ -299,19 +336,74 @@ def planned(kernel: Kernel, schedule: Schedule) -> Walk:
                 _find(by_name, name, step)
             case SplitReduction():
                 split = step
+            case Tensorize():
+                pass  # done before all others: they see its words
     _check_places(kernel, result, cause)
-    staged: dict[Axis | None, tuple[Load, ...]] = {}
+    staged: dict[Axis | None, tuple[Expr, ...]] = {}
     for step in stages:
         at = _find(by_name, step.axis, step) if step.axis else None
-        staged[at] = (*staged.get(at, ()), _staged(kernel, step, at, result))
+        staged[at] = (*staged.get(at, ()), _staged(kernel, step, at, result, spelled))
     turned = None if turn is None else by_name[turn.axis]
     if turn is not None:
         _check_turn(kernel, turn, by_name[turn.axis], result)
+    for sums in before:
+        _plan_sums(sums, result)
     if split is None:
-        return Walk(kernel, result, staged, turned)
+        return Walk(kernel, result, staged, turned, before=before)
     if staged or turned:
         raise ScheduleError(str(split), split.axis, "", "nothing is staged or turned with it")
-    return Walk(kernel, result, staged, turned, _parts(kernel, split, by_name, result))
+    parted = _parts(kernel, split, by_name, result)
+    return Walk(kernel, result, staged, turned, parted, before)
+
+
+def grouped(kernel: Kernel, schedule: Schedule) -> tuple[Kernel, tuple[Assign, ...]]:
+    """The kernel with the sums over words that a schedule's `Tensorize` steps ask for, and what is
+    computed before it."""
+    before: list[Assign] = []
+    for step in schedule.steps:
+        if isinstance(step, Tensorize):
+            kernel, sums = _tensorized(kernel, step)
+            before += [] if sums is None else [sums]
+    return kernel, tuple(before)
+
+
+def _tensorized(kernel: Kernel, step: Tensorize) -> tuple[Kernel, Assign | None]:
+    by_name = names(kernel)
+    k = _find(by_name, step.axis, step)
+    along = _find(by_name, step.along, step) if step.along else None
+    intrinsic = INTRINSICS.get(step.intrinsic)
+    found = [] if intrinsic is None else [
+        m for m in matches(kernel, intrinsic) if k in m.reduction.axes
+    ]  # fmt: skip
+    reason = ""
+    if intrinsic is None:
+        reason = f"the intrinsics are {', '.join(INTRINSICS)}"
+    elif len(found) != 1 or not kernel.is_map:
+        reason = "it is not summed over in products of numbers that the intrinsic takes"
+    elif not groupable(found[0], k, intrinsic):
+        reason = f"there are no {intrinsic.group} neighbours of both operands along it"
+    elif found[0].alike is (along is None):
+        reason = "signs are flipped where both operands are bytes of one sign"
+    elif along and [depends(e, (along,)) for e in found[0].operands].count(True) != 1:
+        reason = f"not just one operand moves along {step.along}"
+    elif along and along not in kernel.axes:
+        reason = f"{step.along} is summed over"
+    if reason:
+        raise ScheduleError(str(step), step.axis, show_extent(k.extent), reason)
+    assert intrinsic is not None, "it was looked for"
+    return tensorized(kernel, found[0], k, intrinsic, along)
+
+
+def _plan_sums(sums: Assign, plans: dict[Axis, Plan]) -> None:
+    """What corrects tensorized sums is computed in as many lanes as they are, its rows in parallel
+    if any axis is."""
+    lanes = max((p.lanes for p in plans.values()), default=1)
+    for r in walk(sums.value):
+        if isinstance(r, Reduce):
+            plans[r.axes[-1]] = Plan(lanes=min(lanes, _power(static(r.axes[-1].extent))))
+    if sums.index and any(p.parallel for p in plans.values()):
+        first_row = next(a for a in walk(*sums.index) if isinstance(a, Axis))
+        plans[first_row] = Plan(parallel=True)
 
 
 def _parts(
@@ -364,23 +456,28 @@ STAGED_BYTES: Final = 1 << 20
 """The largest block staged at an axis: it lives on the stack."""
 
 
-def _staged(kernel: Kernel, step: Stage, at: Axis | None, plans: Mapping[Axis, Plan]) -> Load:
-    """The load that a step stages."""
+def _staged(
+    kernel: Kernel,
+    step: Stage,
+    at: Axis | None,
+    plans: Mapping[Axis, Plan],
+    spelled: Mapping[Buffer, str],
+) -> Expr:
+    """The load, or the word of loads, that a step stages."""
 
     def refuse(reason: str) -> ScheduleError:
         return ScheduleError(str(step), step.axis or step.buffer, "", reason)
 
     reductions = [e for e in walk(*(a.value for a in kernel.body)) if isinstance(e, Reduce)]
-    spelled = buffer_names(kernel)
-    loads = dict.fromkeys(e for r in reductions for e in walk(r.body) if isinstance(e, Load))
-    found = [e for e in loads if spelled.get(e.buffer) == step.buffer]
+    loads = reads([r.body for r in reductions])
+    found = [e for e in loads if spelled.get(first(e).buffer) == step.buffer]
     wide = [a for a in kernel.axes if plans.get(a, Plan()).lanes > 1]
     if len(found) > 1:  # x @ x.T: by vectors, or one by one
         found = [e for e in found if depends(e, wide if at is None else [at]) is (at is not None)]
     if len(found) != 1 or not kernel.is_map:
         raise refuse(f"the sums of a tile read {step.buffer} at {len(found)} such positions")
     (load,) = found
-    if any(isinstance(e, (Load, Reduce)) for e in walk(*load.children)):
+    if any(isinstance(e, (Load, Reduce)) for e in walk(*first(load).children)):
         raise refuse("its position is not known before")
     tile = tile_of(kernel.axes, plans)
     summed = [a for r in reductions for a in r.axes]

@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 
+from tilewright import dtypes
 from tilewright.expr import is_static
 from tilewright.graph import Graph, Node, Op, Type
 from tilewright.ops import elementwise as el
@@ -91,8 +92,18 @@ def chosen(op: Op, args: Sequence[Node]) -> Node | None:
     return args[1] if args[1] is args[2] else None
 
 
+def is_widening(n: Node) -> bool:
+    """Whether a node only says the same numbers in a wider type of their kind."""
+    if not isinstance(n.op, Cast):
+        return False
+    narrow, wide = n.args[0].type.dtype, n.type.dtype
+    alike = [f(narrow) and f(wide) for f in (dtypes.is_integer, dtypes.is_float)]
+    return any(alike) and np.can_cast(narrow, wide, "safe")
+
+
 def merged_moves(op: Op, args: Sequence[Node]) -> Node | None:
-    """reshape of reshape, transpose of transpose, double negation, cast to the same type"""
+    """reshape of reshape, transpose of transpose, double negation, cast to the same type, cast of
+    what a cast only widened"""
     (x, *rest) = args or (None,)
     if x is None or rest:
         return None
@@ -113,6 +124,8 @@ def merged_moves(op: Op, args: Sequence[Node]) -> Node | None:
         return Broadcast(op.shape, axes).node(x.args[0])
     if isinstance(op, Cast) and op.to == x.type.dtype:
         return x
+    if isinstance(op, Cast) and isinstance(x.op, Cast) and is_widening(x):
+        return Cast(op.to).node(x.args[0])
     if op == el.negative and x.op == el.negative:
         return x.args[0]
     return None
