@@ -65,6 +65,8 @@ from tilewright.transforms.schedule import (
 HEAVY = 12
 """Operations on the results of a tile from which on they are written as a loop: every copy of an
 exponential would be as long as the sums themselves."""
+TURNED_HEAVY = 4
+"""The same of a turned tile, which has as many rows of results as lanes."""
 
 
 @dataclass(frozen=True)
@@ -468,7 +470,9 @@ class _Builder:
         sums = [e for e in walk(*(a.value for a in body)) if isinstance(e, Reduce)]
         if not sums:
             return self.turn_loads(rows, wide, cells, body, at, after)
+        rolled = _epilogue_cost([a.value for a in body]) > TURNED_HEAVY
         pairs: list[tuple[Buffer, Expr]] = []
+        results: list[Buffer] = []
         env: dict[Expr, Expr] = {}
         while sums:
             group = _ready(sums)
@@ -476,7 +480,9 @@ class _Builder:
             for r, result in zip(group, self.reduce(now, cells, out), strict=True):
                 square = Buffer("square", r.type, (lanes, lanes), "registers")
                 pairs.append((square, result))
-                env[r] = square[wide.lane, rows.row]
+                lines = Buffer("lines", r.type, (lanes, lanes), "stack") if rolled else square
+                results.append(lines)
+                env[r] = lines[wide.lane, rows.row]
             sums = [r for r in sums if r not in env]
         body = _replaced(body, env)
         squares = [q for q, _ in pairs]
@@ -493,9 +499,15 @@ class _Builder:
             blank = [loop(u, loop(v, *zeros, kind="vector", lanes=lanes), kind="unroll")]
         roots = _tidy(substitute([e for a in body for e in (*a.index, a.value)], after))
         stores = loop(rows.row, *_stores(body, roots), kind="vector", lanes=lanes)
+        parked: list[Stmt] = []
+        if rolled:
+            u, v = axis("u", lanes), axis("v", lanes)
+            kept = [Store(b, (u, v), q[u, v]) for b, q in zip(results, squares, strict=True)]
+            parked += [Alloc(b) for b in results]
+            parked.append(loop(u, loop(v, *kept, kind="vector", lanes=lanes), kind="unroll"))
         steps = [
-            *(Alloc(q) for q in squares), *blank, *fill, *(Flip(q) for q in squares),
-            loop(wide.lane, stores, kind="unroll"),
+            *(Alloc(q) for q in squares), *blank, *fill, *(Flip(q) for q in squares), *parked,
+            loop(wide.lane, stores, kind="serial" if rolled else "unroll"),
         ]  # fmt: skip
         if wide.unrolled is not None:
             steps = [loop(wide.unrolled, block(*steps))]
