@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from tilewright import dtypes
 from tilewright.expr import (
     Apply,
     Axis,
@@ -23,7 +24,9 @@ from tilewright.expr import (
     Load,
     Reduce,
     is_static,
+    literal,
     product,
+    select,
     static,
     substitute,
     walk,
@@ -428,7 +431,10 @@ def _localise(
         if not isinstance(e, Load):
             continue
         if e.buffer in forwarded and e.index[: len(rows)] == rows:
-            env[e] = forwarded[e.buffer]
+            value = forwarded[e.buffer]
+            real = e.guard is not None and not dtypes.is_complex(e.type)
+            # Where the guard is false a load is zero; complex zeros are chosen around the load.
+            env[e] = select(e.guard, value, literal(0, e.type)) if real else value  # type: ignore[arg-type]
         elif e.buffer in local:
             index = substitute(e.index[len(rows) :], env)
             env[e] = Load(local[e.buffer], tuple(index), e.guard)

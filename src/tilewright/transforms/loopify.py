@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from tilewright.errors import InternalError
 from tilewright.expr import (
@@ -93,8 +94,10 @@ def segments(extent: int, plan: Plan) -> list[Segment]:
         result.append(Segment(longer * (each + 1), rounds - longer, each, 1, 1))
         return result
     full, rest = divmod(extent, chunk)
-    if full:
-        result.append(Segment(0, full, plan.unroll, plan.lanes, plan.lanes))
+    ends = (1, full - 2, 1) if plan.peeled and full > 2 else (full,)
+    for start, count in zip(accumulate((0, *ends)), ends, strict=False):
+        if count:
+            result.append(Segment(start * chunk, count, plan.unroll, plan.lanes, plan.lanes))
     vectors, tail = divmod(rest, plan.lanes)
     if vectors:
         result.append(Segment(full * chunk, 1, vectors, plan.lanes, plan.lanes))
@@ -711,7 +714,12 @@ def _reduction_of(a: Assign, following: Assign) -> Reduce | None:
         place = tuple(substitute(a.index, {own: r.axes[0]}))
         outside = r.free & (serials(following.axes) | bound[r])
         plain = not any(isinstance(e, Reduce) for e in walk(r.body))
-        if loads and plain and not outside and all(e.index == place for e in loads):
+        if (
+            loads
+            and plain
+            and not outside
+            and all(e.index == place and e.guard is None for e in loads)
+        ):
             return r
     return None
 
