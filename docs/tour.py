@@ -77,7 +77,7 @@ np.testing.assert_allclose(out, expected, rtol=1e-6)
 print("interpreted loops = NumPy")
 
 chapter("8. LLVM IR: text, with explicit vectors (the multiply-adds of the innermost loop)")
-text = llvm.print_program(assembly.program)
+text = llvm.print_program(assembly.program, host())
 print("\n".join(line for line in text.splitlines() if "fma" in line or "icmp" in line))
 
 chapter("9. Machine code, behind one decorator")
