@@ -41,6 +41,7 @@ from tilewright.transforms.loopify import loopify
 from tilewright.transforms.schedule import (
     Order,
     Parallel,
+    Peel,
     Schedule,
     Split,
     SplitReduction,
@@ -252,7 +253,10 @@ def random_schedule(kernel: Kernel, rng: np.random.Generator) -> Schedule:
                 steps.append(Split(inner, int(rng.choice(halves))))
                 steps.append(Unroll(f"{inner}.o"))
                 inner += ".i"
-        steps.append(Vectorize(inner) if rng.random() < 0.6 else Unroll(inner))
+        wide = rng.random() < 0.6
+        steps.append(Vectorize(inner) if wide else Unroll(inner))
+        if wide and a in kernel.axes and rng.random() < 0.3:
+            steps.append(Peel(name))
     places = ["", *(n for n, a in names(kernel).items() if a in kernel.axes)]
     buffers = [b for b in buffer_names(kernel).values() if rng.random() < 0.25]
     steps += [Stage(b, str(rng.choice(places))) for b in buffers]

@@ -16,7 +16,7 @@ from tilewright import dtypes
 from tilewright import kernel as kernels
 from tilewright.codegen import llvm
 from tilewright.errors import ScheduleError
-from tilewright.expr import Buffer, Reduce, apply, axis, load, var, walk
+from tilewright.expr import Buffer, Reduce, apply, as_index, axis, load, var, walk
 from tilewright.kernel import Assign, Kernel
 from tilewright.loops import (
     Alloc,
@@ -38,6 +38,7 @@ from tilewright.transforms.loopify import loopify
 from tilewright.transforms.schedule import (
     Order,
     Parallel,
+    Peel,
     Schedule,
     Split,
     SplitReduction,
@@ -268,6 +269,21 @@ def test_what_cannot_be_staged(stage: Stage, message: str) -> None:
         loopify(plane(), Schedule((*steps[1:], stage)))
 
 
+@pytest.mark.parametrize("n", [8, 24, 29, 40])
+def test_peeled_chunks_ask_at_the_border_only(n: int) -> None:
+    """y[i] = x[i-1] + x[i+1], zeros beyond the ends: the middle has no guard."""
+    i = axis("i", n)
+    x, out = Buffer("x", dtypes.float32, (n,)), Buffer("out", dtypes.float32, (n,), "output")
+    left = load(x, (i - 1,), apply("le", as_index(1), i))
+    right = load(x, (i + 1,), apply("lt", i + 1, as_index(n)))
+    kernel = Kernel("sides", (i,), (Assign(out, (i,), (), left + right),))
+    steps = () if n == 8 else (Split("i", 8),)
+    inner = "i" if n == 8 else "i.i"
+    function = loopify(kernel, Schedule((*steps, Vectorize(inner), Peel("i"))))
+    assert kernel_differs(kernel, function) is None
+    assert show_function(function).count(" if ") == 2
+
+
 @pytest.mark.parametrize("depth", [1, 7, 16, 37])
 @pytest.mark.parametrize("slices", [1, 3])
 def test_reductions_in_parts(depth: int, slices: int) -> None:
@@ -331,6 +347,25 @@ def test_turned_reads(shape: tuple[int, int]) -> None:
     function = loopify(kernel, Schedule(steps))
     assert "flip" in show_function(function)
     assert kernel_differs(kernel, function) is None
+
+
+@pytest.mark.parametrize("shape", [(8, 20), (5, 16), (19, 13)])
+def test_long_epilogues_of_turned_tiles_are_one_copy(shape: tuple[int, int]) -> None:
+    m, n = shape
+    i, j, k = axis("i", m), axis("j", n), axis("k", 6)
+    x, y = Buffer("x", dtypes.float32, (m, 6)), Buffer("y", dtypes.float32, (6, n))
+    a, z = Buffer("a", dtypes.float32, (n,)), Buffer("z", dtypes.float32, (n, m))
+    out = Buffer("out", dtypes.float32, (n, m), "output")
+    sums = Reduce("sum", (k,), x[i, k] * y[k, j])
+    long = (sums * a[j] - a[j]) * a[j] + z[j, i] * a[j]
+    for value, kind in ((sums + z[j, i], "unroll"), (long, "for")):
+        kernel = Kernel("long", (i, j), (Assign(out, (j, i), (), value),))
+        rows = (Unroll("i"),) if m <= 8 else (Split("i", 8), Unroll("i.i"))
+        steps = (*rows, Split("j", 8), Vectorize("j.i"), Turn("i"))
+        function = loopify(kernel, Schedule(steps))
+        assert kernel_differs(kernel, function) is None
+        after = show_function(function).split("flip")[1]
+        assert f"{kind} j.l in 8" in after
 
 
 @pytest.mark.parametrize("n", [2, 4, 8, 16])

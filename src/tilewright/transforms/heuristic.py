@@ -57,6 +57,8 @@ GATHER: Final = 8
 """What a load that is not contiguous costs, in contiguous loads."""
 SHORT: Final = 8
 """Vectors from which on unrolling a loop is worth the code."""
+PEELED: Final = 8
+"""Chunks from which on the border is walked apart from what it surrounds."""
 FEWEST: Final = 4
 """Rows of results from which on it is worth making words of what they read."""
 LIGHT: Final = 12
@@ -186,7 +188,9 @@ class _Planner:
                 self.plans.update(tile.plans)
                 self.tile = tile
                 return list(tile.axes)
-            self.plans[vector] = _elementwise_plan(vector, lanes, _weight(values))
+            plan = _elementwise_plan(vector, lanes, _weight(values))
+            peeled = self.is_map and static(vector.extent) >= PEELED * plan.chunk
+            self.plans[vector] = replace(plan, peeled=peeled and _guarded(values, vector))
             return _innermost(vector, axes)
         last = tiled[0].axes[-1]
         reads = _offsets([r.body for r in tiled])
@@ -286,6 +290,12 @@ def _elementwise_plan(a: Axis, lanes: int, weight: int) -> Plan:
     lanes = min(lanes, _power(extent))
     unroll = 4 if weight <= LIGHT and extent >= SHORT * lanes else 1
     return Plan(unroll=_divisor(max(extent // lanes, 1), unroll), lanes=lanes)
+
+
+def _guarded(values: Sequence[Expr], a: Axis) -> bool:
+    """Whether something is read under a guard that asks where on the axis it is."""
+    guards = [e.guard for e in walk(*values) if isinstance(e, Load) and e.guard is not None]
+    return any(a.serial in g.free for g in guards)
 
 
 def _power(n: int) -> int:

@@ -1,7 +1,7 @@
 """Schedules: how a kernel's axes are walked, as a tuple of small frozen steps.
 
     Split(axis, factor)   Parallel(axis)   Unroll(axis)   Vectorize(axis)   Order(axes)
-    Stage(buffer, axis)   Turn(axis)   SplitReduction(axis, factor, slices)
+    Stage(buffer, axis)   Turn(axis)   SplitReduction(axis, factor, slices)   Peel(axis)
     Tensorize(axis, intrinsic, along)
 
 Knows the steps, when they are legal, how they print and how they are stored (`to_json`). Refuses
@@ -47,11 +47,13 @@ from tilewright.transforms.tensorize import (
 
 @dataclass(frozen=True)
 class Plan:
-    """What the steps say about one axis: `unroll` chunks of `lanes` lanes per round."""
+    """What the steps say about one axis: `unroll` chunks of `lanes` lanes per round, the first and
+    the last chunk on their own if it is peeled."""
 
     unroll: int = 1
     lanes: int = 1
     parallel: bool = False
+    peeled: bool = False
 
     @property
     def chunk(self) -> int:
@@ -182,6 +184,21 @@ class SplitReduction:
 
 
 @dataclass(frozen=True)
+class Peel:
+    """Walk the first and the last chunk of `axis` on their own: what is asked at the border only,
+    by the guards of padding, need not be asked in between.
+
+    rewrite:   for i in n: y[i] = x[i-1] if 0 < i
+          ->   y[0] = 0; for i in 1..n-1: y[i] = x[i-1]; y[n-1] = x[n-2]
+    """
+
+    axis: str
+
+    def __str__(self) -> str:
+        return f"Peel({self.axis})"
+
+
+@dataclass(frozen=True)
 class Tensorize:
     """Sum over `axis` by an intrinsic that multiplies and adds whole words of neighbours along it
     (`tensorize.INTRINSICS`). The axis then counts words, and the steps after it see those; what
@@ -201,11 +218,13 @@ class Tensorize:
         return f"Tensorize({self.axis}, {self.intrinsic}{flipped})"
 
 
-Step = Split | Parallel | Unroll | Vectorize | Order | Stage | Turn | SplitReduction | Tensorize
+Step = (
+    Split | Parallel | Unroll | Vectorize | Order | Stage | Turn | SplitReduction | Peel | Tensorize
+)
 STEPS: Final[dict[str, Any]] = {
     s.__name__: s
     for s in (
-        Split, Parallel, Unroll, Vectorize, Order, Stage, Turn, SplitReduction, Tensorize
+        Split, Parallel, Unroll, Vectorize, Order, Stage, Turn, SplitReduction, Peel, Tensorize
     )
 }  # fmt: skip
 
@@ -327,6 +346,12 @@ def planned(kernel: Kernel, schedule: Schedule) -> Walk:
                         "only shared axes are independent",
                     )
                 result[axis] = replace(result.get(axis, Plan()), parallel=True)
+            case Peel(name):
+                axis = _find(by_name, name, step)
+                if result.get(axis, Plan()).lanes == 1 or axis not in kernel.axes:
+                    reason = "it has no lanes to be chunks of"
+                    raise ScheduleError(str(step), name, show_extent(axis.extent), reason)
+                result[axis] = replace(result[axis], peeled=True)
             case Order(order):
                 kernel = _ordered(kernel, step, tuple(_find(by_name, n, step) for n in order))
             case Stage():
@@ -602,4 +627,6 @@ def spell(axes: Sequence[tuple[str, Axis, Plan]]) -> Schedule:
             steps.append(Unroll(inner))
         elif plan.lanes > 1:
             steps.append(Vectorize(inner))
+        if plan.peeled:
+            steps.append(Peel(name))
     return Schedule(tuple(steps))
