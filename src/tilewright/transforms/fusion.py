@@ -186,9 +186,9 @@ def _edge(user: Node, n: Node) -> int:
         repeated = [d for d in op.new_axes if op.shape[d] != 1]
         inner = all(d > max(op.axes, default=-1) for d in repeated)
         return ONCE if not repeated else ROW if inner else MANY
-    if op.fusion == "contraction" or isinstance(op, (Pad, Concatenate)):
+    if op.fusion == "contraction" or isinstance(op, Concatenate):
         return MANY
-    plain = isinstance(op, (Elementwise, Cast, Reshape, Transpose, Slice, Flip))
+    plain = isinstance(op, (Elementwise, Cast, Reshape, Transpose, Slice, Flip, Pad))
     return ONCE if plain or op.fusion == "reduction" else MANY
 
 
