@@ -96,8 +96,12 @@ def available() -> bool:
 
 
 @cache
+def _made() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="tilewright-arm-")  # removed when the process ends
+
+
 def _folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="tilewright-arm-"))
+    return Path(_made().name)
 
 
 @cache
