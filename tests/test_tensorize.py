@@ -121,7 +121,7 @@ def applied(op: Instruction, arrays: Sequence[np.ndarray]) -> tuple[Expr, tuple[
     return apply(op, *(b[i] for b in buffers), dtype=result), (i, *buffers), result
 
 
-@pytest.mark.parametrize("op", [WORD, FLIPPED, DOT_BYTES, DOT_HALVES], ids=repr)
+@pytest.mark.parametrize("op", [WORD, FLIPPED, DOT_BYTES, DOT_HALVES], ids=lambda op: op.name)
 def test_what_an_instruction_means(op: Instruction) -> None:
     """The NumPy function and the machine operations agree."""
     arrays = operands(op)
@@ -136,7 +136,7 @@ def test_what_an_instruction_means(op: Instruction) -> None:
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 4, 8, 16, 32])
-@pytest.mark.parametrize("op", [DOT_BYTES, DOT_HALVES], ids=repr)
+@pytest.mark.parametrize("op", [DOT_BYTES, DOT_HALVES], ids=lambda op: op.name)
 def test_an_instruction_compiled(op: Instruction, lanes: int) -> None:
     """In as many lanes as the machine has, in fewer and in more."""
     name = "vpdpbusd" if op is DOT_BYTES else "vdpbf16ps"
