@@ -36,6 +36,7 @@ from tilewright.transforms.schedule import (
     Stage,
     Step,
     Tensorize,
+    Turn,
     Unroll,
     Vectorize,
 )
@@ -404,3 +405,15 @@ def test_quantised_values_are_kept_narrow() -> None:
 def test_c_says_the_words_in_its_own_operations() -> None:
     text = print_program(Program((loopify(SIGNED, steps_of(SIGNED, along=True)),)))
     assert "dot_bytes" not in text and "<<" in text
+
+
+def test_words_of_a_turned_tile() -> None:
+    """Results written along the rows, and the sums that correct them beside the tile."""
+    kernel = product(np.int8, np.int8, 8, 23, 16)
+    steps = (
+        Tensorize("k", "vpdpbusd", "i"), Order(("j", "i")), Split("j", 4), Unroll("j.i"),
+        Vectorize("i"), Turn("j"), Stage("a", "i"),
+    )  # fmt: skip
+    a, b = numbers(np.int8, (8, 23)), numbers(np.int8, (23, 16), 1)
+    got = interpreted(kernel, loopify(kernel, Schedule(steps)), a, b)
+    assert np.array_equal(got, a.astype(np.int32) @ b.astype(np.int32))

@@ -13,7 +13,7 @@ accumulators that are combined after the loop, so no chain of dependent addition
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from tilewright.errors import InternalError
@@ -178,12 +178,23 @@ def loopify(kernel: Kernel, schedule: Schedule) -> Function:
             body = builder.in_parts(kernel.axes[:tiled], kernel.axes[tiled:], assigns, walk.parts)
         else:
             body = builder.nest(kernel.axes[:tiled], kernel.axes[tiled:], assigns, {})
-        body = [*builder.before(walk.before), *first, *body]
+        body = [*_before(walk), *first, *body]
+        builder.scratch += [a.buffer for a in walk.before]
     else:
         body = builder.rows(kernel.axes, list(kernel.body))
     return Function(
         kernel.name, (*params, *builder.scratch), block(*locals_, *body), kernel.sources
     )
+
+
+def _before(walk: Walk) -> list[Stmt]:
+    """What is computed before all loops, into blocks; it has no tile."""
+    builder = _Builder(replace(walk, staged={}, turned=None))
+    return [
+        s
+        for a in walk.before
+        for s in builder.nest([x for x in a.index if isinstance(x, Axis)], (), [a], {})
+    ]
 
 
 class _Builder:
@@ -192,15 +203,6 @@ class _Builder:
     def __init__(self, walk: Walk) -> None:
         self.plan, self.staged, self.turned = walk.plans, walk.staged, walk.turned
         self.scratch: list[Buffer] = []
-
-    def before(self, sums: Sequence[Assign]) -> list[Stmt]:
-        """What is computed before all loops, into blocks."""
-        out: list[Stmt] = []
-        for a in sums:
-            self.scratch.append(a.buffer)
-            rows = [x for x in a.index if isinstance(x, Axis)]
-            out += self.nest(rows, (), [a], {})
-        return out
 
     # -- staging ------------------------------------------------------------------------------
 

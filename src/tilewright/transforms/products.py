@@ -30,6 +30,8 @@ MANY_PAGES = 4 << 20
 
 COPIED, TURNED, SCATTERED = 0.1, 0.35, 1.5
 """Cycles to copy an element, to turn it in registers, to store or load it on its own."""
+LINE, LINE_BYTES = 25.0, 64
+"""Cycles to read a line of a large matrix that is copied in columns, and its bytes."""
 CROWDED, SECOND_LEVEL = 0.05, 2.0
 """What a load costs that hides behind multiplications, and how much more from beyond the cache."""
 COLLIDING, WAYS = 2.0, 7
@@ -220,7 +222,8 @@ class Product:
         outs = _operands([Load(a.buffer, a.index, None) for a in self.body])
         turned = self.is_map and any(o.step(vector) != 1 for o in outs)
         turned = turned and self.lanes <= WIDEST_FLIP and all(o.step(rows) == 1 for o in outs)
-        room = (self.target.registers - 4) // len(self.tiled)
+        spare = 8 if any(o.is_word for o in operands) else 4
+        room = (self.target.registers - spare) // len(self.tiled)
         lanes = min(self.lanes, _power(static(vector.extent)))
         if turned and lanes < self.lanes:
             return
@@ -267,13 +270,15 @@ class Product:
                 staged.append((o.read, vector))
                 rate = COPIED if o.step(vector) == 1 else TURNED
                 copied += rate * o.size([*self.axes, *self.summed])
+                copied += self.lines_of(o, vector, plans[vector].chunk) if o.is_word else 0.0
             elif o.step(vector) != 1:
                 load = lanes * SCATTERED
         singles = [o for o in self.operands if not o.moves(vector)]
         for o in singles if self.is_map else ():
             if self.alone(o, vector) and self.spreads(o, rows, panels, stretches):
                 staged.append((o.read, None))
-                copied += COPIED * 2 * o.size(self.axes)
+                rate = TURNED if o.is_word else COPIED
+                copied += rate * 2 * o.size([*self.axes, *self.summed] if o.is_word else self.axes)
         packed = [o for o in wide if (o.read, vector) in staged]
         inside = sum(o.size([vector, *self.summed]) * o.itemsize for o in wide)
         outer = [a for a in self.axes if a is not rows and a is not vector]
@@ -307,6 +312,16 @@ class Product:
         bodies = sum(2 if static(a.extent) % p.chunk else 1 for a, p in plans.items())
         cycles *= 1 + BODY * (bodies - 2 + (4 if turned is not None else 0))
         return Tile(order, (*plans.items(),), tuple(staged), turned, cycles)
+
+    def lines_of(self, o: _Operand, vector: Axis, chunk: int) -> float:
+        """Cycles for the cache lines that making words of a large operand touches: narrow numbers
+        share a line with many, and every chunk reads it again."""
+        size = o.size([*self.axes, *self.summed]) * o.itemsize
+        if o.step(vector) != 1 or 2 * size < self.target.l2_bytes:
+            return 0.0
+        rows = o.size([*self.axes, *self.summed]) // static(vector.extent) * len(o.read.children)
+        nbytes = chunk * o.load.type.itemsize
+        return LINE * rows * -(-static(vector.extent) // chunk) * -(-nbytes // LINE_BYTES)
 
     def alone(self, o: _Operand, vector: Axis) -> bool:
         """Whether a step that names the operand's buffer means it and nothing else."""
