@@ -55,7 +55,7 @@ from tilewright.transforms.tensorize import (
 
 GATHER: Final = 8
 """What a load that is not contiguous costs, in contiguous loads."""
-SHORT: Final = 8
+SHORT: Final = 10
 """Vectors from which on unrolling a loop is worth the code."""
 PEELED: Final = 8
 """Chunks from which on the border is walked apart from what it surrounds."""
@@ -253,7 +253,7 @@ class _Planner:
             if isinstance(e, Load) and e.buffer in self.rows
         ]
         weight = _weight([r.body, *row])
-        deep = 4 if weight <= LIGHT else 2 if weight <= 2 * LIGHT else 1
+        deep = 4 if weight <= LIGHT else 1
         vectors = static(last.extent) // max(lanes, 1)
         if vectors < SHORT:
             deep = 1
