@@ -247,7 +247,7 @@ def _versions() -> str:
         digest.update(path.removeprefix(root).encode() + b"\0")
         with open(path, "rb", buffering=0) as file:
             digest.update(file.read())
-    return f"{digest.hexdigest()} numpy {np.__version__} {jit.VERSIONS}"
+    return f"{digest.hexdigest()} numpy {np.__version__} {jit.versions()}"
 
 
 def _files(directory: str) -> Iterator[str]:

@@ -18,10 +18,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-import llvmlite
-import llvmlite.binding as llvm
-from llvmlite.binding import ffi
-
 from tilewright.codegen import modules
 from tilewright.errors import InternalError
 from tilewright.runtime import forks
@@ -31,8 +27,6 @@ OPT_LEVEL: Final = 1
 PART_CHARACTERS: Final = 16_000
 """A thread's least share of a program's text: some ten milliseconds of code generation, against
 one for the thread, its target machine and one more object to link."""
-VERSIONS: Final = f"llvmlite {llvmlite.__version__} LLVM {llvm.llvm_version_info}"
-"""What machine code depends on besides the text and the target."""
 
 _lock = threading.RLock()
 forks.wait_for(_lock)  # LLVM's own locks are free while nobody holds ours
@@ -41,16 +35,33 @@ _serial = itertools.count()
 
 
 @functools.cache
+def _llvm() -> Any:
+    """llvmlite's binding. Loading it takes as long as importing all of ours: it waits until there
+    is something to compile."""
+    import llvmlite.binding
+
+    return llvmlite.binding
+
+
+@functools.cache
+def versions() -> str:
+    """What machine code depends on besides the text and the target."""
+    import llvmlite
+
+    return f"llvmlite {llvmlite.__version__} LLVM {_llvm().llvm_version_info}"
+
+
+@functools.cache
 def _backend(triple: str) -> Any:
     """LLVM's generator of code for a triple. All generators there are take 15 ms to initialize,
     this machine's own 0.4, and it is the one that every process needs."""
-    if triple == llvm.get_process_triple():
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
+    if triple == _llvm().get_process_triple():
+        _llvm().initialize_native_target()
+        _llvm().initialize_native_asmprinter()
     else:
-        llvm.initialize_all_targets()
-        llvm.initialize_all_asmprinters()
-    return llvm.Target.from_triple(triple)
+        _llvm().initialize_all_targets()
+        _llvm().initialize_all_asmprinters()
+    return _llvm().Target.from_triple(triple)
 
 
 @functools.cache
@@ -73,7 +84,7 @@ def _engine(target: Target) -> Any:
     # Not RuntimeDyld, which maps the sections of an object one by one: in a process that has used
     # up the addresses nearby (large arrays, many threads' stacks) they end up beyond the 2 GB that
     # their references to each other span. JITLink takes one piece of memory for all.
-    return llvm.create_lljit_compiler(machine, use_jit_link=True)
+    return _llvm().create_lljit_compiler(machine, use_jit_link=True)
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,7 @@ def parsed(text: str, machine: Any, context: Any = None, verify: bool = True) ->
     **Raises:** `InternalError` if it is not LLVM IR, or breaks its rules and `verify` is set.
     """
     try:
-        module = llvm.parse_assembly(text, context)
+        module = _llvm().parse_assembly(text, context)
         module.triple = machine.triple
         module.data_layout = str(machine.target_data)
         if verify:
@@ -131,23 +142,23 @@ def objects(text: str, target: Target, threads: int, verify: bool) -> tuple[byte
 def _apart(text: str, target: Target, verify: bool) -> bytes:
     """An object made with nothing that another thread uses, so LLVM needs no lock."""
     machine = _new_machine(target)
-    return _emitted(machine, parsed(text, machine, llvm.context.create_context(), verify))
+    return _emitted(machine, parsed(text, machine, _llvm().context.create_context(), verify))
 
 
 def _emitted(machine: Any, module: Any) -> bytes:
     """What `machine.emit_object` gives, without llvmlite's lock around all of LLVM. Where llvmlite
     keeps the bare function elsewhere, with it: then threads take turns."""
-    locked = ffi.lib.LLVMPY_TargetMachineEmitToMemory
+    locked = _llvm().ffi.lib.LLVMPY_TargetMachineEmitToMemory
     bare = getattr(locked, "_cfn", locked)
-    with ffi.OutputString() as message:
+    with _llvm().ffi.OutputString() as message:
         buffer = bare(machine, module, 1, message)
         if not buffer:
             raise InternalError(f"LLVM generates no code: {message}")
     try:
-        size = ffi.lib.LLVMPY_GetBufferSize(buffer)
-        return ctypes.string_at(ffi.lib.LLVMPY_GetBufferStart(buffer), size)
+        size = _llvm().ffi.lib.LLVMPY_GetBufferSize(buffer)
+        return ctypes.string_at(_llvm().ffi.lib.LLVMPY_GetBufferStart(buffer), size)
     finally:
-        ffi.lib.LLVMPY_DisposeMemoryBuffer(buffer)
+        _llvm().ffi.lib.LLVMPY_DisposeMemoryBuffer(buffer)
 
 
 def symbol(text: str) -> str:
@@ -167,7 +178,7 @@ def load(
     **Raises:** `InternalError` if they are no objects, or something they call is nowhere.
     """
     with _lock:
-        library = llvm.JITLibraryBuilder().add_current_process()
+        library = _llvm().JITLibraryBuilder().add_current_process()
         for part in (code,) if isinstance(code, bytes) else code:
             library.add_object_img(part)
         for function, at in symbols.items():
