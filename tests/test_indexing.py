@@ -109,6 +109,15 @@ def test_traced_scalars_index_without_negative_surprises() -> None:
     agrees(f, x, np.uint8(1))
 
 
+def test_an_ellipsis_parts_indices_even_over_no_axis() -> None:
+    """Found by the keys above: the axes of parted indices come first."""
+    x = np.arange(6.0).reshape(2, 3)
+    key = (None, np.array(0), Ellipsis, [0, 0, 2, 1])
+    assert x[key].shape == (4, 1)
+    agrees(lambda x: x[key], x)
+    agrees(lambda x: x[None, np.array(0), [0, 0, 2, 1]], x)
+
+
 def test_lists_are_arrays() -> None:
     agrees(lambda x: (x[[0, 2]], x[:, [True, False, True, False]], x[[]], x[[[0, 1], [2, 0]]]),
            example((3, 4)))  # fmt: skip

@@ -70,16 +70,24 @@ class Plan:
 
 def plan(shape: tuple[Extent, ...], key: Any) -> Plan:
     """The plan of `x[key]` for x of `shape`. Raises BadIndex, DynamicShape."""
-    items = _expanded(shape, key if isinstance(key, tuple) else (key,))
+    key = key if isinstance(key, tuple) else (key,)
+    items = _expanded(shape, key)
     masks = [i for i in items if _is_traced(i) and i.node.type.dtype == dtypes.bool_]
     arrays = any(_is_array(i) for i in items)
     if not arrays and not masks:
         path, result = _basic(shape, items)
-        written_out = any(i is Ellipsis for i in (key if isinstance(key, tuple) else (key,)))
+        written_out = any(i is Ellipsis for i in key)
         return Plan(path, view=bool(result) or written_out)
     if masks:
         return _masked(shape, items, masks)
-    return _advanced(shape, items)
+    return _advanced(shape, items, _apart(key))
+
+
+def _apart(key: tuple[Any, ...]) -> bool:
+    """Whether an ellipsis stands between indices. It parts them even where it covers no axis."""
+    dots = [d for d, i in enumerate(key) if i is Ellipsis]
+    points = [d for d, i in enumerate(key) if not (i is None or i is Ellipsis or type(i) is slice)]
+    return bool(dots) and bool(points) and points[0] < dots[0] < points[-1]
 
 
 def _is_traced(item: Any) -> bool:
@@ -218,8 +226,9 @@ def _in_bounds(i: int, n: Extent, shape: tuple[Extent, ...]) -> int:
     return i
 
 
-def _advanced(shape: tuple[Extent, ...], items: list[Any]) -> Plan:
-    """Integer arrays among basic items. Integers beside arrays count as arrays."""
+def _advanced(shape: tuple[Extent, ...], items: list[Any], apart: bool) -> Plan:
+    """Integer arrays among basic items. Integers beside arrays count as arrays. Their axes come
+    first unless the indices stand side by side."""
     basic = [slice(None) if _is_array(i) or isinstance(i, int) else i for i in items]
     path, _ = _basic(shape, basic)
     d = 0
@@ -230,7 +239,7 @@ def _advanced(shape: tuple[Extent, ...], items: list[Any]) -> Plan:
             axes.append(axis)
             indices.append(_normalised(item, shape[d], shape))
         d += item is not None
-    adjacent = axes == list(range(axes[0], axes[0] + len(axes)))
+    adjacent = not apart and axes == list(range(axes[0], axes[0] + len(axes)))
     return Plan(path, tuple(axes), _one_shape(indices), axes[0] if adjacent else 0)
 
 
