@@ -213,15 +213,19 @@ class Product:
     def operands(self) -> list[_Operand]:
         return _operands(reads([r.body for r in self.tiled]))
 
+    @functools.cached_property
+    def outs(self) -> list[_Operand]:
+        """Where the results go."""
+        return _operands([Load(a.buffer, a.index, None) for a in self.body])
+
     def tiles(self, vector: Axis, rows: Axis) -> Iterator[Tile]:
         """The tiles with lanes along one axis and rows along another, of every width."""
         operands = self.operands
         wide = [o for o in operands if o.moves(vector)]
         if not wide or any(o.moves(rows) for o in wide) or len(operands) <= len(self.tiled):
             return
-        outs = _operands([Load(a.buffer, a.index, None) for a in self.body])
-        turned = self.is_map and any(o.step(vector) != 1 for o in outs)
-        turned = turned and self.lanes <= WIDEST_FLIP and all(o.step(rows) == 1 for o in outs)
+        turned = self.is_map and any(o.step(vector) != 1 for o in self.outs)
+        turned = turned and self.lanes <= WIDEST_FLIP and all(o.step(rows) == 1 for o in self.outs)
         spare = 8 if any(o.is_word for o in operands) else 4
         room = (self.target.registers - spare) // len(self.tiled)
         lanes = min(self.lanes, _power(static(vector.extent)))
@@ -288,7 +292,6 @@ class Product:
             order = (*before, vector, *after, rows)
         else:
             order = (*outer, rows, vector)
-        sums = len(self.tiled)
         spread = [e for e, at in staged if at is None]
         singly = [o for o in singles if o.read not in spread]
         far = COLLIDING if any(o.collide(rows, high) for o in singly) else 1.0
@@ -302,11 +305,7 @@ class Product:
             step += panels * times * (work if vectors else 0.0) * far
         rounds = self.results / (static(rows.extent) * static(vector.extent))
         rate = 1 / lanes if turned is None else TURNED * lanes / high
-        contiguous = all(
-            o.step(vector) == 1
-            for o in _operands([Load(a.buffer, a.index, None) for a in self.body])
-        )
-        if turned is None and not contiguous:
+        if turned is None and any(o.step(vector) != 1 for o in self.outs):
             rate = SCATTERED
         cycles = rounds * depth * step + copied + rate * self.results
         bodies = sum(2 if static(a.extent) % p.chunk else 1 for a, p in plans.items())
