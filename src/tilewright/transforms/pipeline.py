@@ -20,6 +20,7 @@ from tilewright.transforms.attention import attention
 from tilewright.transforms.extremes import extremes
 from tilewright.transforms.fusion import Edge
 from tilewright.transforms.overlap import overlap
+from tilewright.transforms.pointwise_loops import pointwise_loops
 from tilewright.transforms.simplify import simplify
 from tilewright.transforms.winograd import winograd
 
@@ -41,6 +42,11 @@ GRAPH: Final[tuple[Pass, ...]] = (
         "put the bodies of calls with rules of their own in place",
     ),
     Pass("simplify", simplify, "fold constants, merge movements, drop what changes nothing"),
+    Pass(
+        "pointwise loops",
+        pointwise_loops,
+        "run all steps of an elementwise loop on a few elements at a time, in registers",
+    ),
     Pass("attention", attention, "softmax(q kT + mask) v as one op, which skips hidden keys"),
     Pass("extremes", extremes, "argmax of long lines: of blocks first, then in one block"),
     Pass("overlap", overlap, "convolve zeros no more: products of all elements, added up"),
