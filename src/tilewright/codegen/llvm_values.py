@@ -414,6 +414,9 @@ class Emitter:
             )
         target = llvm_type(to, lanes)
         from_float, to_float = dtypes.is_float(a), dtypes.is_float(to)
+        if dtypes.is_bool(a) and to_float:  # one choice; a conversion widens the mask first
+            one, zero = (constant(literal(n, to), lanes) for n in (1.0, 0.0))
+            return self.value(f"select {x}, {one}, {zero}", to, lanes)
         if from_float and to_float:
             word = "fpext" if to.itemsize > a.itemsize else "fptrunc"
         elif from_float:

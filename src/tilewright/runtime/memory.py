@@ -23,7 +23,10 @@ LARGE: Final = 64 << 10
 """From this many bytes on a result is recycled; below, NumPy's own allocator is faster."""
 KEPT_BYTES: Final = 1 << 30
 """Blocks kept for reuse, in total, free ones and ones in use."""
-ALIGN: Final = 64
+ALIGN: Final = 4096
+"""Blocks start on a page. NumPy's large arrays start 16 bytes into one: a result that started a line
+or two further on would have its stores taken for what the next loads read, as processors compare
+the places inside pages first (`docs/notes/stores.md`)."""
 
 _lock = threading.Lock()
 _blocks: dict[int, list[Any]] = {}
@@ -88,7 +91,7 @@ def _block(nbytes: int) -> tuple[Any, int]:
 
 
 def block(nbytes: int) -> Any:
-    """`nbytes` bytes aligned to a cache line, as a uint8 array; contents are arbitrary."""
+    """`nbytes` bytes from the start of a page on, as a uint8 array; contents are arbitrary."""
     found, start = _block(nbytes)
     return found[start : start + nbytes]
 
