@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tilewright as tw
+from tilewright import dtypes
 from tilewright.codegen import llvm, modules
 from tilewright.graph import Op, Type
 from tilewright.options import Options
@@ -64,17 +65,32 @@ def names(directory: Path) -> list[str]:
     st.lists(st.binary(max_size=50), min_size=1, max_size=4),
     st.lists(st.integers(0, 1 << 40), max_size=5),
     st.integers(0, 1 << 60),
+    st.lists(
+        st.tuples(
+            st.lists(st.integers(0, 1 << 40), max_size=4).map(tuple),
+            st.sampled_from([np.dtype(np.float32), np.dtype(np.bool_), dtypes.bfloat16]),
+        ),
+        max_size=3,
+    ),
 )
 def test_an_entry_is_read_as_it_was_written(
-    objects: list[bytes], kept: list[int], arena: int
+    objects: list[bytes], kept: list[int], arena: int, results: list[Any]
 ) -> None:
-    entry = Entry(tuple(objects), tuple(kept), arena)
-    assert cache.unpacked(KEY, cache.packed(KEY, entry)) == entry
+    first = Entry(tuple(objects), (), arena, tuple(results))
+    entry = Entry((b"code", *objects), tuple(kept), arena)
+    for e in (first, entry, replace(entry, before=first)):
+        assert cache.unpacked(KEY, cache.packed(KEY, e)) == e
+
+
+def test_nothing_stands_before_what_stands_before() -> None:
+    """However deep a file nests, reading it takes no more stack."""
+    deep = replace(ENTRY, before=replace(ENTRY, before=ENTRY))
+    assert cache.unpacked(KEY, cache.packed(KEY, deep)) is None
 
 
 def test_cut_or_changed_entries_are_none() -> None:
     """Every prefix, and every byte changed, in the header as in the code."""
-    content = cache.packed(KEY, ENTRY)
+    content = cache.packed(KEY, replace(ENTRY, before=ENTRY, results=(((3, 4), dtypes.bfloat16),)))
     for n in range(len(content)):
         assert cache.unpacked(KEY, content[:n]) is None
         changed = bytearray(content)
@@ -95,7 +111,8 @@ def test_anything_with_a_digest_is_read_or_none(body: bytes) -> None:
 @pytest.mark.parametrize("numbers", [(1 << 63, 0), (0, 1 << 32), (3, 2**64 - 1)])
 def test_huge_lengths_are_none(numbers: tuple[int, int]) -> None:
     """Without a try to allocate them."""
-    for counts in ((0, 2), (2, 0), (2**32 - 1, 2**32 - 1)):
+    most = 2**32 - 1
+    for counts in ((0, 0, 2), (0, 2, 0), (2, 0, 0), (0, 2, 2), (most, most, most)):
         body = (
             cache._HEADER.pack(bytes.fromhex(KEY), 0, *counts) + np.array(numbers, "<u8").tobytes()
         )

@@ -574,6 +574,22 @@ def writing_to_an_argument() -> None:
     tw.compile(f)(X)
 
 
+@case(errors.NotConstant, ValueError)
+def an_argument_is_no_constant() -> None:
+    """
+    Array(f32[3], traced at BORN) is an argument, or computed from one, and may differ in the next
+    call: it is no constant
+    AT
+    Call tw.constant on the array outside the compiled function, and let the function capture the
+    result.
+    """
+
+    def f(w: Any) -> Any:  # BORN
+        return tw.constant(w) + 1  # HERE
+
+    tw.compile(f)(X)
+
+
 @case(errors.CapturedWrite, ValueError)
 def writing_to_an_array_of_the_function_around() -> None:
     """

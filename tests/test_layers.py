@@ -16,8 +16,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "tilewright"
 
 LAYERS: list[tuple[str, set[str]]] = [
-    ("languages", {"term", "dtypes", "errors", "scalars", "expr", "graph", "interpret", "kernel",
-                   "loops", "options", "source", "target", "trees"}),
+    ("languages", {"constants", "dtypes", "errors", "expr", "graph", "interpret", "kernel",
+                   "loops", "options", "scalars", "source", "target", "term", "trees"}),
     ("ops", {"ops"}),
     ("tracing and functions", {"array", "contracts", "control", "initializers", "lax", "nn",
                                "numpy", "operators", "promotion", "random", "scipy",

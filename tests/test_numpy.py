@@ -647,3 +647,21 @@ def test_mistakes_are_named() -> None:
 def test_shapes_that_do_not_broadcast(f: Any) -> None:
     with pytest.raises(errors.ShapeMismatch, match=r"test_numpy\.py"):
         run(f, X)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x, y: np.matmul(x, y, dtype=np.int32),
+        lambda x, y: np.vecdot(x, y.T, dtype=np.int64),
+        lambda x, y: np.add.reduce(x, dtype=np.int8),
+        lambda x, y: np.multiply.reduce(y, axis=1, dtype=np.int16),
+        lambda x, y: np.add.accumulate(x, axis=1, dtype=np.uint8),
+        lambda x, y: np.multiply.outer(x[0], y[0], dtype=np.int32),
+    ],
+)
+def test_ufuncs_compute_in_the_dtype_they_are_given(f: Any) -> None:
+    """And do not convert what has wrapped around already, nor widen it."""
+    x = np.arange(100, 112, dtype=np.uint8).reshape(3, 4)
+    y = np.arange(-106, -94, dtype=np.int8).reshape(4, 3)
+    check(f, x, y)

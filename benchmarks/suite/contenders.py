@@ -149,10 +149,19 @@ def contender(name: str, workload: Workload, args: tuple[Any, ...], threads: int
 
 
 def _tilewright(workload: Workload, args: tuple[Any, ...], threads: int) -> Contender:
+    """Weights are constants, as they are for the peers that distinguish them."""
     import tilewright as tw
 
+    f, count = program("tilewright", workload), len(args)
+    held = {i: tw.constant(args[i]) for i in workload.constants}
+    free = [a for i, a in enumerate(args) if i not in held]
+
+    def closed(*rest: Any) -> Any:
+        given = iter(rest)
+        return f(*(held[i] if i in held else next(given) for i in range(count)))
+
     def build() -> Call:
-        return functools.partial(tw.compile(program("tilewright", workload)), *args)
+        return functools.partial(tw.compile(closed if held else f), *free)
 
     return Contender(build, _numpy_arrays)
 

@@ -11,6 +11,7 @@ from tilewright import trees as tree
 from tilewright.compile import Compiled as Compiled
 from tilewright.compile import compile as compile
 from tilewright.compile import run_graph as _run_graph
+from tilewright.constants import constant as constant
 from tilewright.control import associative_scan as associative_scan
 from tilewright.control import cond as cond
 from tilewright.control import fori_loop as fori_loop

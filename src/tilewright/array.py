@@ -22,6 +22,7 @@ import numpy as np
 
 from tilewright import dtypes, subscript
 from tilewright import promotion as pr
+from tilewright.constants import is_constant, is_last
 from tilewright.dtypes import DType
 from tilewright.errors import (
     ArgumentWrite,
@@ -85,9 +86,16 @@ class Captured:
     __slots__ = ("array", "copy", "held", "node")
 
     def __init__(self, array: Any) -> None:
-        self.array, self.held = array, Held(array)
-        self.copy = array.copy() if array.nbytes < self.LARGE else None
+        self.array, self.held = array, Held(array, is_constant(array))
+        small = array.nbytes < self.LARGE and not self.held.fixed
+        self.copy = array.copy() if small else None
         self.node = Constant(self.held).node()
+
+    def settle(self) -> None:
+        """The function has returned: the node keeps the elements that were read, and an array that
+        was made on the way, which nobody else has, never changes any more."""
+        if not self.changed() and not self.held.fixed:
+            self.held.fixed = is_last(self.array, 3)  # ours, the node's, and the call's
 
     def changed(self) -> bool:
         """Whether the array was written to since; if so, the node keeps the old elements."""
@@ -507,7 +515,7 @@ def node_of(x: Any, label: str = "") -> Node:
         return fill(a, Type(a.dtype, ())).node()
     scope = current.scope
     if scope is None:
-        return Constant(Held(a)).node()
+        return Constant(Held(a, is_constant(a))).node()
     found = scope.captured.get(id(a))
     if found is None or found.array is not a or found.changed():
         found = scope.captured[id(a)] = Captured(a)
@@ -628,6 +636,8 @@ def _call(ufunc: Any, inputs: Sequence[Any], options: dict[str, Any]) -> Any:
     if options.keys() - {"casting", "order", "subok"}:
         raise UnsupportedFunction(f"np.{ufunc.__name__} with {', '.join(options)}")
     if ufunc not in pr.ROWS:
+        if dtype is not None and ufunc.signature is not None:  # matmul and its like compute in it
+            inputs = [asarray(x).astype(dtype) for x in inputs]
         result = implementation(ufunc)(*inputs)
         return result if dtype is None else result.astype(dtype)
     dtype = None if dtype is None else np.dtype(dtype)
@@ -661,6 +671,8 @@ def _reduce(ufunc: Any, x: Any, axis: Any = 0, dtype: Any = None, **options: Any
         raise UnsupportedFunction(f"np.{ufunc.__name__}.reduce", "tw.scan")
     if dtype is not None:
         x = asarray(x).astype(dtype)
+    if dtype is not None and _REDUCE[ufunc] in ("sum", "prod"):  # they widen what is narrow
+        options["dtype"] = dtype
     given = {k: v for k, v in options.items() if v is not None and v is not np._NoValue}
     return getattr(_namespace(), _REDUCE[ufunc])(x, axis=axis, **given)
 
@@ -668,7 +680,8 @@ def _reduce(ufunc: Any, x: Any, axis: Any = 0, dtype: Any = None, **options: Any
 def _accumulate(ufunc: Any, x: Any, axis: int = 0, dtype: Any = None) -> Any:
     x = asarray(x) if dtype is None else asarray(x).astype(dtype)
     if ufunc in (np.add, np.multiply):
-        return _namespace().cumsum(x, axis) if ufunc is np.add else _namespace().cumprod(x, axis)
+        scan = _namespace().cumsum if ufunc is np.add else _namespace().cumprod
+        return scan(x, axis, dtype=dtype)
     if ufunc in (np.maximum, np.minimum):
         kind = "max" if ufunc is np.maximum else "min"
         return Cumulative(kind, axis % x.ndim, False)(x)

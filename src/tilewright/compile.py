@@ -15,6 +15,7 @@ import gc
 import inspect
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from tilewright import loops, tracing, trees
 from tilewright import roofline as rooflines
 from tilewright.codegen import c_source, llvm
 from tilewright.errors import InternalError, NotAFunction, Recompilation, UnknownStatic
+from tilewright.expr import static
 from tilewright.graph import Graph
 from tilewright.options import Options, show, shown
 from tilewright.promotion import PYTHON
@@ -44,6 +46,8 @@ from tilewright.transforms.heuristic import heuristic
 
 MOST_PROGRAMS: Final = 1024
 """Programs kept for reuse; the one not used for longest goes first."""
+MOST_PREPARED: Final = 4
+"""Sets of constants for which a program keeps what it made of them, besides those in use."""
 
 
 @contextmanager
@@ -60,6 +64,25 @@ def _uncollected() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
+class Code:
+    """A program's code in memory, and that of the program that prepares for it, if there is one."""
+
+    main: Loaded
+    before: Loaded | None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a program computed from constants, and whether these are still the ones it was."""
+
+    constants: tuple[weakref.ref[Any], ...]
+    results: tuple[Any, ...]
+
+    def is_of(self, constants: Sequence[Any]) -> bool:
+        return all(r() is a for r, a in zip(self.constants, constants, strict=True))
+
+
+@dataclass(frozen=True)
 class Program:
     """Everything made from one graph, each stage when it is first asked for. Machine code that
     was found on disk is run without the stages before it."""
@@ -70,7 +93,8 @@ class Program:
     options: Options
     canonical: str = field(repr=False)  # the traced graph's print
     key: str | None  # under which the machine code is kept on disk, if it is
-    found: tuple[cache.Entry, Loaded] | None = field(repr=False)  # what was there
+    found: tuple[cache.Entry, Code] | None = field(repr=False)  # what was there
+    _made: OrderedDict[tuple[int, ...], Prepared] = field(default_factory=OrderedDict, repr=False)
 
     def captured(self, traced: Graph) -> tuple[Any, ...]:
         """The arrays captured by a graph of this program, as the program expects them."""
@@ -112,24 +136,73 @@ class Program:
     @functools.cached_property
     def text(self) -> str:
         """LLVM IR."""
+        return self._printed(self.assembly.program, self.name)
+
+    def _printed(self, program: loops.Program, name: str) -> str:
         with _uncollected():
-            text = llvm.print_program(self.assembly.program, self.target, self.options.threads)
-        return llvm.named(text, self.name)
+            text = llvm.print_program(program, self.target, self.options.threads)
+        return llvm.named(text, name)
+
+    @property
+    def executable(self) -> Executable:
+        return self._executables[0]
 
     @functools.cached_property
-    def executable(self) -> Executable:
+    def _executables(self) -> tuple[Executable, Executable | None]:
+        """The program, and the one that prepares for it if there is one."""
         types = [n.type for n in self.traced.outputs]
         results = tuple((tuple(t.shape), t.dtype) for t in types)
         if self.found is not None:
             entry, loaded = self.found
-            return Executable(loaded, results, entry.arena_bytes)
-        count = threads.default_count()
-        code = jit.objects(self.text, self.target, count, self.options.verify)
-        loaded = load(code, self.name, self.target)
-        store = cache.store()
-        if self.key is not None and store is not None:
-            store.put(self.key, cache.Entry(code, self._kept, self.assembly.arena_bytes))
-        return Executable(loaded, results, self.assembly.arena_bytes)
+        else:
+            entry = self._compiled()
+            loaded = _linked(entry, self.name, self.target)
+            store = cache.store()
+            if self.key is not None and store is not None:
+                store.put(self.key, entry)
+        main = Executable(loaded.main, results, entry.arena_bytes)
+        if loaded.before is None or entry.before is None:
+            return main, None
+        return main, Executable(loaded.before, entry.before.results, entry.before.arena_bytes)
+
+    def _compiled(self) -> cache.Entry:
+        count, verify = threads.default_count(), self.options.verify
+        code = jit.objects(self.text, self.target, count, verify)
+        first, before = self.assembly.preparation, None
+        if first is not None:
+            text = self._printed(first.program, before_name(self.name))
+            results = tuple((tuple(map(static, t.shape)), t.dtype) for t in first.results)
+            objects = jit.objects(text, self.target, count, verify)
+            before = cache.Entry(objects, (), first.arena_bytes, results)
+        return cache.Entry(code, self._kept, self.assembly.arena_bytes, (), before)
+
+    def prepared(self, captured: Sequence[Any]) -> tuple[Any, ...]:
+        """What the program reads besides the arrays it captured: what it made of the constants
+        among them, now or before."""
+        _, before = self._executables
+        if before is None:
+            return ()
+        held = constants(self.traced)
+        fixed = [a for a, i in zip(captured, self._kept, strict=True) if held[i].fixed]
+        key = tuple(map(id, fixed))
+        found = self._made.get(key)
+        if found is None or not found.is_of(fixed):
+            results = tuple(before([prepared(a, a.dtype) for a in captured], ()))
+            found = self._made[key] = Prepared(tuple(map(weakref.ref, fixed)), results)
+            if len(self._made) > MOST_PREPARED:
+                self._made.popitem(last=False)
+        return found.results
+
+
+def before_name(name: str) -> str:
+    """The name of the entry of the program that prepares for another."""
+    return f"{name}_before"
+
+
+def _linked(entry: cache.Entry, name: str, target: Target) -> Code:
+    before = entry.before
+    first = None if before is None else load(before.objects, before_name(name), target)
+    return Code(load(entry.objects, name, target), first)
 
 
 class Programs:
@@ -178,7 +251,7 @@ def _disk_key(
 
 def _found(
     key: str | None, graph: Graph, canonical: str, target: Target
-) -> tuple[cache.Entry, Loaded] | None:
+) -> tuple[cache.Entry, Code] | None:
     """What is on disk under a key, linked. What cannot be used is removed."""
     store = cache.store()
     if store is None or key is None or any(map(shown, STAGES)):
@@ -189,7 +262,7 @@ def _found(
     try:
         if entry.kept and max(entry.kept) >= len(constants(graph)):
             raise InternalError(f"the cached program reads arrays that {graph.name} has not")
-        return entry, load(entry.objects, jit.symbol(canonical), target)
+        return entry, _linked(entry, jit.symbol(canonical), target)
     except InternalError as e:
         show("cache", e)
         store.discard(key)
@@ -230,7 +303,8 @@ def run_graph(graph: Graph, arrays: Sequence[Any]) -> list[Any]:
     with _uncollected():
         program = _programs.get(graph, None, Options.default())
     inputs = [prepared(a, n.type.dtype) for a, n in zip(arrays, graph.inputs, strict=True)]
-    captured = [prepared(a, a.dtype) for a in program.captured(graph)]
+    held = program.captured(graph)
+    captured = [*(prepared(a, a.dtype) for a in held), *program.prepared(held)]
     return [_result(o) for o in program.executable(inputs, captured)]
 
 
@@ -251,11 +325,16 @@ class Entry:
     runs: int = 0
     """How often Python has run it."""
 
+    @functools.cached_property
+    def prepared(self) -> tuple[Any, ...]:
+        """What was computed ahead from the constants among the captured arrays."""
+        return self.program.prepared(self.captured)
+
     def run(self, leaves: Sequence[Any]) -> Any:
         self.runs += 1
         inputs = [prepared(x, d) for x, d in zip(leaves, self.dtypes, strict=True)]
         captured = [prepared(a, a.dtype) for a in self.captured]
-        results = self.program.executable(inputs, captured)
+        results = self.program.executable(inputs, [*captured, *self.prepared])
         return self.traced.rebuild([_result(r) for r in results])
 
     def seen(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Seen:
@@ -266,7 +345,7 @@ class Entry:
             kwargs,
             self.call.structure,
             self.dtypes,
-            self.captured,
+            (*self.captured, *self.prepared),
             executable.results,
             self.traced.structure,
             self.traced.slots,

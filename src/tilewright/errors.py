@@ -577,6 +577,22 @@ class CapturedWrite(TilewrightError, ValueError):
         )
 
 
+class NotConstant(TilewrightError, ValueError):
+    """A traced array said to be a constant.
+
+    Fails: `f = tw.compile(lambda w, x: x @ tw.constant(w))`.
+    Way out: make the constant outside and capture it: `w = tw.constant(w)`.
+    """
+
+    def __init__(self, value: str) -> None:
+        super().__init__(
+            f"{value} is an argument, or computed from one, and may differ in the next call:"
+            " it is no constant",
+            "Call tw.constant on the array outside the compiled function, and let the function"
+            " capture the result.",
+        )
+
+
 class ViewWrite(TilewrightError, ValueError):
     """A write through a view that cannot be followed back to its array.
 

@@ -221,11 +221,16 @@ class Index(Expr):
         return index(self.op, *children)
 
 
+CONSTANT: Final = "constant"
+"""The scope of buffers that are the same at every call."""
+
+
 class Buffer:
     """A block of memory that expressions read: element type, shape (row-major) and scope.
 
-    Scopes: `input`, `output`, `temp` (planned memory), `stack` (private to one run of a kernel's
-    outer loops) and `registers`. A buffer is itself, not its fields; the name is a hint.
+    Scopes: `input`, `constant` (an input that is the same at every call), `output`, `temp` (planned
+    memory), `stack` (private to one run of a kernel's outer loops) and `registers`. A buffer is
+    itself, not its fields; the name is a hint.
     """
 
     __slots__ = ("dtype", "name", "scope", "shape")

@@ -57,7 +57,7 @@ def scope(name: str) -> Iterator[Scope]:
     try:
         yield inner
         for captured in inner.captured.values():
-            captured.changed()
+            captured.settle()
     except ValueError as error:
         cause = error.__cause__
         if isinstance(cause, TracedNumber):  # NumPy's "setting an array element with a sequence"

@@ -98,17 +98,19 @@ def fill(value: Any, of: Type) -> Fill:
 
 
 class Held:
-    """An array held by identity, so that ops which carry it can be compared and hashed."""
+    """An array held by identity, so that ops which carry it can be compared and hashed. `fixed`
+    says that it never changes."""
 
-    __slots__ = ("array",)
+    __slots__ = ("array", "fixed")
 
-    def __init__(self, array: Any) -> None:
-        self.array = array
+    def __init__(self, array: Any, fixed: bool = False) -> None:
+        self.array, self.fixed = array, fixed
 
 
 @dataclass(frozen=True)
 class Constant(Op):
-    """An array the user's function captured. Compiling lifts it to an input of the program."""
+    """An array the user's function captured. Compiling lifts it to an input of the program. What is
+    computed from fixed ones only may be computed ahead of all calls."""
 
     held: Held
     fusion: ClassVar[str] = "source"
@@ -120,7 +122,7 @@ class Constant(Op):
         return self.held.array
 
     def attributes(self) -> list[str]:
-        return [repr(self.type())]
+        return [repr(self.type()), *(["fixed"] if self.held.fixed else [])]
 
     def jvp(self, tangents: Sequence[Any], out: Any, *args: Any) -> Any:
         return None

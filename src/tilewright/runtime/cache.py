@@ -14,6 +14,7 @@ not stop whoever may write the user's own files.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import random
 import struct
@@ -28,6 +29,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from tilewright import dtypes
 from tilewright.options import show
 from tilewright.runtime import jit
 from tilewright.target import Target
@@ -43,8 +45,10 @@ MOST_BYTES: Final = 64 << 20
 STALE_SECONDS: Final = 3600
 """Age at which an unfinished file has lost its writer."""
 
-_MAGIC: Final = b"tilewr01"
-_HEADER: Final = struct.Struct("<32sQII")  # key, bytes of arena, how many kept, how many objects
+_MAGIC: Final = b"tilewr02"
+_HEADER: Final = struct.Struct("<32sQIII")
+"""Key, bytes of arena, and of how many numbers the lists are: kept, results, lengths of parts."""
+_DTYPES: Final = tuple(dtypes.SHORT)
 _DIGEST_BYTES: Final = 32
 _SUFFIX: Final = ".entry"
 _UNFINISHED: Final = ".part"
@@ -53,43 +57,65 @@ _UNFINISHED: Final = ".part"
 @dataclass(frozen=True)
 class Entry:
     """A compiled program: the objects that are its code, which of the arrays the traced function
-    captured it reads, and the bytes of arena a run needs."""
+    captured it reads, and the bytes of arena a run needs. `results` are the shapes and dtypes of
+    what it makes, where that must be known; `before` is the program that prepares for it."""
 
     objects: tuple[bytes, ...]
     kept: tuple[int, ...]
     arena_bytes: int
+    results: tuple[tuple[tuple[int, ...], np.dtype[Any]], ...] = ()
+    before: Entry | None = None
 
 
 def packed(key: str, entry: Entry) -> bytes:
     """The content of an entry's file. `key` has 64 hexadecimal digits."""
-    header = _HEADER.pack(
-        bytes.fromhex(key), entry.arena_bytes, len(entry.kept), len(entry.objects)
-    )
-    numbers = np.array([*entry.kept, *map(len, entry.objects)], "<u8").tobytes()
-    body = b"".join((header, numbers, *entry.objects))
+    before = b"" if entry.before is None else packed(key, entry.before)
+    results = [x for shape, d in entry.results for x in (_DTYPES.index(d), len(shape), *shape)]
+    lists = entry.kept, results, [len(x) for x in (before, *entry.objects)]
+    header = _HEADER.pack(bytes.fromhex(key), entry.arena_bytes, *map(len, lists))
+    numbers = np.array([x for numbers in lists for x in numbers], "<u8").tobytes()
+    body = b"".join((header, numbers, before, *entry.objects))
     return _MAGIC + hashlib.sha256(body).digest() + body
 
 
-def unpacked(key: str, content: bytes) -> Entry | None:
-    """What `packed` gave, or None if the content is anything else."""
+def unpacked(key: str, content: bytes, first: bool = False) -> Entry | None:
+    """What `packed` gave, or None if the content is anything else. What is `first` has nothing
+    before it: entries do not nest any deeper."""
     start = len(_MAGIC) + _DIGEST_BYTES
     body = memoryview(content)[start:]
     if len(body) < _HEADER.size or content[: len(_MAGIC)] != _MAGIC:
         return None
     if hashlib.sha256(body).digest() != content[len(_MAGIC) : start]:
         return None
-    found, arena_bytes, kept, objects = _HEADER.unpack_from(body)
-    at = _HEADER.size + 8 * (kept + objects)
-    if found != bytes.fromhex(key) or objects == 0 or at > len(body):
+    found, arena_bytes, *counts = _HEADER.unpack_from(body)
+    at = _HEADER.size + 8 * sum(counts)
+    if found != bytes.fromhex(key) or counts[2] < 2 or at > len(body):
         return None
-    numbers = np.frombuffer(body[_HEADER.size : at], "<u8").tolist()
-    if at + sum(numbers[kept:]) != len(body):
+    numbers = iter(np.frombuffer(body[_HEADER.size : at], "<u8").tolist())
+    kept, coded, sizes = (list(itertools.islice(numbers, n)) for n in counts)
+    results = _results(coded)
+    if results is None or at + sum(sizes) != len(body):
         return None
     parts = []
-    for size in numbers[kept:]:
+    for size in sizes:
         parts.append(bytes(body[at : at + size]))
         at += size
-    return Entry(tuple(parts), tuple(numbers[:kept]), arena_bytes)
+    before = unpacked(key, parts[0], first=True) if parts[0] and not first else None
+    if parts[0] and before is None:
+        return None
+    return Entry(tuple(parts[1:]), tuple(kept), arena_bytes, results, before)
+
+
+def _results(coded: list[int]) -> tuple[tuple[tuple[int, ...], np.dtype[Any]], ...] | None:
+    """Shapes and dtypes from the numbers that `packed` writes for them; None if they are others."""
+    found = []
+    while coded:
+        if len(coded) < 2 or coded[0] >= len(_DTYPES) or len(coded) < 2 + coded[1]:
+            return None
+        end = 2 + coded[1]
+        found.append((tuple(coded[2:end]), _DTYPES[coded[0]]))
+        coded = coded[end:]
+    return tuple(found)
 
 
 class Store:

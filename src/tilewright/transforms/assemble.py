@@ -4,6 +4,9 @@ Knows where every kept value lives: an input, an output, or a slot of one arena 
 reused as soon as their value is dead. Loops carry values in two slots used in turn, scanned inputs
 and stacked results are addressed in place, so iterations copy nothing. Refuses to know how a
 kernel is scheduled: the scheduler is a parameter.
+
+What depends on constants only is a program of its own, the preparation; its results are inputs of
+the main one.
 """
 
 from __future__ import annotations
@@ -17,9 +20,11 @@ from tilewright import dtypes, loops
 from tilewright import kernel as kernels
 from tilewright.dtypes import DType
 from tilewright.expr import (
+    CONSTANT,
     Buffer,
     Expr,
     Lit,
+    Load,
     Namer,
     as_index,
     axis,
@@ -27,6 +32,7 @@ from tilewright.expr import (
     index,
     load,
     static,
+    walk,
 )
 from tilewright.graph import Graph, Input, Node, Op, Pick, Type, users
 from tilewright.kernel import Assign, Kernel
@@ -43,6 +49,7 @@ from tilewright.loops import (
     Store,
     block,
     loop,
+    statements,
 )
 from tilewright.loops import (
     While as WhileLoop,
@@ -51,11 +58,13 @@ from tilewright.ops.control import Scan, Switch, While
 from tilewright.ops.shape import Constant, Held, Reshape
 from tilewright.target import Lapack
 from tilewright.transforms import fusion
+from tilewright.transforms.ahead import Split, packed, split
 from tilewright.transforms.collapse import collapse
 from tilewright.transforms.complex_parts import split_complex, split_function
-from tilewright.transforms.loopify import loopify
+from tilewright.transforms.loopify import walked
 from tilewright.transforms.lowering import axes_for, position
-from tilewright.transforms.schedule import Schedule
+from tilewright.transforms.packing import Block as Copy
+from tilewright.transforms.schedule import Parallel, Schedule, names, planned
 
 Scheduler = Callable[[Kernel], Schedule]
 
@@ -73,6 +82,17 @@ class Scheduled:
 
 
 @dataclass(frozen=True)
+class Preparation:
+    """What is computed from the captured arrays ahead of all calls. Entry: these arrays, results,
+    arena."""
+
+    program: Program
+    kernels: tuple[Scheduled, ...]
+    results: tuple[Type, ...]
+    arena_bytes: int
+
+
+@dataclass(frozen=True)
 class Assembly:
     """A program and what it was made from."""
 
@@ -81,6 +101,31 @@ class Assembly:
     constants: tuple[Type, ...]
     arena_bytes: int
     edges: tuple[fusion.Edge, ...]
+    preparation: Preparation | None
+
+
+@dataclass(frozen=True)
+class Made:
+    """The function of a kernel, and the blocks it reads in place of some of the kernel's constants."""
+
+    kernel: Kernel
+    function: Function
+    blocks: dict[Buffer, Copy]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """A constant that is packed ahead: where it is, the block it fills, and the block's place."""
+
+    source: Place
+    block: Copy
+    place: Place
+
+    @property
+    def kernel(self) -> Kernel:
+        """The copy as a kernel like any other."""
+        b = self.block
+        return Kernel(b.buffer.name, b.axes, (Assign(b.buffer, b.axes, (), b.value),))
 
 
 @dataclass(frozen=True)
@@ -91,6 +136,12 @@ class Place:
     offset: Expr
     in_arena: bool = False
 
+    @property
+    def start(self) -> int:
+        """A known offset."""
+        assert isinstance(self.offset, Lit), "the offset depends on a loop"
+        return int(self.offset.value)
+
     def shifted(self, elements: Expr, itemsize: int) -> Place:
         """The place `elements` further on; the arena counts in bytes."""
         unit = itemsize if self.in_arena else 1
@@ -100,6 +151,11 @@ class Place:
     @property
     def ref(self) -> Ref:
         return Ref(self.buffer, self.offset)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the value is the same at every call."""
+        return self.buffer.scope == CONSTANT and isinstance(self.offset, Lit)
 
 
 class Arena:
@@ -148,25 +204,74 @@ def constants(graph: Graph) -> list[Held]:
 
 
 def assemble(graph: Graph, scheduler: Scheduler, lapack: Lapack | None = None) -> Assembly:
-    """The program of a closed, simplified graph. Entry: inputs, constants, outputs, arena."""
-    builder = _Builder(scheduler, lapack)
-    inputs = [_buffer(n, "input", f"x{k}") for k, n in enumerate(graph.inputs)]
+    """The program of a closed, simplified graph. Entry: inputs, constants, what was prepared,
+    outputs, arena."""
+    parts = split(graph)
     held = constants(graph)
-    captured = [Buffer(f"c{k}", h.array.dtype, h.array.shape, "input") for k, h in enumerate(held)]
-    builder.constants = dict(zip(held, map(_whole, captured), strict=True))
+    captured = [_captured(h, f"c{k}") for k, h in enumerate(held)]
+    known = dict(zip(held, map(_whole, captured), strict=True))
+    builder = _Builder(scheduler, lapack, constants=known)
+    kept = [_buffer(n, CONSTANT, f"p{k}") for k, n in enumerate(parts.kept)]
+    inputs = [_buffer(n, "input", f"x{k}") for k, n in enumerate(graph.inputs)]
     outs = [_buffer(n, "output", f"out{k}") for k, n in enumerate(graph.outputs)]
-    body = builder.block(graph, [_whole(b) for b in inputs], [_whole(b) for b in outs], whole=True)
-    params = (*inputs, *captured, *outs, builder.arena_buffer)
-    entry = Function("entry", params, block(*(Alloc(b) for b in builder.scalars), *body))
+    places = [_whole(b) for b in (*inputs, *kept)]
+    body = block(*builder.block(parts.after, places, [_whole(b) for b in outs], whole=True))
+    packings = list(builder.packings.values())
+    calls = [s for s in statements(body) if isinstance(s, Call)]
+    used = {a.buffer for s in calls for a in s.args if isinstance(a, Ref)}
+    results = [b for b in (*kept, *(p.place.buffer for p in packings)) if b in used]
+    preparation = None
+    if results:
+        preparation = _prepare(parts, kept, captured, results, packings, builder)
+    params = (*inputs, *captured, *results, *outs, builder.arena_buffer)
+    entry = Function("entry", params, block(*(Alloc(b) for b in builder.scalars), *body.statements))
     program = Program((*builder.functions, entry))
-    types = tuple(Type(b.dtype, b.shape) for b in captured)
     return Assembly(
-        program, tuple(builder.kernels), types, builder.arena.size, tuple(builder.edges)
+        program,
+        tuple(builder.kernels),
+        tuple(Type(b.dtype, b.shape) for b in captured),
+        builder.arena.size,
+        tuple(builder.edges),
+        preparation,
     )
+
+
+def _prepare(
+    parts: Split,
+    kept: Sequence[Buffer],
+    captured: Sequence[Buffer],
+    results: Sequence[Buffer],
+    packings: Sequence[Packing],
+    main: _Builder,
+) -> Preparation:
+    """The program that fills `results`. What is only packed again stays in its arena."""
+    builder = _Builder(main.scheduler, main.lapack, constants=main.constants)
+    at = {b: _whole(b) for b in results}
+    at |= {b: builder.slot(builder.arena.take(b.nbytes)) for b in kept if b not in at}
+    body = builder.block(parts.before, [], [at[b] for b in kept])
+    builder.scheduler = _copying
+    for p in packings:
+        (source,) = p.kernel.reads
+        where = at.get(p.source.buffer, p.source)
+        body += builder.kernel(p.kernel, {source: where, p.block.buffer: p.place})
+    params = (*captured, *results, builder.arena_buffer)
+    entry = Function("entry", params, block(*(Alloc(b) for b in builder.scalars), *body))
+    types = tuple(Type(b.dtype, b.shape) for b in results)
+    program = Program((*builder.functions, entry))
+    return Preparation(program, tuple(builder.kernels), types, builder.arena.size)
+
+
+def _copying(k: Kernel) -> Schedule:
+    """The schedule of a copy that is made once: short code rather than fast code."""
+    return Schedule(tuple(Parallel(name) for name, a in names(k).items() if a is k.axes[0]))
 
 
 def _whole(b: Buffer) -> Place:
     return Place(b, as_index(0))
+
+
+def _captured(h: Held, name: str) -> Buffer:
+    return Buffer(name, h.array.dtype, h.array.shape, CONSTANT if h.fixed else "input")
 
 
 def _buffer(n: Node, scope: str, name: str) -> Buffer:
@@ -184,7 +289,8 @@ class _Builder:
     constants: dict[Held, Place] = field(default_factory=dict)
     arena: Arena = field(default_factory=Arena)
     arena_buffer: Buffer = field(default_factory=lambda: Buffer("arena", dtypes.uint8, (0,)))
-    by_text: dict[str, Function] = field(default_factory=dict)
+    packings: dict[tuple[Buffer, Expr, str], Packing] = field(default_factory=dict)
+    by_text: dict[str, Made] = field(default_factory=dict)
     by_op: dict[tuple[Op, tuple[Type, ...]], tuple[Function, list[Buffer]]] = field(
         default_factory=dict
     )
@@ -204,11 +310,12 @@ class _Builder:
         buffers: dict[Node, Buffer] = {}
         place: dict[Buffer, Place] = {}
         for n, where in zip(graph.inputs, inputs, strict=True):
-            buffers[n] = _buffer(n, "input", n.op.label if isinstance(n.op, Input) else "x")
+            scope = CONSTANT if where.is_constant else "input"
+            buffers[n] = _buffer(n, scope, n.op.label if isinstance(n.op, Input) else "x")
             place[buffers[n]] = where
         for n in graph.nodes:
             if isinstance(n.op, Constant):
-                buffers[n] = _buffer(n, "input", "c")
+                buffers[n] = _buffer(n, CONSTANT if n.op.held.fixed else "input", "c")
                 place[buffers[n]] = self.constants[n.op.held]
             elif n in kept and not isinstance(n.type, tuple):
                 scope = "output" if n in final and not readers[n] else "temp"
@@ -292,21 +399,50 @@ class _Builder:
         k = collapse(k)
         types = [(b.dtype, b.shape, b.scope) for b in k.params]
         text = f"{types} {kernels.show(replace(k, name=''), Canonical())}"
-        function = self.by_text.get(text)
-        if function is None:
-            k = replace(k, name=self.unique(k.name))
-            schedule = self.scheduler(k)
-            function = loopify(k, schedule)
-            self.functions.append(function)
-            self.kernels.append(Scheduled(k, schedule, function))
-            self.by_text[text] = function
-        scratch = function.params[len(k.params) :]
-        offsets = [self.arena.take(b.nbytes) for b in scratch]
-        refs = [place[origin.get(b, b)].ref for b in k.params]
-        refs += [self.slot(offset).ref for offset in offsets]
-        for offset in offsets:
-            self.arena.drop(offset)
-        return [Call(function.name, tuple(refs), None)]
+        made = self.by_text.get(text)
+        if made is None:
+            made = self.by_text[text] = self.make(replace(k, name=self.unique(k.name)))
+        own = dict(zip(made.kernel.params, k.params, strict=True))
+        scratch = [b for b in made.function.params if b not in own and b not in made.blocks]
+        slots = {b: self.slot(self.arena.take(b.nbytes)) for b in scratch}
+        refs = []
+        for b in made.function.params:
+            if b in made.blocks:
+                (source,) = _sources(made.blocks[b])
+                source = own[source]
+                where = self.packed(made.blocks[b], place[origin.get(source, source)])
+            elif b in own:
+                where = place[origin.get(own[b], own[b])]
+            else:
+                where = slots[b]
+            refs.append(where.ref)
+        for where in slots.values():
+            self.arena.drop(where.start)
+        return [Call(made.function.name, tuple(refs), None)]
+
+    def make(self, k: Kernel) -> Made:
+        """Schedule a kernel and write its loops."""
+        schedule = self.scheduler(k)
+        walk, blocks = packed(planned(k, schedule))
+        params: Sequence[Buffer] = k.params
+        if blocks:
+            read = set(walk.params)
+            params = [*(b for b in k.params if b in read), *(b.buffer for b in blocks)]
+        function = walked(walk, params)
+        self.functions.append(function)
+        self.kernels.append(Scheduled(k, schedule, function))
+        return Made(k, function, {b.buffer: b for b in blocks})
+
+    def packed(self, block: Copy, source: Place) -> Place:
+        """The place of a packed constant; equal blocks of one constant share it."""
+        copy = Packing(source, block, source).kernel
+        key = source.buffer, source.offset, kernels.show(replace(copy, name=""), Canonical())
+        found = self.packings.get(key)
+        if found is None:
+            b = block.buffer
+            place = _whole(Buffer(f"p_{b.name}", b.dtype, b.shape, CONSTANT))
+            found = self.packings[key] = Packing(source, block, place)
+        return found.place
 
     def unique(self, name: str) -> str:
         n = self.used_names.get(name, 0)
@@ -450,6 +586,11 @@ class Canonical(Namer):
             name = self._names[id(thing)] = f"v{len(self._keep)}"
             self._keep.append(thing)
         return name
+
+
+def _sources(block: Copy) -> list[Buffer]:
+    """What a block is a copy of."""
+    return list(dict.fromkeys(e.buffer for e in walk(block.value) if isinstance(e, Load)))
 
 
 def _scratch(body: Stmt) -> tuple[Block, list[Buffer]]:

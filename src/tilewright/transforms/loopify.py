@@ -167,8 +167,13 @@ def _shape(cells: Sequence[Cell]) -> tuple[int, ...]:
 
 def loopify(kernel: Kernel, schedule: Schedule) -> Function:
     """The loops of a kernel under a schedule."""
-    walk = planned(kernel, schedule)
-    params, kernel = kernel.params, walk.kernel
+    return walked(planned(kernel, schedule), kernel.params)
+
+
+def walked(walk: Walk, params: Sequence[Buffer]) -> Function:
+    """The loops of a kernel walked as planned. `params` are the buffers from outside, in the
+    function's order; its scratch memory follows."""
+    kernel = walk.kernel
     builder = _Builder(walk)
     locals_ = [Alloc(b) for b in kernel.locals]
     if kernel.is_map:

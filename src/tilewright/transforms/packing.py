@@ -17,9 +17,11 @@ from tilewright.expr import (
     Buffer,
     Expr,
     Load,
+    apply,
     as_index,
     axis,
     depends,
+    index,
     literal,
     serials,
     static,
@@ -129,6 +131,29 @@ def part(e: Expr, summed: Sequence[Axis], a: Axis, start: Expr, width: int, chun
     (value,) = substitute([e], {**dict(zip(summed, fresh, strict=True)), a: start + p})
     buffer = Buffer(name, e.type, (*shape, chunk), "stack")
     return Block(buffer, (*fresh, p), value, Load(buffer, (*summed, as_index(0)), None))
+
+
+def panels(e: Expr, outer: Sequence[Axis], summed: Sequence[Axis], a: Axis, chunk: int) -> Block:
+    """The copy of all that `e` reads, chunk after chunk of `a`, each in rows over the reduction's
+    axes as `part` has them; the last chunk is filled up with zeros."""
+    o, v = axis(f"{a.name}.o", -(-static(a.extent) // chunk)), axis(f"{a.name}.v", chunk)
+    fresh = [axis(k.name, k.extent) for k in (*outer, *summed)]
+    env: dict[Expr, Expr] = dict(zip((*outer, *summed), fresh, strict=True))
+    (value,) = substitute([e], {**env, a: o * chunk + v})
+    if static(a.extent) % chunk:
+        inside = apply("lt", o * chunk + v, as_index(static(a.extent)))
+        loads = [x for x in walk(value) if isinstance(x, Load)]
+        (value,) = substitute([value], {x: _within(x, inside) for x in loads})
+    axes = (*fresh[: len(outer)], o, *fresh[len(outer) :], v)
+    shape = tuple(static(x.extent) for x in axes)
+    buffer = Buffer(f"{first(e).buffer.name}_panels", e.type, shape, "constant")
+    at = (*outer, index("//", a, as_index(chunk)), *summed, index("%", a, as_index(chunk)))
+    return Block(buffer, axes, value, Load(buffer, at, None))
+
+
+def _within(x: Load, inside: Expr) -> Load:
+    guard = inside if x.guard is None else apply("and", x.guard, inside)
+    return Load(x.buffer, x.index, guard)
 
 
 def filled(copy: Block, lanes: int, parallel: bool = False) -> list[Stmt]:

@@ -11,7 +11,7 @@ from tilewright import kernel as kernels
 from tilewright import loops
 from tilewright.array import Array
 from tilewright.expr import static
-from tilewright.graph import Graph, Node
+from tilewright.graph import Graph, Node, Type
 from tilewright.ops import custom
 from tilewright.options import Options, show
 from tilewright.target import Lapack
@@ -81,9 +81,10 @@ def lower(
     graph = run(GRAPH, graph, options)
     assembly = assemble(graph, scheduler, lapack)
     if options.verify:
-        for k in assembly.kernels:
-            kernels.verify(k.kernel)
-        for f in assembly.program.functions:
+        first = assembly.preparation
+        for s in (*assembly.kernels, *(first.kernels if first else ())):
+            kernels.verify(s.kernel)
+        for f in (*assembly.program.functions, *(first.program.functions if first else ())):
             loops.verify(f)
     for s in assembly.kernels:
         show("kernels", s.kernel, "\n  schedule", s.schedule)
@@ -95,9 +96,13 @@ def explain(graph: Graph, assembly: Assembly) -> str:
     reason and the bytes."""
     kept = {e.node for e in assembly.edges}
     inlined = [n for n in graph.nodes if n.args and n not in kept and n not in graph.inputs]
+    first = assembly.preparation
+    ahead = [] if first is None else ["computed ahead of all calls, from constants:"]
+    ahead += [] if first is None else [f"  {t!r}: {_size(t):,} bytes" for t in first.results]
     sections = [
         [f"{graph.name}: {len(assembly.kernels)} kernels, {assembly.arena_bytes:,} bytes of arena"],
         [f"  {s.kernel.name}    schedule {s.schedule}" for s in assembly.kernels],
+        ahead,
         ["kept in memory:"],
         [_edge(e) for e in assembly.edges if e.nbytes],
         ["passed on inside a kernel, in registers or a row buffer:"],
@@ -119,5 +124,8 @@ def _where(n: Node) -> str:
 
 
 def _nbytes(n: Node) -> int:
-    types = n.type if isinstance(n.type, tuple) else (n.type,)
-    return sum(static(t.size) * t.dtype.itemsize for t in types)
+    return sum(map(_size, n.type if isinstance(n.type, tuple) else (n.type,)))
+
+
+def _size(t: Type) -> int:
+    return static(t.size) * t.dtype.itemsize

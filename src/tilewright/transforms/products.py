@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tilewright.expr import Axis, Expr, Load, Reduce, is_static, static, walk
+from tilewright.expr import CONSTANT, Axis, Expr, Load, Reduce, is_static, static, walk
 from tilewright.kernel import Assign
 from tilewright.target import Target
 from tilewright.transforms.index_rules import Affine, affine, flat
@@ -32,8 +32,9 @@ COPIED, TURNED, SCATTERED = 0.1, 0.35, 1.5
 """Cycles to copy an element, to turn it in registers, to store or load it on its own."""
 LINE, LINE_BYTES = 25.0, 64
 """Cycles to read a line of a large matrix that is copied in columns, and its bytes."""
-CROWDED, SECOND_LEVEL = 0.05, 2.0
-"""What a load costs that hides behind multiplications, and how much more from beyond the cache."""
+CROWDED, SECOND_LEVEL, THIRD_LEVEL = 0.05, 2.0, 20.0
+"""What a load costs that hides behind multiplications, and how many times that from beyond the
+first and the second level cache."""
 COLLIDING, WAYS = 2.0, 7
 """What rows cost of which more than so many share a set of the first level cache."""
 BODY = 0.01
@@ -90,6 +91,11 @@ class _Operand:
     def step(self, a: Axis) -> int:
         """Elements from one point of the axis to the next."""
         return self.form.coefficient(a)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether copies of it are made once, ahead of all calls."""
+        return self.load.buffer.scope == CONSTANT
 
     def far(self, a: Axis) -> bool:
         """Whether points of the axis share the sets of the first level cache."""
@@ -272,17 +278,20 @@ class Product:
                 copied += COPIED * o.size(self.axes) * 2
             elif self.packs(o, vector, plans[vector].chunk, self.results // static(vector.extent)):
                 staged.append((o.read, vector))
-                rate = COPIED if o.step(vector) == 1 else TURNED
-                copied += rate * o.size([*self.axes, *self.summed])
-                copied += self.lines_of(o, vector, plans[vector].chunk) if o.is_word else 0.0
+                if not o.is_constant:
+                    rate = COPIED if o.step(vector) == 1 else TURNED
+                    copied += rate * o.size([*self.axes, *self.summed])
+                    copied += self.lines_of(o, vector, plans[vector].chunk) if o.is_word else 0.0
             elif o.step(vector) != 1:
                 load = lanes * SCATTERED
         singles = [o for o in self.operands if not o.moves(vector)]
         for o in singles if self.is_map else ():
             if self.alone(o, vector) and self.spreads(o, rows, panels, stretches):
                 staged.append((o.read, None))
-                rate = TURNED if o.is_word else COPIED
-                copied += rate * 2 * o.size([*self.axes, *self.summed] if o.is_word else self.axes)
+                if not o.is_constant:
+                    rate = TURNED if o.is_word else COPIED
+                    size = o.size([*self.axes, *self.summed] if o.is_word else self.axes)
+                    copied += rate * 2 * size
         packed = [o for o in wide if (o.read, vector) in staged]
         inside = sum(o.size([vector, *self.summed]) * o.itemsize for o in wide)
         outer = [a for a in self.axes if a is not rows and a is not vector]
@@ -298,6 +307,8 @@ class Product:
         sums, step = len(self.tiled), 0.0
         lines = inside // max(static(vector.extent), 1) * width * lanes
         near = 1.0 if lines <= self.target.l1_bytes else SECOND_LEVEL
+        if lines > self.target.l2_bytes:
+            near = THIRD_LEVEL
         chunks, rest = divmod(static(vector.extent), width * lanes)
         for times, vectors in ((chunks, width), (1, -(-rest // lanes))):
             reads = vectors * load * near * len(wide) + 0.5 * high * len(singles)
@@ -332,7 +343,11 @@ class Product:
         rows fall on one another; and there are enough rows that read them."""
         moving = [k for k in self.summed if o.moves(k)]
         nbytes = o.size(moving) * chunk * o.itemsize
-        if not _plain(o) or not moving or nbytes > STAGED_BYTES or others < 2:
+        if not _plain(o) or not moving or others < 2:
+            return False
+        if o.is_constant:
+            return True
+        if nbytes > STAGED_BYTES:
             return False
         if o.is_word:
             return True

@@ -20,6 +20,7 @@ from typing import Any, Final
 from tilewright import dtypes
 from tilewright.errors import ScheduleError
 from tilewright.expr import (
+    CONSTANT,
     Axis,
     Buffer,
     Expr,
@@ -251,6 +252,12 @@ class Walk:
     turned: Axis | None = None
     parts: Parts | None = None
     before: tuple[Assign, ...] = ()
+
+    @property
+    def params(self) -> tuple[Buffer, ...]:
+        """What the kernel, and what is computed before it, needs from outside."""
+        loads = (e for a in self.before for e in walk(a.value) if isinstance(e, Load))
+        return tuple(dict.fromkeys((*self.kernel.params, *(e.buffer for e in loads))))
 
 
 @dataclass(frozen=True)
@@ -513,7 +520,8 @@ def _staged(
         copy = whole(load, used) if all(is_static(a.extent) for a in used) else None
         if copy is None:
             raise refuse("the size of the block is not known")
-        if at is not None and copy.buffer.nbytes > STAGED_BYTES:
+        constant = first(load).buffer.scope == CONSTANT
+        if at is not None and copy.buffer.nbytes > STAGED_BYTES and not constant:
             raise refuse(f"the block of {copy.buffer.nbytes} bytes is too large for the stack")
         return load
     if at not in tile or at.serial not in load.free or at in summed:
@@ -525,7 +533,7 @@ def _staged(
     size = (
         plans.get(at, Plan()).chunk * static(product(a.extent for a in inner)) * load.type.itemsize
     )
-    if size > STAGED_BYTES:
+    if size > STAGED_BYTES and first(load).buffer.scope != CONSTANT:
         raise refuse(f"the block of {size} bytes is too large for the stack")
     return load
 

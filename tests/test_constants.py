@@ -1,0 +1,367 @@
+"""Constants: what is computed ahead, what is packed, and that both are what they would be."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import threading
+import weakref
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilewright as tw
+from running import same
+from tilewright import errors, loops
+from tilewright.constants import is_constant
+from tilewright.runtime import cache
+from tilewright.transforms.ahead import split
+from tilewright.transforms.assemble import constants
+
+RNG = np.random.default_rng(3)
+
+
+def normal(*shape: int, dtype: Any = np.float32) -> Any:
+    return RNG.standard_normal(shape).astype(dtype)
+
+
+def held(f: Any, x: Any, *weights: Any) -> Any:
+    """f(x, *weights) with the weights as constants, checked against NumPy's or the plain program,
+    twice: the second call may be native code's."""
+    constants = tw.constant(weights)
+    g = tw.compile(lambda x: f(x, *constants))
+    plain = tw.compile(f)(x, *weights)
+    for _ in range(3):
+        same(g(x), plain)
+    return g
+
+
+def preparation(g: Any, *args: Any) -> Any:
+    return g.lower(*args).entry.program.assembly.preparation
+
+
+# -- the promise -------------------------------------------------------------------------------
+
+
+def test_constants_are_copies_that_cannot_be_written_to() -> None:
+    w = normal(3, 4)
+    c = tw.constant(w)
+    w[0] = 7
+    assert not np.any(c[0] == 7)
+    with pytest.raises(ValueError, match="read-only"):
+        c[0] = 1
+
+
+def test_trees_keep_their_structure_and_numbers() -> None:
+    tree = {"w": [normal(2, 2), (np.arange(3), 1.5)], "n": None, "k": np.float32(2)}
+    c = tw.constant(tree)
+    same(c, tree)
+    assert c["w"][1][1] == 1.5 and is_constant(c["w"][0]) and is_constant(c["w"][1][0])
+    assert type(c["w"][0]) is np.ndarray
+
+
+def test_a_constant_stays_itself_and_its_views_are_constants() -> None:
+    c = tw.constant(normal(4, 6))
+    assert tw.constant(c) is c
+    assert is_constant(c.T) and is_constant(c[1:, ::2]) and is_constant(c.reshape(3, 8))
+    assert not is_constant(c.copy()) and not is_constant(c + 0) and not is_constant(normal(2))
+
+
+def test_read_only_is_no_promise() -> None:
+    w = normal(3)
+    w.flags.writeable = False
+    assert not is_constant(w) and not is_constant(w[1:])
+
+
+def test_traced_arrays_are_no_constants() -> None:
+    with pytest.raises(errors.NotConstant, match=r"tw\.constant on the array outside"):
+        tw.compile(lambda w, x: x @ tw.constant(w))(normal(2, 2), normal(2, 2))
+
+
+def test_a_constant_made_while_tracing() -> None:
+    w, x = normal(5, 6), normal(4, 5)
+    same(tw.compile(lambda x: x @ tw.constant(w))(x), x @ w)
+
+
+def fixed(g: Any, *args: Any) -> list[bool]:
+    return [h.fixed for h in constants(g.lower(*args).graph)]
+
+
+def test_what_a_function_made_and_nobody_has_is_a_constant() -> None:
+    """NumPy computes what depends on no argument while the function is traced."""
+    w, x = normal(5, 6), normal(4, 5)
+    g = tw.compile(lambda x: x @ (w * 2) + np.hanning(6)[::-1])
+    assert fixed(g, x) == [True, True]
+    same(g(x), x @ (w * 2) + np.hanning(6)[::-1])
+
+
+def test_what_somebody_has_is_none() -> None:
+    w, x, left = normal(5, 6), normal(4, 5), []
+
+    def keeps(x: Any) -> Any:
+        table = w * 2
+        left.append(table[1:])
+        return x @ table + w[0]
+
+    g = tw.compile(keeps)
+    assert fixed(g, x) == [False, False]
+    same(g(x), x @ (w * 2) + w[0])
+    left[0][...] = 0
+    same(g(x), x[:, :1] @ (2 * w[:1]) + w[0])
+
+
+def test_nobody_keeps_a_constant_alive() -> None:
+    c = tw.constant(normal(4))
+    gone = weakref.ref(c)
+    del c
+    gc.collect()
+    assert gone() is None
+
+
+# -- what is computed ahead ----------------------------------------------------------------------
+
+
+def test_what_depends_on_constants_only_is_computed_once() -> None:
+    def scaled(x: Any, w: Any, s: Any) -> Any:
+        # with traced zeros: what is of ordinary arrays only NumPy itself computes
+        zero = tw.numpy.zeros(50, np.float32)
+        return x @ (w / np.sqrt(np.var(w + zero, 0) + s))
+
+    g = held(scaled, normal(8, 40), normal(40, 50), np.float32(1e-3) * np.ones(50, np.float32))
+    names = [n.op.name for n in split(g.lower(normal(8, 40)).simplified).after.nodes]
+    assert "sqrt" not in names and "reduce_sum" not in names
+    (result,) = preparation(g, normal(8, 40)).results
+    assert result.dtype == np.float32
+
+
+def test_views_are_read_through() -> None:
+    """A bias broadcast to the result's shape is not written out."""
+
+    def biased(x: Any, b: Any) -> Any:
+        return x + np.broadcast_to(np.tanh(b + tw.numpy.zeros(50, b.dtype)), x.shape)
+
+    g = held(biased, normal(300, 50), normal(50))
+    (result,) = preparation(g, normal(300, 50)).results
+    assert result.shape == (50,)
+
+
+def test_what_grows_is_not_kept() -> None:
+    """A table from two vectors, and narrow weights that are widened."""
+    a, b, w = normal(300, 300), normal(300), RNG.integers(-9, 9, (300, 300)).astype(np.int8)
+    for f, c in ((lambda x, c: x * (c[:, None] * c), b), (lambda x, w: x * w.astype(x.dtype), w)):
+        c = tw.constant(c)
+        g = tw.compile(lambda x: f(x, c + tw.numpy.zeros(1, c.dtype)))  # noqa: B023
+        same(g(a), f(a, c))
+        before = preparation(g, a)
+        kept = before.results if before else ()
+        assert sum(t.size * t.dtype.itemsize for t in kept) <= c.nbytes
+
+
+def test_results_that_are_constants() -> None:
+    c = tw.constant(normal(5, 3))
+    g = tw.compile(lambda x: (c, c.T, np.tanh(c), x + 1, c))
+    for _ in range(3):
+        out = g(np.ones(2))
+        same(out, (c, c.T, np.tanh(c), np.full(2, 2.0), c))
+        for a in out:
+            a[...] = 0  # each result is the caller's own
+
+
+def test_constants_without_elements() -> None:
+    held(lambda x, w: x @ w, normal(3, 0), normal(0, 4))
+    held(lambda x, w: x @ np.tanh(w), normal(3, 4), normal(4, 0))
+
+
+def test_several_results_of_one_op() -> None:
+    a = normal(6, 6) + 6 * np.eye(6, dtype=np.float32)
+    g = held(lambda x, a: np.linalg.qr(a)[0] @ x + np.linalg.inv(a) @ x, normal(6, 3), a)
+    assert "qr" not in [n.op.name for n in split(g.lower(normal(6, 3)).simplified).after.nodes]
+
+
+def test_sorted_constants() -> None:
+    held(lambda x, w: np.sort(w)[::-1] * x + np.cumsum(w), normal(31), normal(31))
+
+
+# -- packing ---------------------------------------------------------------------------------------
+
+PRODUCTS = {
+    "plain": (lambda x, w: x @ w, (64, 96), (96, 130)),
+    "transposed": (lambda x, w: x @ w.T, (64, 96), (131, 96)),
+    "prime": (lambda x, w: np.maximum(x @ w + 1, 0), (37, 41), (41, 43)),
+    "vector": (lambda x, w: x @ w, (96,), (96, 130)),
+    "matrix-vector": (lambda x, w: w @ x, (96,), (200, 96)),
+    "batched": (lambda x, w: x @ w, (3, 20, 33), (3, 33, 70)),
+    "one": (lambda x, w: x @ w, (1, 1), (1, 1)),
+    "left": (lambda x, w: w @ x, (96, 64), (90, 96)),
+    "square": (lambda x, w: x @ w @ w.T, (64, 64), (64, 64)),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64, np.int32])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products(name: str, dtype: Any) -> None:
+    f, x, w = PRODUCTS[name]
+    a, b = (10 * normal(*x)).astype(dtype), (10 * normal(*w)).astype(dtype)
+    g = held(f, a, b)
+    same(g(a), f(a, b), tolerance=3e-5 if dtype in (np.float32, np.complex64) else None)
+
+
+CONVOLUTIONS = {
+    "3x3": ((2, 16, 9, 11), (24, 16, 3, 3), {"padding": "SAME"}),
+    "winograd": ((1, 64, 28, 28), (64, 64, 3, 3), {"padding": "SAME"}),
+    "winograd, one block": ((1, 64, 28, 28), (32, 64, 3, 3), {"padding": "SAME"}),
+    "strided": ((1, 32, 14, 14), (48, 32, 3, 3), {"padding": "SAME", "window_strides": (2, 2)}),
+    "1x1": ((1, 64, 7, 7), (70, 64, 1, 1), {"padding": "VALID"}),
+    "7x7 image": ((1, 128, 7, 7), (128, 128, 3, 3), {"padding": "SAME"}),
+    "grouped": ((1, 32, 8, 8), (32, 8, 3, 3), {"padding": "SAME", "feature_group_count": 4}),
+    "depthwise": ((1, 32, 14, 14), (32, 1, 3, 3), {"padding": "SAME", "feature_group_count": 32}),
+    "deep": ((1, 512, 7, 7), (64, 512, 3, 3), {"padding": "SAME"}),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions(name: str) -> None:
+    x, w, how = CONVOLUTIONS[name]
+    conv = functools.partial(tw.lax.conv_general_dilated, **{"window_strides": (1, 1), **how})
+    held(lambda x, w: np.maximum(conv(x, w), 0), normal(*x), normal(*w))
+
+
+@pytest.mark.parametrize("sign", [(np.int8, np.int8), (np.uint8, np.int8), (np.int8, np.uint8)])
+def test_narrow_products(sign: Any) -> None:
+    a, b = (RNG.integers(0, 100, s).astype(d) for s, d in zip([(40, 70), (70, 90)], sign))
+
+    def product(x: Any, w: Any) -> Any:
+        return np.matmul(x, w, dtype=np.int32)
+
+    same(held(product, a, b)(a), product(a, b))
+
+
+def test_what_a_schedule_stages_of_a_constant_is_not_copied_again() -> None:
+    """No loop of the main program writes the block: the copy is the preparation's."""
+    x, w = normal(64, 300), tw.constant(normal(200, 300))
+    g = tw.compile(lambda x: x @ w.T)
+    lowered = g.lower(x)
+    assert "Stage" in str(*lowered.schedules.values())
+    assert preparation(g, x).results != ()
+    written = [
+        s.buffer.scope
+        for f in lowered.program.functions
+        for s in loops.statements(f.body)
+        if isinstance(s, loops.Store)
+    ]
+    assert set(written) <= {"output", "registers"}
+    same(g(x), x @ w.T)
+
+
+def test_equal_layers_share_code_and_not_weights() -> None:
+    weights = [normal(128, 128) / 8 for _ in range(4)]
+
+    def layers(x: Any, *weights: Any) -> Any:
+        for w in weights:
+            x = np.tanh(x @ w.T)
+        return x
+
+    g = held(layers, normal(32, 128), *weights)
+    assert len(g.lower(normal(32, 128)).kernels) == 3  # from and to the caller's, and between
+    assert len(preparation(g, normal(32, 128)).results) == 4
+    assert len(preparation(g, normal(32, 128)).kernels) == 1
+
+
+def test_constants_inside_loops() -> None:
+    w, v = tw.constant((normal(40, 40) / 6, normal(40, 40) / 6))
+
+    def steps(x: Any) -> Any:
+        return tw.scan(lambda h, t: (np.tanh(h @ w.T + t @ np.exp(v)), h), x, xs)[0]
+
+    xs, x = normal(5, 16, 40), normal(16, 40)
+    h = x
+    for t in xs:
+        h = np.tanh(h @ w.T + t @ np.exp(v))
+    same(tw.compile(steps)(x), h, tolerance=1e-4)
+
+
+def test_branches_and_gradients() -> None:
+    w = tw.constant(normal(30, 40))
+
+    def loss(x: Any) -> Any:
+        return np.sum(tw.cond(np.sum(x) > 0, lambda x: x @ w, lambda x: x @ np.cos(w), x) ** 2)
+
+    plain = w.copy()
+
+    def reference(x: Any) -> Any:
+        return np.sum(
+            tw.cond(np.sum(x) > 0, lambda x: x @ plain, lambda x: x @ np.cos(plain), x) ** 2
+        )
+
+    for x in (normal(8, 30), -abs(normal(8, 30))):
+        same(tw.grad(loss)(x), tw.grad(reference)(x))
+        same(tw.compile(tw.value_and_grad(loss))(x), tw.compile(tw.value_and_grad(reference))(x))
+
+
+# -- programs, caches, threads ---------------------------------------------------------------------
+
+
+def test_programs_are_shared_and_weights_are_not() -> None:
+    """One program for all weights; each keeps its own packed ones."""
+
+    def model(w: Any) -> Any:
+        c = tw.constant(w)
+        return tw.compile(lambda x: x @ np.tanh(c).T)
+
+    x = normal(16, 64)
+    weights = [normal(80, 64) for _ in range(7)]
+    models = [model(w) for w in weights]
+    for _ in range(3):
+        for g, w in zip(models, weights, strict=True):
+            same(g(x), x @ np.tanh(w).T)
+    assert len({id(g.lower(x).entry.program) for g in models}) == 1
+
+
+def test_constants_and_captured_arrays_are_told_apart() -> None:
+    w = normal(20, 30)
+    c = tw.constant(w)
+    x = normal(4, 20)
+    plain, fixed = tw.compile(lambda x: x @ w), tw.compile(lambda x: x @ c)
+    same(plain(x), fixed(x))
+    w *= 2
+    same(plain(x), 2 * fixed(x))
+
+
+def test_from_disk(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later process finds the preparation beside the program."""
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path))
+    compiling = import_module("tilewright.compile")
+    w, x = normal(90, 64), normal(16, 64)
+    results = []
+    for _ in range(2):
+        monkeypatch.setattr(compiling, "_programs", compiling.Programs())
+        c = tw.constant(w)
+        g = tw.compile(lambda x: x @ np.tanh(c).T, options=tw.Options())  # noqa: B023
+        results.append(g(x))
+        found = g.lower(x).entry.program.found
+    assert found is not None and found[0].before is not None
+    np.testing.assert_array_equal(*results)
+    same(results[0], x @ np.tanh(w).T)
+
+
+def test_many_threads_prepare_at_once() -> None:
+    c, x = tw.constant(normal(64, 64)), normal(16, 64)
+    g = tw.compile(lambda x: x @ np.tanh(c).T)
+    expected = x @ np.tanh(c).T
+    results: list[Any] = []
+    crowd = [threading.Thread(target=lambda: results.append(g(x))) for _ in range(8)]
+    for t in crowd:
+        t.start()
+    for t in crowd:
+        t.join()
+    assert len(results) == 8
+    for r in results:
+        same(r, expected)
+
+
+def test_explain_says_what_is_kept() -> None:
+    c, x = tw.constant(normal(64, 64)), normal(16, 64)
+    text = tw.compile(lambda x: x @ np.tanh(c)).lower(x).explain()
+    assert "computed ahead of all calls, from constants:" in text and "16,384 bytes" in text
