@@ -24,7 +24,7 @@ from tilewright.errors import BadThreadCount, ScheduleError
 from tilewright.expr import Buffer, axis, cast, index, var
 from tilewright.kernel import Kernel
 from tilewright.loops import Accumulate, Alloc, Function, Let, Program, Store, block, loop
-from tilewright.runtime import threads
+from tilewright.runtime import jit, threads
 from tilewright.transforms.loopify import loopify
 from tilewright.transforms.schedule import Schedule
 
@@ -271,12 +271,64 @@ def test_registers_that_live_on_keep_the_loop_serial() -> None:
     assert parallel.outline(program) == (program, {})
 
 
+def prepared(source: Buffer) -> Program:
+    """out[i, j] = row[j] + i for j parallel inside i, of which row is a copy of the source's."""
+    i, j, k = axis("i", 4), axis("j", 1000), axis("k", 1000)
+    row = Buffer("row", dtypes.float64, (1000,), "stack")
+    copied = loop(k, Store(row, (k,), source[i, k]))
+    put = Store(OUT, (i, j), row[j] + cast(i, dtypes.float64))
+    body = loop(i, Alloc(row), copied, loop(j, put, kind="parallel"), kind="parallel")
+    return Program((Function("f", (X, OUT), block(body)),))
+
+
+@pytest.mark.usefixtures("eager")
+def test_few_iterations_are_divided_with_those_inside(rng: np.random.Generator) -> None:
+    """Chunks that begin in the middle prepare again."""
+    program = prepared(X)
+    (region,) = parallel.outline(program)[1].values()
+    assert [a.name for a in (*region.outer, *region.inner)] == ["i", "j"]
+    assert (region.extent, region.unit) == (4000, 1000)
+    text = llvm.named(llvm.print_program(program, machine()), "prepared")
+    code = jit.object_code(text, machine())
+    call = jit.load(code, "prepared", machine(), threads.symbols(code)).call
+    x = rng.standard_normal((4, 1000))
+    for count in (1, 2, 3, 5, 7):
+        out = np.zeros_like(x)
+        with tw.threads(count):
+            call(jit.pointers([x.ctypes.data, out.ctypes.data]))
+        assert np.array_equal(out, x + np.arange(4)[:, None]), f"{count} threads"
+
+
+@pytest.mark.usefixtures("eager")
+def test_what_would_be_read_after_it_is_written_is_not_prepared_again() -> None:
+    (region,) = parallel.outline(prepared(OUT))[1].values()
+    assert (region.outer, region.inner[0].name, region.extent) == ((), "i", 4)
+
+
+def test_uneven_shapes_are_one_region_with_several_axes(rng: np.random.Generator) -> None:
+    """Panels, and rows of two heights with the last columns by themselves."""
+    x, w = (rng.standard_normal(s).astype(np.float32) for s in ((205, 300), (300, 130)))
+    images, windows = (
+        rng.standard_normal(s).astype(np.float32) for s in ((3, 20, 13, 13), (40, 20, 3, 3))
+    )
+    options = tw.Options(winograd=False)
+    for f, args in (
+        (lambda a, b: a @ b, (x, w)),
+        (lambda a, b: tw.lax.conv(a, b, (1, 1), "SAME"), (images, windows)),
+    ):
+        text = agree(f, args, options=options)
+        found = re.findall(
+            rf"call void @{PARALLEL}\(.*, i64 (\d+), (?:i64 \d+, ){{3}}i64 \d+\)", text
+        )
+        assert int(found[-1]) >= 16, text
+
+
 def test_grains_follow_the_cost() -> None:
     """Chunks of light iterations have more of them."""
 
     def grain(f: Callable[..., Any], *args: Any) -> int:
         text = tw.compile(f).lower(*args).llvm
-        (found,) = re.findall(rf"call void @{PARALLEL}\(.*, i64 (\d+), i64 0\)", text)
+        (found,) = re.findall(rf"call void @{PARALLEL}\(.*, i64 (\d+), i64 \d+, i64 0\)", text)
         return int(found)
 
     x = np.ones(1 << 22, np.float32)

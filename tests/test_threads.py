@@ -31,7 +31,7 @@ from tilewright.target import Target, host
 pytestmark = pytest.mark.skipif(not threads.available(), reason="the pool needs Linux")
 
 REGIONS = f"""
-declare void @{PARALLEL}(ptr, ptr, i64, i64, i64)
+declare void @{PARALLEL}(ptr, ptr, i64, i64, i64, i64, i64)
 
 define internal void @count(ptr %counts, i64 %begin, i64 %end) {{
 entry:
@@ -56,7 +56,7 @@ loop:
   %i = phi i64 [ %begin, %entry ], [ %next, %loop ]
   %start = mul i64 %i, 100
   %row = getelementptr i32, ptr %counts, i64 %start
-  call void @{PARALLEL}(ptr @count, ptr %row, i64 100, i64 1, i64 0)
+  call void @{PARALLEL}(ptr @count, ptr %row, i64 100, i64 1, i64 1, i64 1, i64 0)
   %next = add i64 %i, 1
   %more = icmp slt i64 %next, %end
   br i1 %more, label %loop, label %out
@@ -79,10 +79,13 @@ entry:
   %nested = load i64, ptr %a5
   %nest = icmp ne i64 %nested, 0
   %body = select i1 %nest, ptr @rows, ptr @count
+  %a6 = getelementptr i64, ptr %args, i64 6
+  %unit = load i64, ptr %a6
   br label %loop
 loop:
   %i = phi i64 [ 0, %entry ], [ %next, %loop ]
-  call void @{PARALLEL}(ptr %body, ptr %counts, i64 %extent, i64 %grain, i64 %limit)
+  call void @{PARALLEL}(ptr %body, ptr %counts, i64 %extent, i64 %unit, i64 %grain,
+                        i64 1, i64 %limit)
   %next = add i64 %i, 1
   %more = icmp slt i64 %next, %rounds
   br i1 %more, label %loop, label %out
@@ -99,13 +102,14 @@ def regions() -> Callable[[Any], None]:
 
 
 def counts(
-    extent: int, grain: int = 1, limit: int = 0, rounds: int = 1, nested: bool = False
-) -> Any:
+    extent: int, grain: int = 1, limit: int = 0, rounds: int = 1, nested: bool = False,
+    unit: int = 1,
+) -> Any:  # fmt: skip
     """How often each iteration ran in `rounds` regions, with guards on both sides."""
     size = extent * 100 if nested else extent
     found = np.zeros(size + 2, np.int32)
-    args = (found.ctypes.data + 4, extent, grain, limit, rounds, nested)
-    regions()((ctypes.c_int64 * 6)(*args))
+    args = (found.ctypes.data + 4, extent, grain, limit, rounds, nested, unit)
+    regions()((ctypes.c_int64 * 7)(*args))
     assert found[0] == found[-1] == 0
     return found[1:-1]
 
@@ -123,6 +127,16 @@ def test_every_iteration_runs_once(limit: int) -> None:
     for extent in (1, 2, 3, 7, 64, 1000, 12345):
         for grain in (1, 3, 1000):
             assert (counts(extent, grain, limit, rounds=5) == 5).all(), (extent, grain)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 8])
+def test_units_that_share_work_are_complete(limit: int) -> None:
+    """In whole units or, where these cannot be shared out evenly, in parts of them."""
+    for unit in (2, 5, 100):
+        for units in (1, 2, 3, 5, 8, 33):
+            for grain in (1, 7, unit):
+                found = counts(units * unit, grain, limit, rounds=5, unit=unit)
+                assert (found == 5).all(), (unit, units, grain)
 
 
 def test_many_short_regions() -> None:

@@ -35,6 +35,8 @@ from tilewright.expr import (
     Load,
     Namer,
     Var,
+    apply,
+    as_index,
     is_static,
     show,
     show_extent,
@@ -225,6 +227,15 @@ def block(*statements: Stmt) -> Block:
 def loop(axis: Axis, *body: Stmt, kind: str = "serial", lanes: int = 1) -> Stmt:
     """A `For` over `axis`."""
     return For(axis, block(*body), kind, lanes)
+
+
+def either(o: Axis, ways: Sequence[tuple[int, Stmt]]) -> Stmt:
+    """The body of one loop over `o` that has statements of its own for each stretch of rounds; a
+    stretch ends where the next begins."""
+    *others, (_, result) = ways
+    for end, s in reversed(others):
+        result = If(apply("lt", o, as_index(end)), block(s), block(result))
+    return result
 
 
 def store(buffer: Buffer, index: Sequence[Expr], value: Expr) -> Store:

@@ -127,7 +127,7 @@ class FunctionPrinter(ValuePrinter):
         self.function, self.regions = function, regions
         self.allocas: list[str] = []
         self.tasks: dict[str, str] = {}
-        self.stretch: tuple[Axis, str, str] | None = None  # what a region runs of its axis
+        self.stretches: dict[Axis, tuple[str, str]] = {}  # what a region runs of its inner axes
 
     def text(self, external: bool) -> str:
         """The definition. The external one gets its pointers in an array."""
@@ -212,8 +212,8 @@ class FunctionPrinter(ValuePrinter):
     def counted_loop(self, s: For) -> None:
         extent = s.axis.extent
         first = "0"
-        if self.stretch is not None and self.stretch[0] is s.axis:
-            _, first, count = self.stretch  # never empty
+        if s.axis in self.stretches:
+            first, count = self.stretches[s.axis]  # never empty
         else:
             count = str(static(extent)) if is_static(extent) else self.value_of(extent).text  # type: ignore[arg-type]
         i, following = self.fresh("i"), self.fresh("i")
@@ -338,15 +338,16 @@ class FunctionPrinter(ValuePrinter):
 
     def scalars(self, region: Region) -> list[str]:
         """The parameters of a region besides its buffers."""
-        own = [Operand(f"%s{k}", v.type) for k, v in enumerate(region.scalars)]
-        for v, x in zip(region.scalars, own, strict=True):
+        given = (*region.scalars, *region.outer)
+        own = [Operand(f"%s{k}", v.type) for k, v in enumerate(given)]
+        for v, x in zip(given, own, strict=True):
             self.remember(v, x)
-        self.stretch = (region.axis, "%begin", "%end")
+        self.stretches = dict.fromkeys(region.inner, ("%begin", "%end"))
         return [*map(str, own), "i64 %begin", "i64 %end"]
 
     def divide(self, region: Region, texts: Sequence[str], types: Sequence[str]) -> None:
         """Have the pool run a region: its arguments travel in an environment of 8 bytes each."""
-        env, n = self.fresh("env"), region.axis.extent
+        env, n = self.fresh("env"), region.extent
         self.allocas.append(f"  {env} = alloca [{len(texts)} x i64], align 8")
         extent = str(n) if isinstance(n, int) else self.value_of(n).text
         self.lines += divided(region, env, texts, extent)

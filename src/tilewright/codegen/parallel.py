@@ -4,6 +4,13 @@ Knows what a loop's body uses from outside, which buffers are private to an iter
 what an iteration costs. Refuses to know the pool and how text is printed: a region is an ordinary
 `Function` over a stretch of one axis, and where the loop was there is a `Call`.
 
+Where a loop has few iterations, each with a parallel loop inside, both are divided as one:
+
+    parallel i in 3: prepare; parallel j in 20: s(i, j)     ->     60 iterations
+
+A chunk that begins in the middle of i prepares again, which it may since that writes memory of the
+iteration's own only.
+
 Only iterations that Loops calls independent are divided, and an iteration is the same code in any
 chunk, so results have the same bits for any number of threads. What the costs say changes the
 speed alone.
@@ -11,6 +18,7 @@ speed alone.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,10 +29,12 @@ from tilewright.expr import (
     Apply,
     Axis,
     Buffer,
+    Extent,
     Load,
     Var,
     as_index,
     is_static,
+    product,
     static,
     walk,
 )
@@ -47,6 +57,11 @@ from tilewright.loops import (
     statements,
 )
 
+ENOUGH: Final = 64
+"""Iterations from which on threads have equally many, near enough."""
+NEGLIGIBLE: Final = 1 / 256
+"""A preparation that takes no more of the loop's time may be repeated for every chunk."""
+
 WORTH_NS: Final = 8_000
 """A loop that takes less is not divided. A fork and join takes some 200 ns, a cold one 10 us."""
 CHUNK_NS: Final = 2_000
@@ -64,14 +79,26 @@ ROUNDS: Final = 16
 @dataclass(frozen=True)
 class Region:
     """A parallel loop as a function: its buffers are the parameters, followed by `scalars` bound
-    outside the loop and by the stretch [begin, end) of `axis` to run. A chunk has at least `grain`
-    iterations, and at most `limit` threads take part (0: as many as the caller's)."""
+    outside the loop, by the places on the `outer` axes of loops divided with it, and by the stretch
+    [begin, end) to run of the `inner` axis, of which each way through the body may have its own.
+
+    `unit` iterations share a preparation; 1 if it is cheap or there is none. A chunk has at least
+    `grain` iterations, which are worth `weight` smallest chunks, and at most `limit` threads take
+    part (0: as many as the caller's)."""
 
     function: Function
     scalars: tuple[Axis | Var, ...]
-    axis: Axis
+    outer: tuple[Axis, ...]
+    inner: tuple[Axis, ...]
+    unit: int
     grain: int
+    weight: int
     limit: int
+
+    @property
+    def extent(self) -> Extent:
+        """The iterations of all loops together."""
+        return product([a.extent for a in (*self.outer, self.inner[0])])
 
 
 def outline(program: Program, limit: int = 0) -> tuple[Program, dict[str, Region]]:
@@ -154,30 +181,94 @@ class _Outliner:
         shared = tuple(b for b in uses if b not in declared and b not in private)
         if any(b.scope == "registers" for b in shared):
             return None  # a register has no address
-        grain = self.grain(s, shared)
-        if grain is None:
+        nest = _nest(s)
+        work = self.work(s, nest, shared)
+        if work is None:
             return None
         self.moved.update(private)
-        body = block(*map(Alloc, private), *s.body.statements)
+        body = block(*map(Alloc, private), nest.body)
         outside = frozenset().union(*(e.free for t in statements(s) for e in expressions(t)))
         scalars = tuple(v for serial, v in bound.items() if serial in outside)
         name = f"{self.name}.{len(self.found)}"
-        loop = For(s.axis, body, s.kind, s.lanes)
-        region = Region(Function(name, shared, Block((loop,))), scalars, s.axis, grain, self.limit)
+        function = Function(name, shared, body)  # type: ignore[arg-type]
+        inner = tuple(loop.axis for loop in nest.inner)
+        region = Region(function, scalars, nest.outer, inner, *work, self.limit)
         self.found.append(region)
         self.regions[name] = region
         return Call(name, (*(Ref(b, as_index(0)) for b in shared), *scalars), None)
 
-    def grain(self, s: For, shared: Sequence[Buffer]) -> int | None:
-        """Iterations of a chunk, or None if the whole loop is not worth dividing."""
-        cost = Cost()
-        _count(s.body, 1, 1, cost, self.callees)
+    def work(self, s: For, nest: _Nest, shared: Sequence[Buffer]) -> tuple[int, int, int] | None:
+        """A region's unit, grain and weight; None if the whole loop is not worth dividing."""
+        cost = _cost(s.body, self.callees)
         trips = static(s.axis.extent) if is_static(s.axis.extent) else ROUNDS
         traffic = sum(min(b.nbytes, trips * cost.touched[b]) for b in shared)
         whole = max(trips * cost.ns, traffic * BYTE_NS)
-        if trips < 2 or (whole < WORTH_NS and is_static(s.axis.extent)):
+        if is_static(s.axis.extent) and (whole < WORTH_NS or nest.count < 2):
             return None
-        return max(1, round(CHUNK_NS * trips / whole)) if whole else None
+        count = nest.count if nest.outer else trips
+        grain = max(1, round(CHUNK_NS * count / whole)) if whole else 1
+        weight = max(1, round(whole / count / CHUNK_NS)) if CHUNK_NS else 1
+        unit = 1
+        if nest.outer:
+            (inside, *others) = (_cost(loop, self.callees).ns for loop in nest.inner)
+            rounds = nest.count // static(nest.inner[0].axis.extent)
+            prepared = whole / rounds - max(inside, *others, 0)
+            if prepared > NEGLIGIBLE * whole:
+                unit = static(nest.inner[0].axis.extent)
+        return unit, grain, weight
+
+
+@dataclass(frozen=True)
+class _Nest:
+    """Loops that are divided as one: the axes of those outside, the innermost ones, one on each way
+    through the body, and the body of a round of all those outside."""
+
+    outer: tuple[Axis, ...]
+    inner: tuple[For, ...]
+    body: Stmt
+
+    @property
+    def count(self) -> int:
+        """The iterations of all loops together; 0 if that is not known."""
+        extents = [a.extent for a in (*self.outer, self.inner[0].axis)]
+        return math.prod(map(static, extents)) if all(map(is_static, extents)) else 0
+
+
+def _nest(s: For) -> _Nest:
+    """A parallel loop, with those inside it as far as it has too few iterations without them."""
+    nest, alone = _Nest((), (s,), Block((s,))), True
+    while alone and 0 < nest.count < ENOUGH:
+        (last,) = nest.inner
+        inside = _alternatives(last.body, frozenset(), frozenset())
+        extents = {loop.axis.extent for loop in inside}
+        if len(extents) != 1 or not all(is_static(n) and static(n) > 1 for n in extents):
+            break
+        nest = _Nest((*nest.outer, last.axis), inside, last.body)
+        alone = last.body.statements == inside  # else each round of these would prepare again
+    return nest
+
+
+def _alternatives(s: Stmt, own: frozenset[Buffer], read: frozenset[Buffer]) -> tuple[For, ...]:
+    """The parallel loops, one at the end of each way through `s`, for which all else may be done
+    again: it writes what is its `own`, and it does not `read` what the loops write."""
+    match s:
+        case For(_, _, "parallel"):
+            return () if read & s.writes - own else (s,)
+        case If(condition, then, otherwise):
+            read |= condition.reads
+            ways = [_alternatives(t, own, read) for t in (then, otherwise)]
+            return (*ways[0], *ways[1]) if all(ways) else ()
+        case Block((*before, last)):
+            own |= {t.buffer for t in before if isinstance(t, Alloc)}
+            read |= {b for t in before for u in statements(t) for b in _reads(u)}
+            return _alternatives(last, own, read) if all(t.writes <= own for t in before) else ()
+    return ()
+
+
+def _reads(s: Stmt) -> frozenset[Buffer]:
+    """The buffers that a statement itself reads, or may have a function read."""
+    passed = frozenset(s.targets()) if isinstance(s, Call) else frozenset[Buffer]()
+    return passed.union(*(e.reads for e in expressions(s)))
 
 
 def _uses(root: Stmt) -> Counter[Buffer]:
@@ -199,6 +290,13 @@ class Cost:
     touched: Counter[Buffer] = field(default_factory=Counter)
 
 
+def _cost(s: Stmt, callees: Mapping[str, Function]) -> Cost:
+    """What running a statement once costs."""
+    cost = Cost()
+    _count(s, 1, 1, cost, callees)
+    return cost
+
+
 def _count(s: Stmt, trips: int, lanes: int, cost: Cost, callees: Mapping[str, Function]) -> None:
     """Add what a statement costs that runs so many times, in so many lanes at once."""
     inner: Sequence[Stmt] = s.inner
@@ -210,6 +308,14 @@ def _count(s: Stmt, trips: int, lanes: int, cost: Cost, callees: Mapping[str, Fu
                 trips *= static(axis.extent) if is_static(axis.extent) else ROUNDS
         case While():
             trips *= ROUNDS
+        case If():
+            inner = ()
+            ways = (Cost(), Cost())
+            for t, way in zip((s.then, s.otherwise), ways, strict=True):
+                _count(t, trips, lanes, way, callees)
+            longer = max(ways, key=lambda way: way.ns)
+            cost.ns += longer.ns
+            cost.touched += longer.touched
         case Call(_, _, str()):
             cost.ns += trips * LIBRARY_NS
         case Call(function):
@@ -232,7 +338,7 @@ def _count(s: Stmt, trips: int, lanes: int, cost: Cost, callees: Mapping[str, Fu
 # -- text ----------------------------------------------------------------------------------------
 
 
-DECLARATION: Final = f"declare void @{PARALLEL}(ptr, ptr, i64, i64, i64)"
+DECLARATION: Final = f"declare void @{PARALLEL}(ptr, ptr, i64, i64, i64, i64, i64)"
 
 
 def divided(region: Region, env: str, values: Sequence[str], extent: str) -> list[str]:
@@ -245,8 +351,8 @@ def divided(region: Region, env: str, values: Sequence[str], extent: str) -> lis
             f"  store {x}, ptr {env}.{k}",
         ]
     what = f"ptr @{region.function.name}.task, ptr {env}"
-    how = f"i64 {extent}, i64 {region.grain}, i64 {region.limit}"
-    return [*lines, f"  call void @{PARALLEL}({what}, {how})"]
+    how = ", ".join(f"i64 {n}" for n in (region.unit, region.grain, region.weight, region.limit))
+    return [*lines, f"  call void @{PARALLEL}({what}, i64 {extent}, {how})"]
 
 
 def task(region: Region, types: Sequence[str]) -> str:
@@ -260,12 +366,49 @@ def task(region: Region, types: Sequence[str]) -> str:
             f"  %a{k} = load {t}, ptr %e{k}",
         ]
         given.append(f"{t} %a{k}")
-    given += ["i64 %begin", "i64 %end"]
-    name = region.function.name
+    calls = _calls if region.outer else _call
     return "\n".join([
-        f"define internal void @{name}.task(ptr %env, i64 %begin, i64 %end) {{",
+        f"define internal void @{region.function.name}.task(ptr %env, i64 %begin, i64 %end) {{",
+        "entry:",
         *lines,
-        f"  call void @{name}({', '.join(given)})",
+        *calls(region, given),
         "  ret void",
         "}",
     ])  # fmt: skip
+
+
+def _call(region: Region, given: Sequence[str]) -> list[str]:
+    arguments = ", ".join([*given, "i64 %begin", "i64 %end"])
+    return [f"  call void @{region.function.name}({arguments})"]
+
+
+def _calls(region: Region, given: Sequence[str]) -> list[str]:
+    """One call for each round of the outer loops that the stretch has part in."""
+    size = static(region.inner[0].extent)
+    places, lines = list[str](), list[str]()
+    rest = "%round"
+    for k, a in reversed([*enumerate(region.outer)]):
+        places.insert(0, f"i64 %o{k}")
+        lines += [
+            f"  %o{k} = urem i64 {rest}, {a.extent}",
+            f"  %q{k} = udiv i64 {rest}, {a.extent}",
+        ]
+        rest = f"%q{k}"
+    arguments = ", ".join([*given, *places, "i64 %first", "i64 %last"])
+    return [
+        "  br label %next",
+        "next:",
+        "  %at = phi i64 [ %begin, %entry ], [ %stop, %next ]",
+        f"  %round = udiv i64 %at, {size}",
+        f"  %base = mul i64 %round, {size}",
+        "  %first = sub i64 %at, %base",
+        "  %left = sub i64 %end, %base",
+        f"  %partly = icmp ult i64 %left, {size}",
+        f"  %last = select i1 %partly, i64 %left, i64 {size}",
+        *lines,
+        f"  call void @{region.function.name}({arguments})",
+        "  %stop = add i64 %base, %last",
+        "  %more = icmp ult i64 %stop, %end",
+        "  br i1 %more, label %next, label %out",
+        "out:",
+    ]

@@ -27,9 +27,12 @@ from typing import Final
 from tilewright.target import Target
 
 PARALLEL: Final = "tilewright_parallel"
-"""void(ptr body, ptr env, i64 extent, i64 grain, i64 limit): run body over [0, extent), at least
-`grain` iterations in a chunk, on at most `limit` threads (0: no limit of its own). A body
-is never called for an empty stretch."""
+"""void(ptr body, ptr env, i64 extent, i64 unit, i64 grain, i64 weight, i64 limit): run body over
+[0, extent), at least `grain` iterations in a chunk, on at most `limit` threads (0: no limit of its
+own). `unit` iterations in a row share work that a chunk which begins among them does again: chunks
+are whole units where these can be shared out evenly, and one for each thread where they cannot.
+`grain` iterations are worth `weight` minimal chunks of work. A body is never called for an empty
+stretch."""
 EXPORTS: Final = "tilewright_pool"
 """void(ptr table): prepare the pool and write the addresses of `TABLE` to the table."""
 TABLE: Final = ("parallel", "set_default", "set_own", "reset", "started")
@@ -91,7 +94,7 @@ _STATE: Final = """
 @debt = internal global i64 0
 @default = internal global i64 1
 @key = internal global i32 0
-%task = type { ptr, ptr, i64, i64 }               ; body, env, extent, chunks
+%task = type { ptr, ptr, i64, i64, i64 }          ; body, env, units, chunks, iterations of a unit
 @task = internal global %task zeroinitializer, align 128
 
 declare i64 @syscall(i64, ...)
@@ -141,12 +144,15 @@ define internal void @run(i64 %k) {
 entry:
   %body = load ptr, ptr @task
   %env = load ptr, ptr getelementptr (%task, ptr @task, i32 0, i32 1)
-  %extent = load i64, ptr getelementptr (%task, ptr @task, i32 0, i32 2)
+  %units = load i64, ptr getelementptr (%task, ptr @task, i32 0, i32 2)
   %chunks = load i64, ptr getelementptr (%task, ptr @task, i32 0, i32 3)
-  %from = mul i64 %extent, %k
-  %begin = udiv i64 %from, %chunks
-  %to = add i64 %from, %extent
-  %end = udiv i64 %to, %chunks
+  %unit = load i64, ptr getelementptr (%task, ptr @task, i32 0, i32 4)
+  %from = mul i64 %units, %k
+  %low = udiv i64 %from, %chunks
+  %begin = mul i64 %low, %unit
+  %to = add i64 %from, %units
+  %high = udiv i64 %to, %chunks
+  %end = mul i64 %high, %unit
   call void %body(ptr %env, i64 %begin, i64 %end)
   %before = atomicrmw add ptr @done, i64 1 seq_cst
   %count = add i64 %before, 1
@@ -303,7 +309,20 @@ define internal i64 @threads(i64 %limit) {
   ret i64 %count
 }
 
-define internal void @parallel(ptr %body, ptr %env, i64 %extent, i64 %grain, i64 %limit) {
+; Whether so many units leave a thread idle for more than a sixteenth of the time.
+define internal i1 @uneven(i64 %units, i64 %count) {
+  %rest = urem i64 %units, %count
+  %some = icmp ne i64 %rest, 0
+  %idle = sub i64 %count, %rest
+  %share = shl i64 %idle, 4
+  %long = icmp ugt i64 %share, %units
+  %both = and i1 %some, %long
+  ret i1 %both
+}
+
+define internal void @parallel(
+    ptr %body, ptr %env, i64 %extent, i64 %unit, i64 %grain, i64 %weight, i64 %limit
+) {
 entry:
   %worth = udiv i64 %extent, %grain
   %much = icmp ugt i64 %worth, 1
@@ -317,8 +336,16 @@ enter:
   %free = extractvalue { i64, i1 } %swap, 1
   br i1 %free, label %open, label %alone
 open:
-  %most = mul i64 %count, $CHUNKS
-  %chunks = call i64 @llvm.umin.i64(i64 %worth, i64 %most)
+  %blocks = udiv i64 %extent, %unit
+  %shared = icmp ne i64 %unit, 1
+  %uneven = call i1 @uneven(i64 %blocks, i64 %count)
+  %fine = and i1 %shared, %uneven
+  %units = select i1 %fine, i64 %extent, i64 %blocks
+  %size = select i1 %fine, i64 1, i64 %unit
+  %each = select i1 %fine, i64 1, i64 $CHUNKS
+  %most = mul i64 %count, %each
+  %able = call i64 @llvm.umin.i64(i64 %worth, i64 %units)
+  %chunks = call i64 @llvm.umin.i64(i64 %able, i64 %most)
   %together = call i64 @llvm.umin.i64(i64 %count, i64 %chunks)
   %seats = sub i64 %together, 1
   %started = load i64, ptr @started
@@ -330,8 +357,9 @@ grow:
 publish:
   store ptr %body, ptr @task
   store ptr %env, ptr getelementptr (%task, ptr @task, i32 0, i32 1)
-  store i64 %extent, ptr getelementptr (%task, ptr @task, i32 0, i32 2)
+  store i64 %units, ptr getelementptr (%task, ptr @task, i32 0, i32 2)
   store i64 %chunks, ptr getelementptr (%task, ptr @task, i32 0, i32 3)
+  store i64 %size, ptr getelementptr (%task, ptr @task, i32 0, i32 4)
   store atomic i64 0, ptr @done monotonic, align 8
   %old = load atomic i64, ptr @claim monotonic, align 8
   %g0 = lshr i64 %old, 48
@@ -343,7 +371,8 @@ publish:
   %all = or i64 %gs, %c
   %word = or i64 %all, 1                         ; the caller has chunk 0 already
   %was = atomicrmw xchg ptr @claim, i64 %word seq_cst, align 8
-  call void @wake(i64 %seats, i64 %worth)
+  %work = mul i64 %worth, %weight
+  call void @wake(i64 %seats, i64 %work)
   call void @run(i64 0)
   call void @drain(i64 %word, i64 1)
   call void @join(i64 %chunks)
@@ -362,7 +391,7 @@ none:
 
 _JOIN: Final = """
 ; Wake as many sleepers as there are seats that awake workers cannot take, once it is paid for.
-define internal void @wake(i64 %seats, i64 %worth) {
+define internal void @wake(i64 %seats, i64 %work) {
 entry:
   %sleepers = load atomic i64, ptr @sleepers seq_cst, align 8
   %started = load i64, ptr @started
@@ -371,7 +400,7 @@ entry:
   br i1 %lacking, label %count, label %out
 count:
   %debt = load i64, ptr @debt
-  %sum = add i64 %debt, %worth
+  %sum = add i64 %debt, %work
   store i64 %sum, ptr @debt
   %paid = icmp uge i64 %sum, $PAYS
   br i1 %paid, label %wake, label %out

@@ -61,6 +61,8 @@ PEELED: Final = 8
 """Chunks from which on the border is walked apart from what it surrounds."""
 FEWEST: Final = 4
 """Rows of results from which on it is worth making words of what they read."""
+ENOUGH: Final = 64
+"""Iterations that are shared out evenly, near enough; with fewer, loops inside are parallel too."""
 LIGHT: Final = 12
 """Operations of a body that is unrolled for the sake of its loop overhead."""
 
@@ -120,19 +122,29 @@ def _chosen(kernel: Kernel, target: Target) -> tuple[Schedule, Tile | None]:
     if kernel.is_map:
         axes = planner.nest(list(kernel.axes), list(kernel.body))
         _order(axes, kernel.axes, spelled, orders)
-        first = plans.get(axes[0], Plan()) if axes else Plan()
-        if axes and is_static(axes[0].extent) and static(axes[0].extent) > first.chunk:
-            plans[axes[0]] = replace(first, parallel=True)
+        _share(axes, plans)
     else:
         for own in dict.fromkeys(a.axes for a in kernel.body):
             walked = planner.nest(list(own), [a for a in kernel.body if a.axes == own])
             _order(walked, own, spelled, orders)
         _yield_lanes(kernel.body, plans)
-        if kernel.axes:
-            plans[kernel.axes[0]] = Plan(parallel=True)
+        _share(kernel.axes, plans)
     steps = spell([(n, a, plans[a]) for n, a in by_name.items() if a in plans])
     special = _special(planner.tile, kernel, spelled) if kernel.is_map and planner.tile else ()
     return Schedule((*dict.fromkeys(orders), *steps.steps, *special)), planner.tile
+
+
+def _share(axes: Sequence[Axis], plans: dict[Axis, Plan]) -> None:
+    """Make the outermost axes parallel, one inside the other, until there are enough rounds."""
+    rounds = 1
+    for a in axes:
+        plan = plans.get(a, Plan())
+        count = -(-static(a.extent) // plan.chunk) if is_static(a.extent) else ENOUGH
+        if count > 1:
+            plans[a] = replace(plan, parallel=True)
+        rounds *= count
+        if rounds >= ENOUGH:
+            return
 
 
 def _special(tile: Tile, kernel: Kernel, spelled: dict[Axis, str]) -> Iterator[Step]:

@@ -48,6 +48,7 @@ from tilewright.loops import (
     Stmt,
     Store,
     block,
+    either,
     loop,
 )
 from tilewright.scalars import REDUCTIONS
@@ -419,9 +420,17 @@ class _Builder:
                 else self.turn(cells, body, at, after)
             )
         a, plan = axes[0], self.plan.get(axes[0], Plan())
+        cuts = segments(static(a.extent), plan)
+        summed = any(isinstance(e, Reduce) for e in walk(*(x.value for x in body)))
+        whole = axis(f"{a.name}.o", sum(s.count for s in cuts))
+        together = plan.parallel and summed and len(cuts) > 1
         out: list[Stmt] = []
-        for s in segments(static(a.extent), plan):
-            o, cell, where = _cut(a, s, a is self.turned)
+        ways: list[tuple[int, Stmt]] = []
+        done = 0
+        for s in cuts:
+            own = axis(f"{a.name}.o", s.count)
+            o = whole - done if together else own
+            cell, where = _cut(a, s, o, a is self.turned)
             base = o * (s.unroll * s.lanes) if s.count > 1 else as_index(0)
             start = index("+", base, as_index(s.start))
             copies, assigns = self.stage(a, s, start, cell, body)
@@ -430,9 +439,11 @@ class _Builder:
                 axes[1:], (*cells, cell), assigns, {**at, a: where}, {**after, a: turned}
             )
             inner = [block(*copies, *inner)] if copies else inner
+            done += s.count
+            ways.append((done, block(*inner)))
             kind = "parallel" if plan.parallel else "serial"
-            out += [loop(o, *inner, kind=kind)] if s.count > 1 else inner
-        return out
+            out += [loop(own, *inner, kind=kind)] if s.count > 1 else inner
+        return [loop(whole, either(whole, ways), kind="parallel")] if together else out
 
     def tile(self, cells: tuple[Cell, ...], body: list[Assign], at: dict[Expr, Expr]) -> list[Stmt]:
         """One tile: its reductions into registers, then its results."""
@@ -573,7 +584,7 @@ class _Builder:
         plan = Plan() if last in written else self.plan.get(last, Plan())
         parts = segments(static(last.extent), plan)
         biggest = max(parts, key=lambda s: (s.unroll, s.width), default=Segment(0, 0, 1, 1, 1))
-        _, whole, _ = _cut(last, biggest)
+        whole, _ = _cut(last, biggest, as_index(0))
         accs = [Buffer("acc", r.type, _shape((*cells, whole)), "registers") for r in group]
         zero = [literal(REDUCTIONS[r.kind][1](r.type), r.type) for r in group]
         out += [Alloc(b) for b in accs]
@@ -581,7 +592,8 @@ class _Builder:
         out += _over((*cells, whole), [Store(b, place, z) for b, z in zip(accs, zero, strict=True)])
         inner: list[Stmt] = []
         for s in parts:
-            o, cell, where = _cut(last, s)
+            o = axis(f"{last.name}.o", s.count)
+            cell, where = _cut(last, s, o)
             stored = [e for a in rows for e in (*a.index, a.value)]
             roots = iter(_tidy(substitute([*stored, *bodies], {last: where})))
             place = _registers(cells, whole.like(cell))
@@ -663,10 +675,9 @@ def _stores(body: Sequence[Assign], roots: Sequence[Expr]) -> list[Stmt]:
     return [Store(a.buffer, tuple([next(rest) for _ in a.index]), next(rest)) for a in body]
 
 
-def _cut(a: Axis, s: Segment, turned: bool = False) -> tuple[Axis, Cell, Expr]:
-    """The loop axis of a segment, its cell, and the position they add up to. `turned` says that
-    the unrolled part gets the lanes once the tile is turned."""
-    o = axis(f"{a.name}.o", s.count)
+def _cut(a: Axis, s: Segment, o: Expr, turned: bool = False) -> tuple[Cell, Expr]:
+    """The cell of round `o` of a segment, and the position they add up to. `turned` says that the
+    unrolled part gets the lanes once the tile is turned."""
     unrolled = axis(f"{a.name}.u", s.unroll) if s.unroll > 1 else None
     vector = axis(f"{a.name}.v", s.width) if s.lanes > 1 else None
     row = axis(f"{a.name}.r", s.unroll) if turned else None
@@ -677,7 +688,7 @@ def _cut(a: Axis, s: Segment, turned: bool = False) -> tuple[Axis, Cell, Expr]:
     if vector is not None:
         where = where + vector
     cell = Cell(unrolled, vector, s.lanes, row=row, lane=lane)
-    return o, cell, index("+", where, as_index(s.start))
+    return cell, index("+", where, as_index(s.start))
 
 
 def _over(cells: Sequence[Cell], body: list[Stmt], rolled: bool = False) -> list[Stmt]:
