@@ -605,14 +605,24 @@ def _positive_power_double(a: Expr, y: Expr) -> Expr:
 
 
 def _simple_power(x: Expr, n: float) -> Expr | None:
-    """x**n where the exponent allows a shorter way that is as accurate."""
+    """x**n where a few products, a root or a quotient give it; below 2 ULP.
+
+    No product leaves the range unless the result does: of the factors none is further from 1 than
+    the result.
+    """
     if n in (0.0, 1.0, 2.0, 3.0):
         return integer_power(x, int(n))
-    if n == -1.0:
-        return 1.0 / x
-    if n == 0.5:  # unlike the root, the power of -inf is inf and that of -0 is 0
-        return select(eq(x, -math.inf), math.inf, apply("sqrt", x + 0.0))
-    return None
+    if n == 4.0:
+        return integer_power(x * x, 2)
+    if n in (-1.0, -2.0):
+        return integer_power(1.0 / x, -int(n))
+    if n not in (-0.5, 0.5, 1.5, 2.5):
+        return None
+    a = x + 0.0  # unlike the root's, the power of -0 is that of 0, and that of -inf is that of inf
+    root = apply("sqrt", a)
+    if n < 0:
+        return select(eq(x, -math.inf), 0.0, 1.0 / root)
+    return select(eq(x, -math.inf), math.inf, root if n < 1 else integer_power(a, int(n)) * root)
 
 
 # cbrt on [3/4, 3/2); relative error 2^-16.7.
