@@ -65,6 +65,7 @@ from tilewright.transforms.loopify import walked
 from tilewright.transforms.lowering import axes_for, position
 from tilewright.transforms.packing import Block as Copy
 from tilewright.transforms.schedule import Parallel, Schedule, names, planned
+from tilewright.transforms.time_tiling import Sweep, Wavefront, wavefront
 
 Scheduler = Callable[[Kernel], Schedule]
 
@@ -522,6 +523,10 @@ class _Builder:
 
     def scan(self, op: Scan, n: Node, args: list[Place], outs: list[Place]) -> list[Stmt]:
         c, m = op.consts, op.carry
+        graph = _own_outputs(op.body)
+        tiled = wavefront(op, graph, _name)
+        if tiled is not None:
+            return self.swept(graph, tiled, args, outs)
         length = static(op.length)
         carry_types = [a.type for a in n.args[c : c + m]]
         out, offsets, at = self.carried(carry_types, args[c : c + m])
@@ -536,6 +541,46 @@ class _Builder:
         for k, of in enumerate(carry_types):
             out += self.copy(of, at(k, as_index(length)), outs[k])
         for offset in offsets:
+            self.arena.drop(offset)
+        return out
+
+    def swept(self, graph: Graph, w: Wavefront, args: list[Place], outs: list[Place]) -> list[Stmt]:
+        """A scan that visits its rows once for many steps; between the visits what is carried lies
+        in two slots used in turn."""
+        given = dict(zip(graph.inputs, args, strict=True))
+        fixed = {
+            b: self.constants[n.op.held] if isinstance(n.op, Constant) else given[n]
+            for b, n in w.fixed.items()
+        }
+        sizes = [-(-b.nbytes // ALIGN) * ALIGN for b in w.carried]
+        offsets = [self.arena.take(size * min(w.visits - 1, 2)) for size in sizes]
+        scratch = [self.arena.take(w.window_bytes(b)) for b in w.windows]
+        windows = dict(zip(w.windows, map(self.slot, scratch), strict=True))
+
+        def at(turn: Expr) -> list[Place]:
+            slot = index("%", turn, as_index(2))
+            places = [
+                index("+", slot * n, as_index(at)) for n, at in zip(sizes, offsets, strict=True)
+            ]
+            return [Place(self.arena_buffer, p, in_arena=True) for p in places]
+
+        def visit(steps: int, source: Sequence[Place], target: Sequence[Place]) -> Stmt:
+            old, new = zip(w.carried, source), zip(w.carried.values(), target)
+            run = Sweep(w, steps, dict(old), dict(new), fixed, windows, self.kernel, _whole)
+            return run.statement()
+
+        for s in w.stages:
+            self.edges += [fusion.Edge(n, w.reason, (), s.inner.kernel.name, 0) for n in s.nodes]
+        start = args[len(args) - len(sizes) :]
+        if w.visits == 1:
+            out = [visit(w.length, start, outs)]
+        else:
+            turn = axis("v", w.visits - 2)
+            out = [visit(w.first, start, at(as_index(0)))]
+            if w.visits > 2:
+                out.append(loop(turn, visit(w.steps, at(turn), at(turn + 1))))
+            out.append(visit(w.steps, at(as_index(w.visits - 2)), outs))
+        for offset in (*offsets, *scratch):
             self.arena.drop(offset)
         return out
 

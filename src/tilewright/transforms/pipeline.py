@@ -22,6 +22,7 @@ from tilewright.transforms.fusion import Edge
 from tilewright.transforms.overlap import overlap
 from tilewright.transforms.pointwise_loops import pointwise_loops
 from tilewright.transforms.simplify import simplify
+from tilewright.transforms.unread import drop_unread
 from tilewright.transforms.winograd import winograd
 
 
@@ -42,6 +43,7 @@ GRAPH: Final[tuple[Pass, ...]] = (
         "put the bodies of calls with rules of their own in place",
     ),
     Pass("simplify", simplify, "fold constants, merge movements, drop what changes nothing"),
+    Pass("unread", drop_unread, "carry through scans only what somebody reads"),
     Pass(
         "pointwise loops",
         pointwise_loops,
