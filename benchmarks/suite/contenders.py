@@ -158,7 +158,9 @@ def _tilewright(workload: Workload, args: tuple[Any, ...], threads: int) -> Cont
 
     def closed(*rest: Any) -> Any:
         given = iter(rest)
-        return f(*(held[i] if i in held else next(given) for i in range(count)))
+        # as traced arrays, which traced indices may index
+        weights = {i: tw.tree.map(tw.numpy.asarray, w) for i, w in held.items()}
+        return f(*(weights[i] if i in held else next(given) for i in range(count)))
 
     def build() -> Call:
         return functools.partial(tw.compile(closed if held else f), *free)

@@ -72,6 +72,11 @@ def _steady(graph: Graph) -> dict[Node, frozenset[Node]]:
     return found
 
 
+def is_steady(n: Node) -> bool:
+    """Whether a value is computed from fixed constants and nothing else that may change."""
+    return n in _steady(Graph("", (), (n,)))
+
+
 def _frontier(graph: Graph, steady: dict[Node, frozenset[Node]]) -> Iterable[Node]:
     """Where what changes reads what does not."""
     readers = users(graph)

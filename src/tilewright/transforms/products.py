@@ -280,6 +280,8 @@ class Product:
                 staged.append((o.read, vector))
                 if not o.is_constant:
                     rate = COPIED if o.step(vector) == 1 else TURNED
+                    if o.load.guard is not None and o.step(vector) != 1:
+                        rate = SCATTERED  # each vector asks which of its elements are there
                     copied += rate * o.size([*self.axes, *self.summed])
                     copied += self.lines_of(o, vector, plans[vector].chunk) if o.is_word else 0.0
             elif o.step(vector) != 1:
@@ -307,7 +309,7 @@ class Product:
         sums, step = len(self.tiled), 0.0
         lines = inside // max(static(vector.extent), 1) * width * lanes
         near = 1.0 if lines <= self.target.l1_bytes else SECOND_LEVEL
-        if lines > self.target.l2_bytes:
+        if 2 * lines > self.target.l2_bytes:  # what else is read needs room too
             near = THIRD_LEVEL
         chunks, rest = divmod(static(vector.extent), width * lanes)
         for times, vectors in ((chunks, width), (1, -(-rest // lanes))):

@@ -8,7 +8,7 @@ their sums are scheduled. The figures behind the choices are in docs/notes/winog
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from tilewright import dtypes
@@ -27,6 +27,7 @@ from tilewright.ops.winograd import (
     FilterResults,
     FilterWeights,
 )
+from tilewright.transforms.ahead import is_steady
 from tilewright.transforms.rewriting import rewritten
 
 SMALL: Final = Filtering((1.0,))
@@ -71,19 +72,29 @@ def _filtered(f: Filtering, conv: Conv, x: Array, w: Array) -> Any:
     data = FilterData(f, low, last.tiles)(x)
     k = static(w.shape[0])
     if k % BLOCK or k == BLOCK:
-        return _products(last, k, data, w)
-    numbers = Iota(Type(dtypes.int64, (k // BLOCK,)), 0).node()
-    types = data.node.type, w.node.type, Type(dtypes.int64, ())
-    inputs = tuple(new_input(f"x{i}", t) for i, t in enumerate(types))
-    results = _products(last, BLOCK, *map(Array.wrap, inputs))
-    body = Graph("filtered", inputs, (results.node,))
-    parts = Scan(body, 2, 0, k // BLOCK)(data, w, Array.wrap(numbers))[0]
+        return _results(last, k, data, FilterWeights(f, k)(w))
+    numbers = Array.wrap(Iota(Type(dtypes.int64, (k // BLOCK,)), 0).node())
+    sums = FilterWeights(f, BLOCK)
+    if is_steady(w.node):  # all sums of weights before all products: they are computed once
+        weights = _each(sums, (w,), numbers)
+        parts = _each(lambda data, w: _results(last, BLOCK, data, w), (data,), weights)
+    else:
+        parts = _each(
+            lambda data, w, number: _results(last, BLOCK, data, sums(w, number)), (data, w), numbers
+        )
     return Reshape((x.shape[0], k, *size))(Transpose((1, 0, 2, 3, 4))(parts))
 
 
-def _products(last: FilterResults, count: int, data: Any, w: Any, *number: Any) -> Any:
-    """The results of `count` windows, from the sums of inputs."""
-    weights = FilterWeights(last.filtering, count)(w, *number)
+def _each(f: Callable[..., Any], held: Sequence[Any], rows: Any) -> Any:
+    """f(*held, row) for every row, stacked."""
+    types = (*(a.node.type for a in held), rows.node.type.without((0,)))
+    inputs = tuple(new_input(f"x{i}", t) for i, t in enumerate(types))
+    body = Graph("filtered", inputs, (f(*map(Array.wrap, inputs)).node,))
+    return Scan(body, len(held), 0, rows.shape[0])(*held, rows)[0]
+
+
+def _results(last: FilterResults, count: int, data: Any, weights: Any) -> Any:
+    """The results of `count` windows, from the sums of inputs and those of weights."""
     products = Dot((2,), (2,), (0,), (0,))(data, weights)  # [points, tiles, blocks, block]
     return last(Reshape((*products.shape[:2], count))(products))
 
