@@ -107,7 +107,7 @@ class Assembly:
 
 @dataclass(frozen=True)
 class Made:
-    """The function of a kernel, and the blocks it reads in place of some of the kernel's constants."""
+    """The function of a kernel, and the blocks it reads in place of constants."""
 
     kernel: Kernel
     function: Function
