@@ -22,6 +22,7 @@ from tilewright.transforms.unread import drop_unread
 compiling = import_module("tilewright.compile")
 
 RNG = np.random.default_rng(5)
+WEIGHTS = (0.1 * RNG.standard_normal((12, 12))).astype(np.float32)
 
 
 def heat(u: Any) -> Any:
@@ -157,6 +158,7 @@ def test_coefficients_that_steps_read(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(lambda u: np.roll(u, 1, axis=0), id="wraps"),
         pytest.param(lambda u: u + u[0], id="reads one row everywhere"),
         pytest.param(lambda u: u - u.mean(), id="sums everything"),
+        pytest.param(lambda u: u @ WEIGHTS, id="multiplies matrices"),
         pytest.param(lambda u: np.cumsum(u, axis=0), id="opaque"),
         pytest.param(lambda u: u[::-1], id="backwards"),
     ],

@@ -22,6 +22,7 @@ from tilewright.expr import (
     Expr,
     Lit,
     Load,
+    Reduce,
     as_index,
     axis,
     index,
@@ -199,8 +200,11 @@ def _kernels(
 
 
 def _by_rows(k: Kernel, rows: int) -> bool:
-    """Whether each point of the kernel's first axis makes one row of everything it writes."""
+    """Whether each point of the kernel's first axis makes one row of everything it writes. Sums are
+    better off with many rows: what they read is worth being used again, and copied for that."""
     if not k.is_map or not k.axes or k.axes[0].extent != rows:
+        return False
+    if any(isinstance(e, Reduce) for e in walk(*k.expressions)):
         return False
     return all(a.index and a.index[0] is k.axes[0] and a.buffer.shape[0] == rows for a in k.body)
 
