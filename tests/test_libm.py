@@ -658,6 +658,56 @@ def test_bfloat16_literals_become_bits_and_are_folded_where_computed() -> None:
     assert_same_bits(got[1], np.maximum(x, np.array(2, ml_dtypes.bfloat16)), x)
 
 
+# -- functions composed ------------------------------------------------------------------------
+
+
+def gate(x: Any) -> Any:
+    return 1 + np.tanh(x)
+
+
+def scaled_gate(x: Any) -> Any:
+    return np.tanh(x * 0.5 + x) * 1 + 1, (np.tanh(x) + 1) * (0.5 * x), x * (1 + np.tanh(x))
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_one_and_tanh_keep_the_digits_that_the_sum_loses(dtype: DType) -> None:
+    low, high = (-40, 12) if dtype == float32 else (-300, 22)
+    x = inputs(dtype, low, high, 2000)
+    x = x[(x > low) & (x < 1e30)]
+    with mpmath.workprec(1200):
+        exact = [1 + mpmath.tanh(mpmath.mpf(v)) for v in x.tolist()]
+        errors = ulps(tw.compile(gate)(x), exact, dtype)
+    assert errors.max() <= 2.5, x[np.argmax(errors)]
+    ends = np.array([-np.inf, -1e30, np.inf, np.nan], dtype)
+    assert_same_bits(tw.compile(gate)(ends), gate(ends), ends)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_a_gate_times_something_is_numpys(dtype: DType) -> None:
+    big = np.finfo(dtype).max
+    x = np.concatenate([np.linspace(-2, 9, 999), [0, -0.0, 1e4, big * 0.9, np.inf, np.nan]])
+    x = x.astype(dtype)
+    with np.errstate(all="ignore"):
+        expected = scaled_gate(x)
+    for got, want in zip(tw.compile(scaled_gate)(x), expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=2e3 * np.finfo(dtype).eps)
+
+
+def test_a_gate_has_one_exponential_and_no_tanh() -> None:
+    """Unless tanh is read by something else too."""
+    x = E.Buffer("x", float32, (8,))[E.axis("i", 8)]
+    tanh = applied("tanh", float32, x)
+    total = applied("add", float32, E.literal(1, float32), tanh)
+    product = applied(
+        "multiply", float32, applied("multiply", float32, E.literal(0.5, float32), x), total
+    )
+    (root,) = expand([product], OPTIONAL)
+    names = [e.op.name for e in E.walk(root) if isinstance(e, E.Apply)]
+    assert names.count("div") == names.count("scale") == 1 and "or" not in names
+    kept = [e.op.name for e in E.walk(*expand([product, tanh])) if isinstance(e, E.Apply)]
+    assert kept.count("div") == 1 and "or" in kept
+
+
 # -- the pass ----------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from tilewright import dtypes
 from tilewright.codegen import libm_elementary as elementary
 from tilewright.codegen import libm_special as special
 from tilewright.codegen import libm_trig as trig
+from tilewright.codegen.libm_composed import composed
 from tilewright.dtypes import DType
 from tilewright.errors import InternalError
 from tilewright.expr import (
@@ -485,7 +486,7 @@ def expand(expr_roots: Sequence[Expr], native: frozenset[str] = frozenset()) -> 
     bfloat16, whose literals have become the bits of a uint16. Of the `OPTIONAL` operations and the
     instructions on words only the `native` ones are left, and `HALF_CASTS` if it is one.
     """
-    expanded = _rewritten(expr_roots, _expanded)
+    expanded = _rewritten(composed(expr_roots), _expanded)
     if native >= OPTIONAL | INSTRUCTIONS | {HALF_CASTS}:
         return expanded
     return _rewritten(expanded, partial(_portable, native))

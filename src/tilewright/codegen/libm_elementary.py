@@ -302,6 +302,18 @@ def exp_of_negative(x: Expr) -> Expr:
     return scaled(*exp_parts(select(bound > x, bound, x)))
 
 
+def exp_of_multiple(x: Expr, factor: int) -> Expr:
+    """e^(factor x) for a power of two, or minus one. It goes into the constants, which stay what
+    they are but for sign and exponent: the bits are those of `exp`, where factor x is finite."""
+    f = FORMATS[x.type]
+    ends = sorted((f.underflow / factor, f.overflow / factor))
+    x = clamped(x, *ends)
+    n, _ = nearest(x, f.log2e[0] * factor)
+    r = fma(n, -f.ln2[1] / factor, fma(n, -f.ln2[0] / factor, x))
+    series = (1.0, 1.0, *_EXP[x.type])
+    return scaled(polynomial(r, [c * float(factor) ** k for k, c in enumerate(series)]), n)
+
+
 def half_exp(x: Expr) -> Expr:
     """e^x / 2 for x >= 0, finite as far as the result is."""
     f = FORMATS[x.type]
