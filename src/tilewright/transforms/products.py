@@ -49,6 +49,9 @@ FEW, LONG_BYTES = 8, 256 << 10
 """Rows up to which a matrix of at least so many bytes is read in parts."""
 PART, SLICES = 8, 8
 """Rows of the matrix in a part, and independent sums of parts."""
+STREAMED = 8
+"""Vectors that a row of a large matrix is cut into which is packed ahead and read once: as many
+sums hide each other's latency."""
 
 
 @dataclass(frozen=True)
@@ -159,9 +162,14 @@ class Product:
         ):
             return None
         plans = {a: Plan(unroll=static(a.extent)) for a in rows if static(a.extent) > 1}
-        plans[vector] = Plan(unroll=2, lanes=self.lanes)
         outer = [a for a in self.axes if a is not vector and a not in rows]
         cycles = nbytes / 8.0
+        if o.is_constant and self.alone(o, vector) and _plain(o):
+            width = max(1, min(STREAMED, (self.target.registers - 4) // few))
+            plans[vector] = Plan(unroll=width, lanes=self.lanes)
+            order = (*outer, vector, *rows)
+            return Tile(order, (*plans.items(),), ((o.read, vector),), None, cycles)
+        plans[vector] = Plan(unroll=2, lanes=self.lanes)
         slices = max(1, min(SLICES, static(k.extent) // (8 * PART)))
         order = (*outer, *rows, vector)
         return Tile(order, (*plans.items(),), (), None, cycles, (k, PART, slices))
