@@ -180,12 +180,25 @@ class ValuePrinter(Emitter):
                     f"getelementptr {element}, ptr {base}, i64 {at.text}", dtypes.int64, 1
                 )
                 self.remember(rest, found, base=buffer)
-            base = found.text
+            base = self.opaque(found.text) if form.constant and self.unrolled else found.text
         if form.constant:
             base = self.value(
                 f"getelementptr {element}, ptr {base}, i64 {form.constant}", dtypes.int64, 1
             ).text
         return base
+
+    def opaque(self, pointer: str) -> str:
+        """The same pointer, of which LLVM does not see what it was made from. No instruction comes
+        of it. A tile reads tens of places at fixed distances: looking for a cheap way to count
+        through a loop, LLVM then considers the one pointer and not each of these."""
+        key = (pointer, "opaque")
+        found = self.known.get(key)
+        if found is None:
+            name = "llvm.launder.invariant.group.p0"
+            call = self.intrinsic(name, "ptr", f"ptr {pointer}", "ptr")
+            found = self.known[key] = self.value(call, dtypes.int64, 1)
+            self.scopes[-1].append(key)
+        return found.text
 
     def settled(self, form: Affine) -> Affine:
         """The form with the terms that are numbers, unrolled axes that is, in its constant."""
