@@ -345,7 +345,11 @@ open:
   %each = select i1 %fine, i64 1, i64 $CHUNKS
   %most = mul i64 %count, %each
   %able = call i64 @llvm.umin.i64(i64 %worth, i64 %units)
-  %chunks = call i64 @llvm.umin.i64(i64 %able, i64 %most)
+  %any = call i64 @llvm.umin.i64(i64 %able, i64 %most)
+  %odd = urem i64 %any, %count                    ; equal chunks, as many for each thread
+  %even = sub i64 %any, %odd
+  %plenty = icmp ne i64 %even, 0
+  %chunks = select i1 %plenty, i64 %even, i64 %any
   %together = call i64 @llvm.umin.i64(i64 %count, i64 %chunks)
   %seats = sub i64 %together, 1
   %started = load i64, ptr @started

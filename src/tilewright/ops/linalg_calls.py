@@ -115,7 +115,7 @@ class Caller:
 
     def each(self, buffer: Buffer, body: Callable[[tuple[Expr, ...]], Sequence[Stmt]]) -> Stmt:
         """`body` for every matrix of a batch, after all memory that it asks for."""
-        nest = each_matrix(buffer, body)
+        nest = each_matrix(buffer, body, parallel=False)  # the library has threads of its own
         return block(*self.memory, nest)
 
 

@@ -196,7 +196,7 @@ def qr(q: Buffer, r: Buffer, a: Buffer) -> Stmt:
             over(0, k, lambda j: [over(0, k, lambda c: reflect_column(Q, j, c))], down=True),
         ]  # fmt: skip
 
-    return block(Alloc(work), Alloc(taus), each_matrix(a, body))
+    return each_matrix(a, body, (Alloc(work), Alloc(taus)))
 
 
 # -- Jacobi ------------------------------------------------------------------------------------
@@ -311,7 +311,7 @@ def eigh(w: Buffer, v: Buffer, a: Buffer, upper: bool) -> Stmt:
             _sort_columns(values, "smallest", [V]),
         ]  # fmt: skip
 
-    return block(Alloc(work), each_matrix(a, body))
+    return each_matrix(a, body, (Alloc(work),))
 
 
 def svd(u: Buffer, s: Buffer, vt: Buffer, a: Buffer) -> Stmt:

@@ -7,7 +7,7 @@ know what the nests compute.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from tilewright import dtypes
 from tilewright.dtypes import DType
@@ -133,10 +133,35 @@ class Matrix:
         )
 
 
-def each_matrix(buffer: Buffer, body: Callable[[tuple[Axis, ...]], Sequence[Stmt]]) -> Stmt:
-    """`body` for every position of the leading axes of `buffer`, in a scope of its own."""
+STACK_BYTES: Final = 1 << 20
+"""Memory of one round of a parallel loop, which each thread has on its stack."""
+
+
+def each(a: Axis, memory: Sequence[Stmt], *body: Stmt, first: Sequence[Stmt] = ()) -> Stmt:
+    """`body` for every position on the axis, in memory whose contents do not outlast a round but
+    for what the statements `first` write. In parallel, if the memory is small enough for every
+    round to have its own."""
+    buffers = [s.buffer for s in memory if isinstance(s, Alloc)]
+    if a.extent == 1 or sum(b.nbytes for b in buffers) > STACK_BYTES:
+        return block(*memory, *first, loop(a, *body))
+    for b in buffers:
+        b.scope = "stack" if b.scope == "temp" else b.scope
+    return loop(a, Block((*memory, *first, *body)), kind="parallel")
+
+
+def each_matrix(
+    buffer: Buffer,
+    body: Callable[[tuple[Axis, ...]], Sequence[Stmt]],
+    memory: Sequence[Stmt] = (),
+    parallel: bool = True,
+) -> Stmt:
+    """`body` for every position of the leading axes of `buffer`, in a scope of its own and in
+    memory whose contents do not outlast it; in `parallel`, if that is small enough."""
     lead = tuple(axis("b", n) for n in buffer.shape[:-2])
-    return nested(lead, Block(tuple(body(lead))))
+    inside = nested(lead[1:], Block(tuple(body(lead))))
+    if not lead:
+        return block(*memory, inside)
+    return each(lead[0], memory, inside) if parallel else block(*memory, loop(lead[0], inside))
 
 
 def sum_over(

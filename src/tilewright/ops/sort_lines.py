@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from tilewright import dtypes
-from tilewright.expr import Buffer, Expr, as_index, axis, index, static, var
+from tilewright.expr import Buffer, Expr, apply, as_index, axis, index, static, var
 from tilewright.loops import Let, Stmt, block, loop
-from tilewright.ops.nests import plus, vectors
+from tilewright.ops.nests import choose, each, plus, vectors
 from tilewright.ops.sort_loops import (
     BASE,
     Digits,
@@ -71,15 +71,15 @@ class LineSort:
         line = axis("line", lines)
         named, p = self.place(line)
 
-        def each(one: tuple[list[Stmt], list[Stmt]]) -> Stmt:
+        def every(one: tuple[list[Stmt], list[Stmt]]) -> Stmt:
             memory, body = one
-            return block(*memory, loop(line, named, *body))
+            return each(line, memory, named, *body)
 
         apart = 2.0 * self.n * (self.inner > 1)
         return [
-            (lines * (ranks.cost + apart), lambda: each(self.ranked(p, ranks))),
-            (lines * (spread.cost + apart), lambda: each(self.spread(p, spread))),
-            (lines * (digits.cost + apart), lambda: each(self.digits(p, digits))),
+            (lines * (ranks.cost + apart), lambda: every(self.ranked(p, ranks))),
+            (lines * (spread.cost + apart), lambda: every(self.spread(p, spread))),
+            (lines * (digits.cost + apart), lambda: every(self.digits(p, digits))),
             (self.tall_cost(lines), lambda: self.tall(lines)),
         ]
 
@@ -132,15 +132,21 @@ class LineSort:
         tile = Tile(self.items, rows * width)
         network = Network(tile, self.n)
         beyond = tile.fill(self.n * width, rows * width)
-        along = self.inner if self.side_by_side else lines
+        outer, along = (self.outer, self.inner) if self.side_by_side else (1, lines)
         groups, tail = divmod(along, width)
-        o, g = axis("o", self.outer if self.side_by_side else 1), axis("g", groups)
+        rounds = groups + (tail > 0)
+        r = axis("r", outer * rounds)
+        o, g = index("//", r, as_index(rounds)), index("%", r, as_index(rounds))
+        if outer == 1:
+            o, g = as_index(0), r
         walk = self.columns if self.side_by_side else self.transposed
         first = times(o, self.inner)
-        many = walk(tile, network, plus(first, times(g, width)), width)
-        few = walk(tile, network, plus(first, groups * width), tail)
-        body = [*([loop(g, *many)] if groups else []), *(few if tail else [])]
-        return block(*tile.memory, *beyond, loop(o, *body))
+        few = walk(tile, network, plus(first, groups * width), tail) if tail else []
+        if groups:
+            many = walk(tile, network, plus(first, times(g, width)), width)
+            whole = apply("lt", g, as_index(groups))
+            few = [choose(whole, many, few)] if tail else many
+        return each(r, tile.memory, *few, first=[*beyond])
 
     def columns(self, tile: Tile, network: Network, line: Expr, width: int) -> list[Stmt]:
         """Lines side by side: rows are read and written as vectors."""

@@ -157,12 +157,16 @@ def _within(x: Load, inside: Expr) -> Load:
 
 
 def filled(copy: Block, lanes: int, parallel: bool = False) -> list[Stmt]:
-    """Fill a block, by vectors of `lanes`; the outermost loop may be `parallel`."""
+    """Fill a block, by vectors of `lanes`; the outermost loops may be `parallel`."""
     return [_shared(s) if parallel else s for s in _filled(copy, lanes)]
 
 
 def _shared(s: Stmt) -> Stmt:
-    return For(s.axis, s.body, "parallel", 1) if isinstance(s, For) and s.kind == "serial" else s
+    """A loop and those that are all it does, parallel: an image may have three channels only."""
+    if not isinstance(s, For) or s.kind != "serial":
+        return s
+    inner = s.body.statements
+    return loop(s.axis, *(map(_shared, inner) if len(inner) == 1 else inner), kind="parallel")
 
 
 def _filled(copy: Block, lanes: int) -> list[Stmt]:
