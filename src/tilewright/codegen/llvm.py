@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 
 from tilewright import dtypes
 from tilewright.codegen import intrinsics
@@ -189,14 +190,6 @@ class FunctionPrinter(ValuePrinter):
         else:
             self.counted_loop(s)
 
-    @contextmanager
-    def at(self, axis: Axis, i: int) -> Iterator[None]:
-        """One copy of an unrolled body."""
-        self.unrolled[axis.serial] = i
-        self.known[self.key(axis)] = Operand(str(i), dtypes.int64)
-        yield
-        del self.unrolled[axis.serial]
-
     def vector_loop(self, s: For) -> None:
         assert self.vector is None, "vector loops do not nest"
         if s.lanes == 1:
@@ -204,8 +197,7 @@ class FunctionPrinter(ValuePrinter):
                 self.statement(s.body)
             return
         self.vector, self.lanes, self.extent = s.axis, s.lanes, static(s.axis.extent)
-        lanes = ", ".join(f"i64 {i}" for i in range(s.lanes))
-        self.remember(s.axis, Operand(f"<{lanes}>", dtypes.int64, s.lanes))
+        self.remember(s.axis, _numbers(s.lanes))
         self.statement(s.body)
         self.vector, self.lanes, self.extent = None, 1, 1
 
@@ -451,6 +443,13 @@ class FunctionPrinter(ValuePrinter):
         return constant(identity(kind, dtype))
 
     # -- expressions --------------------------------------------------------------------------
+
+
+@cache
+def _numbers(lanes: int) -> Operand:
+    """The number of each lane."""
+    text = ", ".join([f"i64 {i}" for i in range(lanes)])
+    return Operand(f"<{text}>", dtypes.int64, lanes)
 
 
 def _passed(body: Stmt) -> frozenset[Buffer]:

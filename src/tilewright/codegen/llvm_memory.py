@@ -73,8 +73,11 @@ class ValuePrinter(Emitter):
         self.readers: dict[Buffer, list[Hashable]] = {b: [] for b in changing}
         self.bound: dict[int, list[Hashable]] = {}  # what is known with a variable, by its serial
         self.unrolled: dict[int, int] = {}  # the serials of unrolled axes and their numbers
+        self.marks: dict[Expr, tuple[int, ...]] = {}  # those that expressions depend on
+        self.all_marks: dict[tuple[int, ...], dict[Expr, tuple[int, ...]]] = {(): self.marks}
         self.expansions: dict[Expr, Expr] = {}
         self.forms: dict[tuple[Buffer, tuple[Expr, ...]], Affine] = {}
+        self.sums: dict[tuple[tuple[Expr, int], ...], Expr] = {}
         self.vector: Axis | None = None
         self.streamed = False
 
@@ -92,16 +95,34 @@ class ValuePrinter(Emitter):
     def key(self, e: Expr) -> Hashable:
         """What the value of an expression is known by: itself, and the numbers of the unrolled
         axes it depends on."""
-        if e.free.isdisjoint(self.unrolled):
+        marks = self.marks.get(e)
+        if marks is None:
+            marks = self.marks[e] = tuple([s for s in self.unrolled if s in e.free])
+        if not marks:
             return e
-        return (e, *[(s, n) for s, n in self.unrolled.items() if s in e.free])
+        unrolled = self.unrolled
+        return (e, marks, *[unrolled[s] for s in marks])
+
+    @contextmanager
+    def at(self, axis: Axis, i: int) -> Iterator[None]:
+        """One copy of an unrolled body."""
+        outer = self.marks
+        self.unrolled[axis.serial] = i
+        self.marks = self.all_marks.setdefault(tuple(self.unrolled), {})
+        self.known[self.key(axis)] = Operand(str(i), dtypes.int64)
+        yield
+        del self.unrolled[axis.serial]
+        self.marks = outer
 
     def remember(self, e: Expr, x: Operand, base: Buffer | None = None) -> None:
         """`x` is the value of `e`, or the address of that offset from `base`, to the end of the
         scope, or until a buffer it reads changes."""
-        key = self.key(e) if base is None else (base, self.key(e))
-        self.keep(key, x, e)
-        for b in e.reads & self.changing:
+        self.keep_read(self.key(e) if base is None else (base, self.key(e)), x, e)
+
+    def keep_read(self, key: Hashable, x: Operand, of: Expr) -> None:
+        """Know `x` by a key, as `keep` does, and until a buffer that `of` reads changes."""
+        self.keep(key, x, of)
+        for b in of.reads & self.changing:
             self.readers[b].append(key)
 
     def keep(self, key: Hashable, x: Operand, of: Expr) -> None:
@@ -160,6 +181,8 @@ class ValuePrinter(Emitter):
         return (buffer, tuple([self._number(buffer, i) for i in index])), lanes
 
     def _number(self, buffer: Buffer, i: Expr) -> int:
+        if isinstance(i, Axis) and i.serial in self.unrolled:
+            return self.unrolled[i.serial]
         x = self.known_value(i).text
         return int(x) if x.lstrip("-").isdigit() else self._not_a_register(buffer, i)
 
@@ -172,7 +195,7 @@ class ValuePrinter(Emitter):
         """A pointer to the element at a scalar flat offset; constants become displacements."""
         base, element = self.pointer[buffer], memory_type(buffer.dtype)
         if form.terms:
-            rest = form.moving()
+            rest = self.moving(form)
             found = self.known.get((buffer, self.key(rest)))
             if found is None:
                 at = self.known_value(rest)
@@ -199,6 +222,13 @@ class ValuePrinter(Emitter):
             found = self.known[key] = self.value(call, dtypes.int64, 1)
             self.scopes[-1].append(key)
         return found.text
+
+    def moving(self, form: Affine) -> Expr:
+        """The form without its constant, as an expression: made once for all copies of a body."""
+        found = self.sums.get(form.terms)
+        if found is None:
+            found = self.sums[form.terms] = form.moving()
+        return found
 
     def settled(self, form: Affine) -> Affine:
         """The form with the terms that are numbers, unrolled axes that is, in its constant."""
@@ -239,11 +269,12 @@ class ValuePrinter(Emitter):
         if guard is not None or step is None or buffer in self.changing:
             return self.loaded(buffer, offset, step, guard)
         lanes = (step, self.lanes, self.extent) if step else ()
-        key = (buffer, self.key(offset.moving()), offset.constant, *lanes)
+        moving = self.moving(offset)
+        key = (buffer, self.key(moving), offset.constant, *lanes)
         found = self.known.get(key)
         if found is None:
             found = self.loaded(buffer, offset, step, None)
-            self.keep(key, found, offset.moving())
+            self.keep(key, found, moving)
         return found
 
     def loaded(
@@ -426,12 +457,13 @@ class ValuePrinter(Emitter):
         stack = [root]
         while stack:
             e = stack[-1]
-            if key(e) not in known:
+            name = key(e)
+            if name not in known:
                 missing = [c for c in self._first(e) if key(c) not in known]
                 if missing:
                     stack += missing[::-1]
                     continue
-                self.remember(e, self.expression(e))
+                self.keep_read(name, self.expression(e), e)
             stack.pop()
         return known[first]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import cache
 from typing import Final, NamedTuple
 
 from tilewright import dtypes
@@ -52,6 +53,7 @@ def memory_type(dtype: DType) -> str:
     return "i8" if dtypes.is_bool(dtype) else element_type(dtype)
 
 
+@cache
 def llvm_type(dtype: DType, lanes: int) -> str:
     return vector_type(element_type(dtype), lanes)
 
@@ -118,6 +120,12 @@ def native_operations(target: Target) -> frozenset[str]:
     if arm or "+fma" in features:
         operations.add(FUSED)
     return frozenset(operations)
+
+
+@cache
+def _order(lanes: tuple[int, ...]) -> str:
+    """The operand of a shuffle that says which lanes are picked."""
+    return f"<{len(lanes)} x i32> <{', '.join([f'i32 {i}' for i in lanes])}>"
 
 
 class Emitter:
@@ -268,10 +276,8 @@ class Emitter:
 
     def shuffled(self, a: Operand, b: Operand, order: Sequence[int]) -> Operand:
         """Lanes picked from two vectors, those of `b` counted after those of `a`."""
-        picked = ", ".join(f"i32 {i}" for i in order)
-        return self.value(
-            f"shufflevector {a}, {b}, <{len(order)} x i32> <{picked}>", a.dtype, len(order)
-        )
+        picked = _order(tuple(order))
+        return self.value(f"shufflevector {a}, {b}, {picked}", a.dtype, len(order))
 
     def masked(self, new: Operand, old: Operand) -> Operand:
         """`new` in the lanes inside the vector axis's extent, `old` in the padding."""
