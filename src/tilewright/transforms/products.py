@@ -35,10 +35,14 @@ LINE, LINE_BYTES = 25.0, 64
 CROWDED, SECOND_LEVEL, THIRD_LEVEL = 0.05, 2.0, 20.0
 """What a load costs that hides behind multiplications, and how many times that from beyond the
 first and the second level cache."""
+FAR = 1.5
+"""Loads that an element costs which is read for every chunk from beyond the second level cache;
+others of those that are read one by one cost half a load."""
 COLLIDING, WAYS = 2.0, 7
 """What rows cost of which more than so many share a set of the first level cache."""
-BODY = 0.01
-"""What one more copy of the tile's code is worth avoiding; turning it is four."""
+BODY, CODE = 0.01, 30_000.0
+"""What one more copy of the tile's code is worth avoiding, as a share of the cycles and at most;
+turning it is four."""
 ACROSS = 10.0
 """Cycles to add the lanes of a sum."""
 
@@ -296,7 +300,7 @@ class Product:
                 load = lanes * SCATTERED
         singles = [o for o in self.operands if not o.moves(vector)]
         for o in singles if self.is_map else ():
-            if self.alone(o, vector) and self.spreads(o, rows, panels, stretches):
+            if self.alone(o, vector) and self.spreads(o, rows, high, stretches):
                 staged.append((o.read, None))
                 if not o.is_constant:
                     rate = TURNED if o.is_word else COPIED
@@ -320,8 +324,10 @@ class Product:
         if 2 * lines > self.target.l2_bytes:  # what else is read needs room too
             near = THIRD_LEVEL
         chunks, rest = divmod(static(vector.extent), width * lanes)
+        again = [o.size([rows, *self.summed]) * o.itemsize for o in singles]  # for every chunk
+        single = sum(FAR if n > self.target.l2_bytes else 0.5 for n in again)
         for times, vectors in ((chunks, width), (1, -(-rest // lanes))):
-            reads = vectors * load * near * len(wide) + 0.5 * high * len(singles)
+            reads = vectors * load * near * len(wide) + single * high
             work = max(high * vectors * sums, reads / near) + CROWDED * reads
             step += panels * times * (work if vectors else 0.0) * far
         rounds = self.results / (static(rows.extent) * static(vector.extent))
@@ -330,7 +336,7 @@ class Product:
             rate = SCATTERED
         cycles = rounds * depth * step + copied + rate * self.results
         bodies = sum(2 if static(a.extent) % p.chunk else 1 for a, p in plans.items())
-        cycles *= 1 + BODY * (bodies - 2 + (4 if turned is not None else 0))
+        cycles += min(BODY * cycles, CODE) * (bodies - 2 + (4 if turned is not None else 0))
         return Tile(order, (*plans.items(),), tuple(staged), turned, cycles)
 
     def lines_of(self, o: _Operand, vector: Axis, chunk: int) -> float:
@@ -366,7 +372,7 @@ class Product:
         span = o.size(moving) * o.step(moving[-1]) * o.itemsize
         return span > MANY_PAGES or (o.size(moving) > DEEP and o.far(moving[-1]))
 
-    def spreads(self, o: _Operand, rows: Axis, panels: int, stretches: int) -> bool:
+    def spreads(self, o: _Operand, rows: Axis, high: int, stretches: int) -> bool:
         """Whether to copy an operand whose elements are read one by one."""
         moving = [k for k in self.summed if o.moves(k)]
         axes = [*self.axes, *self.summed]
@@ -374,11 +380,11 @@ class Product:
             return False
         if o.load.guard is not None or (o.is_word and not neighbours(o.read)):
             return True
-        if stretches < 4 or panels < 2 or not o.moves(rows):
+        if stretches < 4 or high >= static(rows.extent) or not o.moves(rows):
             return False
         if o.step(moving[-1]) != 1 and not o.is_word:
             return o.size([rows, *moving]) * o.itemsize > self.target.l2_bytes
-        return o.far(rows)
+        return o.far(rows) and o.collide(rows, high)
 
 
 def turned_tile(
