@@ -10,9 +10,11 @@ import pytest
 from slopes import check_slopes, compare, runner, slope  # noqa: F401
 from tilewright.compile import compile
 from tilewright.errors import MissingRule, NoForwardMode, NotDifferentiable, TreeMismatch
-from tilewright.graph import Graph, Type
+from tilewright.graph import Graph, Type, evaluate, new_input
+from tilewright.ops.contract import Dot
 from tilewright.ops.control import Barrier
 from tilewright.ops.custom import inline
+from tilewright.ops.shape import UnitArrays
 from tilewright.tracing import Array
 from tilewright.transforms.autodiff import (
     checkpoint,
@@ -31,6 +33,7 @@ from tilewright.transforms.autodiff import (
 )
 from tilewright.transforms.batching import vmap
 from tilewright.transforms.custom_rules import custom_gradient, custom_jvp, custom_vjp
+from tilewright.transforms.simplify import simplify
 
 X = np.array([0.3, -1.2, 2.0, 0.7])
 
@@ -438,3 +441,37 @@ def test_compile_inside_and_outside() -> None:
         np.testing.assert_allclose(g(X), expected)
     np.testing.assert_allclose(vmap(compile(grad(lambda x: np.sin(x) * x)))(X), expected)
     np.testing.assert_allclose(compile(hessian(compile(f)))(X), hessian(f)(X))
+
+
+# -- directions ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3), (4, 1, 2)])
+@pytest.mark.parametrize("left", (False, True))
+def test_products_with_unit_arrays_are_moves(shape: tuple[int, ...], left: bool) -> None:
+    units = UnitArrays(Type(np.dtype("f8"), shape)).node()
+    n = len(shape)
+    every = tuple(range(1, n + 1))
+    for theirs in (every, every[::-1], (0,)):
+        own = shape if theirs == every else shape[::-1] if theirs != (0,) else units.type.shape[:1]
+        x = new_input("x", Type(np.dtype("f8"), (*own[:1], 7, *own[1:])))
+        mine = (0, *range(2, len(own) + 1))
+        product = Dot(theirs, mine).node(units, x) if left else Dot(mine, theirs).node(x, units)
+        graph = Graph("f", (x,), (product,))
+        simple = simplify(graph)
+        assert not any(isinstance(m.op, Dot) for m in simple.nodes)
+        array = np.arange(float(np.prod(x.type.shape))).reshape(x.type.shape)
+        np.testing.assert_array_equal(evaluate(simple, [array])[0], evaluate(graph, [array])[0])
+
+
+def test_products_with_parts_of_unit_arrays_stay() -> None:
+    units = UnitArrays(Type(np.dtype("f8"), (2, 3))).node()
+    x = new_input("x", Type(np.dtype("f8"), (3, 4)))
+    graph = Graph("f", (x,), (Dot((2,), (0,)).node(units, x),))
+    assert simplify(graph) is graph
+
+
+def test_infinities_stay_where_they_are() -> None:
+    """A matrix is the Jacobian of its product, element by element."""
+    a = np.array([[1.0, np.inf], [np.nan, -2.0]])
+    np.testing.assert_array_equal(compile(jacfwd(lambda x: a @ x))(np.ones(2)), a)

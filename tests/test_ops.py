@@ -14,7 +14,7 @@ from tilewright.ops import catalogue, indexing, order, sort
 from tilewright.ops.samples import Example
 
 NAMES = list(catalogue.ALL)
-SOURCES = ("Fill", "Constant", "Iota")
+SOURCES = ("Fill", "Constant", "Iota", "UnitArrays")
 """No arguments: nothing to differentiate or to batch."""
 LINEAR = [n for n in NAMES if any(e.op.linear_in for e in catalogue.ALL[n]())]
 SMOOTH = [n for n in NAMES if any(e.smooth and e.args for e in catalogue.ALL[n]())]

@@ -49,11 +49,12 @@ from tilewright.ops.shape import (
     Reshape,
     Slice,
     Transpose,
+    UnitArrays,
 )
 from tilewright.ops.sort import Argsort, Sort
 
 CLASSES: Final = (
-    Fill, Constant, Iota,
+    Fill, Constant, Iota, UnitArrays,
     Cast, Broadcast, Reshape, Transpose, Slice, Pad, Concatenate, Flip,
     ReduceSum, ReduceProd, ReduceMax, ReduceMin, ReduceAll, ReduceAny, ArgMax, ArgMin,
     Dot, Conv, Attention, AttentionGradient,

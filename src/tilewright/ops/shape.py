@@ -25,9 +25,12 @@ from tilewright.expr import (
     as_index,
     axis,
     cast,
+    eq,
+    index,
     literal,
     product,
     select,
+    static,
 )
 from tilewright.graph import Op, Piece, Place, Type, View
 from tilewright.ops.base import shifted, sizes, without
@@ -163,6 +166,41 @@ class Iota(Op):
     def examples(cls) -> list[Example]:
         found = [Example((), cls(Type(d, (3, 5)), 1)) for d in of_kinds("iuf")]
         return [*found, *(Example((), cls(Type(dtypes.int64, s), d)) for s, d in AWKWARD_AXES)]
+
+
+@dataclass(frozen=True)
+class UnitArrays(Op):
+    """Every array of type `of` that is 1 at one place and 0 elsewhere, in row-major order of the
+    places, stacked along a new leading axis: the directions in which a Jacobian differentiates.
+
+    A product with them *is* what stands at these places, whatever stands elsewhere: simplification
+    takes it, and 0 * inf is not evaluated.
+    """
+
+    of: Type
+    fusion: ClassVar[str] = "source"
+
+    def type(self) -> Type:
+        return self.of.with_shape((self.of.size, *self.of.shape))
+
+    def numpy(self) -> Any:
+        n = static(self.of.size)
+        return np.eye(n).astype(self.of.dtype).reshape((n, *sizes(self.of.shape)))
+
+    def jvp(self, tangents: Sequence[Any], out: Any, *args: Any) -> Any:
+        return None
+
+    def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
+        place: Expr = as_index(0)
+        for i, n in zip(idx[1:], self.of.shape, strict=True):
+            place = index("+", index("*", place, as_index(n)), i)
+        return cast(eq(idx[0], place), self.of.dtype)
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        found = [Example((), cls(Type(d, (3, 5)))) for d in of_kinds("fc")]
+        shapes: tuple[tuple[int, ...], ...] = ((), (0,), (2, 0), (1,), (13,))
+        return [*found, *(Example((), cls(Type(dtypes.float64, s))) for s in shapes)]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ import numpy as np
 from tilewright import dtypes, trees
 from tilewright.errors import NoForwardMode, NotDifferentiable, TreeMismatch
 from tilewright.graph import Graph, Node, Type, new_input, substitute
-from tilewright.ops import elementwise as el
 from tilewright.ops.calculus import (
     batch,
     build,
@@ -36,7 +35,7 @@ from tilewright.ops.calculus import (
 )
 from tilewright.ops.control import StopGradient, frontier
 from tilewright.ops.custom import Checkpoint, pending_in
-from tilewright.ops.shape import Iota, Reshape, Transpose
+from tilewright.ops.shape import Reshape, Transpose, UnitArrays, fill
 from tilewright.staging import (
     Staged,
     close,
@@ -458,11 +457,10 @@ def linear_transpose(f: Function, *primals: Any) -> Function:
 
 
 def _basis(t: Type) -> Array:
-    """The unit arrays of type `t`, stacked along a new leading axis."""
-    n = t.size
-    square = Type(dtypes.int64, (n, n))
-    same = el.eq(wrap(Iota(square, 0).node()), wrap(Iota(square, 1).node()))
-    return Reshape((n, *t.shape))(same.astype(t.dtype))  # type: ignore[no-any-return]
+    """The unit arrays of type `t`, stacked along a new leading axis; numbers where there is one."""
+    units = UnitArrays(t)
+    op = fill(1, units.type()) if t.size == 1 else units
+    return wrap(op.node())  # type: ignore[no-any-return]
 
 
 def _jacobian(

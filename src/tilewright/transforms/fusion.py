@@ -110,7 +110,10 @@ def keep(graph: Graph) -> dict[Node, str]:
         weight[n] = min(cost(n) + sum(weight[a] for a in inlined), 1 << 20)
         size[n] = 1 + sum(size[a] for a in inlined)
         beyond = _beyond(n, readers)
-        reason = forced.get(n) or _reason(n, weight[n], size[n], *reach[n], beyond)
+        sinks, rereads, reduced = reach[n]
+        if rereads == MANY and _passed_on(n, readers[n]):
+            rereads = ONCE
+        reason = forced.get(n) or _reason(n, weight[n], size[n], sinks, rereads, reduced, beyond)
         if reason is not None:
             kept[n] = reason
             del weight[n], size[n]
@@ -144,6 +147,14 @@ def _beyond(n: Node, readers: dict[Node, list[Node]]) -> list[Node]:
     value that is worth keeping."""
     found = (readers[u] if is_widening(u) else [u] for u in readers[n])
     return [u for some in found for u in some]
+
+
+def _passed_on(n: Node, readers: Sequence[Node]) -> bool:
+    """Whether it is another node, made of this one element by element, that is read many times: no
+    less costly, it will be kept instead."""
+    return all(
+        isinstance(u.op, (Elementwise, Broadcast)) and u.type.size == n.type.size for u in readers
+    )
 
 
 def _contracted(readers: Sequence[Node]) -> bool:

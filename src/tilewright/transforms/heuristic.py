@@ -65,6 +65,15 @@ ENOUGH: Final = 64
 """Iterations that are shared out evenly, near enough; with fewer, loops inside are parallel too."""
 LIGHT: Final = 12
 """Operations of a body that is unrolled for the sake of its loop overhead."""
+HEAVY: Final = 24
+"""Operations of a body from which on two rounds are woven into one: a processor does not look far
+enough ahead to have several under way (docs/notes/pointwise.md)."""
+MANY: Final = 4096
+"""Vectors from which on the code for a second round is paid back in a few calls."""
+BRANCHING: Final = frozenset(
+    ("sin", "cos", "tan", "power", "fmod", "remainder", "floor_divide", "digamma")
+)
+"""Functions with rare cases in branches of their own, which keep rounds apart."""
 
 
 def heuristic(kernel: Kernel, target: Target) -> Schedule:
@@ -167,6 +176,12 @@ def _order(
         orders.append(Order(tuple(spelled[a] for a in walked)))
 
 
+def _written_along(axes: Sequence[Axis], body: Sequence[Assign]) -> Axis | None:
+    """The axis along which neighbours are written."""
+    steps = [affine(flat(a.buffer, a.index)) for a in body]
+    return next((a for a in axes if all(s.coefficient(a) == 1 for s in steps)), None)
+
+
 def _innermost(vector: Axis, axes: list[Axis]) -> list[Axis]:
     return [*(a for a in axes if a is not vector), vector]
 
@@ -196,11 +211,14 @@ class _Planner:
             return axes
         vector = min(reversed(axes), key=lambda a: _cost(a, accesses))
         if not tiled:
-            if self.is_map and (tile := turned_tile(axes, body, vector, lanes)) is not None:
+            written = _written_along(axes, body) or vector
+            if self.is_map and (tile := turned_tile(axes, body, written, lanes)) is not None:
                 self.plans.update(tile.plans)
                 self.tile = tile
                 return list(tile.axes)
-            plan = _elementwise_plan(vector, lanes, _weight(values))
+            vectors = math.prod(static(a.extent) for a in axes) // max(lanes, 1)
+            rounds = _rounds(values, vectors) if self.is_map else 1
+            plan = _elementwise_plan(vector, lanes, _weight(values), rounds)
             peeled = self.is_map and static(vector.extent) >= PEELED * plan.chunk
             self.plans[vector] = replace(plan, peeled=peeled and _guarded(values, vector))
             return _innermost(vector, axes)
@@ -297,10 +315,25 @@ def _divisor(n: int, most: int) -> int:
     return min(range(most, max(most // 2, 1) - 1, -1), key=lambda factor: n % factor)
 
 
-def _elementwise_plan(a: Axis, lanes: int, weight: int) -> Plan:
+def _rounds(values: Sequence[Expr], vectors: int) -> int:
+    """Rounds of a long body that are woven into one (`codegen.weaving`)."""
+    weight = _weight(values)
+    if vectors < MANY or weight < HEAVY:
+        return 1
+    if any(isinstance(e, Apply) and e.op.name in BRANCHING for e in walk(*values)):
+        return 1
+    return 2
+
+
+def _elementwise_plan(a: Axis, lanes: int, weight: int, rounds: int) -> Plan:
+    """`rounds` are those that a long body is worth."""
     extent = static(a.extent)
     lanes = min(lanes, _power(extent))
-    unroll = 4 if weight <= LIGHT and extent >= SHORT * lanes else 1
+    unroll = rounds
+    if extent < SHORT * lanes:
+        unroll = 1
+    elif weight <= LIGHT:
+        unroll = 4
     return Plan(unroll=_divisor(max(extent // lanes, 1), unroll), lanes=lanes)
 
 

@@ -15,8 +15,19 @@ from tilewright import dtypes
 from tilewright.expr import is_static
 from tilewright.graph import Graph, Node, Op, Type
 from tilewright.ops import elementwise as el
+from tilewright.ops.contract import Dot
 from tilewright.ops.elementwise import Elementwise
-from tilewright.ops.shape import Broadcast, Cast, Fill, Flip, Reshape, Slice, Transpose, fill
+from tilewright.ops.shape import (
+    Broadcast,
+    Cast,
+    Fill,
+    Flip,
+    Reshape,
+    Slice,
+    Transpose,
+    UnitArrays,
+    fill,
+)
 from tilewright.transforms.rewriting import Rule, rewritten
 
 
@@ -156,6 +167,32 @@ def whole_slice(op: Op, args: Sequence[Node]) -> Node | None:
     return None
 
 
+def picked(op: Op, args: Sequence[Node]) -> Node | None:
+    """dot(x, units), dot(units, x) -> x with its axes in the product's order, where all axes of the
+    unit arrays are summed over, or the axis that counts them"""
+    if not isinstance(op, Dot) or op.lhs_batch:
+        return None
+    left, right = args
+    for x, units, mine, theirs in (
+        (left, right, op.lhs_contract, op.rhs_contract),
+        (right, left, op.rhs_contract, op.lhs_contract),
+    ):
+        if not isinstance(units.op, UnitArrays):
+            continue
+        shape = units.op.of.shape
+        if theirs == (0,) or (len(shape) == 1 and theirs == (1,)):
+            order = mine
+        elif sorted(theirs) == list(range(1, len(shape) + 1)):
+            order = tuple(a for _, a in sorted(zip(theirs, mine, strict=True)))
+        else:
+            continue
+        free = tuple(d for d in range(x.type.ndim) if d not in mine)
+        moved = Transpose((*free, *order) if units is right else (*order, *free))
+        out = op.type(left.type, right.type)
+        return Reshape(out.shape).node(moved.node(x))
+    return None
+
+
 RULES: Final[tuple[Rule, ...]] = (
     constant_arguments,
     moved_fill,
@@ -164,5 +201,6 @@ RULES: Final[tuple[Rule, ...]] = (
     merged_moves,
     reshaped_operands,
     whole_slice,
+    picked,
 )
 """In the order they are tried. Each docstring states the rewrite."""
