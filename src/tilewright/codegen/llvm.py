@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from functools import cache
 
 from tilewright import dtypes
@@ -28,6 +29,7 @@ from tilewright.codegen.llvm_values import (
     suffix,
 )
 from tilewright.codegen.parallel import DECLARATION, Region, divided, outline, task
+from tilewright.codegen.weaving import LONG, independent, woven
 from tilewright.dtypes import DType
 from tilewright.errors import InternalError
 from tilewright.expr import (
@@ -180,15 +182,25 @@ class FunctionPrinter(ValuePrinter):
                 raise InternalError(f"LLVM cannot print {s!r}")
 
     def loop(self, s: For) -> None:
-        axis, extent = s.axis, s.axis.extent
+        extent = s.axis.extent
         if s.kind == "vector":
             self.vector_loop(s)
         elif is_static(extent) and (s.kind == "unroll" or static(extent) <= 1):
-            for i in range(static(extent)):
-                with self.at(axis, i):
-                    self.statement(s.body)
+            self.copies(s, static(extent))
         else:
             self.counted_loop(s)
+
+    def copies(self, s: For, count: int) -> None:
+        """An unrolled loop: its body so often, one copy after the other, or woven."""
+        ends, label = [len(self.lines)], self.label
+        for i in range(count):
+            with self.at(s.axis, i):
+                self.statement(s.body)
+            ends.append(len(self.lines))
+        long = count > 1 and ends[1] - ends[0] >= LONG
+        if long and self.label == label and independent(s.body):
+            parts = [self.lines[a:b] for a, b in pairwise(ends)]
+            self.lines[ends[0] :] = woven(parts)
 
     def vector_loop(self, s: For) -> None:
         assert self.vector is None, "vector loops do not nest"
