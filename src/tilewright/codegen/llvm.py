@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from functools import cache
+from itertools import pairwise
 
 from tilewright import dtypes
 from tilewright.codegen import intrinsics

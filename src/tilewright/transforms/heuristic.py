@@ -176,6 +176,12 @@ def _order(
         orders.append(Order(tuple(spelled[a] for a in walked)))
 
 
+def _written_along(axes: Sequence[Axis], body: Sequence[Assign]) -> Axis | None:
+    """The axis along which neighbours are written."""
+    steps = [affine(flat(a.buffer, a.index)) for a in body]
+    return next((a for a in axes if all(s.coefficient(a) == 1 for s in steps)), None)
+
+
 def _innermost(vector: Axis, axes: list[Axis]) -> list[Axis]:
     return [*(a for a in axes if a is not vector), vector]
 
@@ -205,7 +211,8 @@ class _Planner:
             return axes
         vector = min(reversed(axes), key=lambda a: _cost(a, accesses))
         if not tiled:
-            if self.is_map and (tile := turned_tile(axes, body, vector, lanes)) is not None:
+            written = _written_along(axes, body) or vector
+            if self.is_map and (tile := turned_tile(axes, body, written, lanes)) is not None:
                 self.plans.update(tile.plans)
                 self.tile = tile
                 return list(tile.axes)
