@@ -9,12 +9,14 @@ depends on unrolled axes is known for their present numbers.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
 
 from tilewright import dtypes
 from tilewright.codegen import intrinsics
+from tilewright.codegen.guards import OPEN, Guard, settled_guard, span
 from tilewright.codegen.libm import expand
 from tilewright.codegen.llvm_values import (
     Emitter,
@@ -41,11 +43,13 @@ from tilewright.expr import (
     static,
     walk,
 )
-from tilewright.transforms.index_rules import Affine, affine, flat
+from tilewright.transforms.index_rules import Affine, Ranges, affine, flat
 from tilewright.transforms.tensorize import FLIPPED, first, is_word, neighbours
 
 ZERO = "@zero.element"
 """Where loads whose guard is false for all lanes read from."""
+NEAR_BYTES = 256
+"""How far apart loads may be that share the choice between an array and zeros."""
 
 STREAM_BYTES = 16 << 20
 STREAM_ALIGN = 64
@@ -78,6 +82,9 @@ class ValuePrinter(Emitter):
         self.expansions: dict[Expr, Expr] = {}
         self.forms: dict[tuple[Buffer, tuple[Expr, ...]], Affine] = {}
         self.sums: dict[tuple[tuple[Expr, int], ...], Expr] = {}
+        self.guards: dict[Hashable, Guard] = {}
+        self.chosen: dict[str, int] = {}  # pointers that may be to zeros, and their offsets
+        self.ranges = Ranges()
         self.vector: Axis | None = None
         self.streamed = False
 
@@ -117,21 +124,21 @@ class ValuePrinter(Emitter):
     def remember(self, e: Expr, x: Operand, base: Buffer | None = None) -> None:
         """`x` is the value of `e`, or the address of that offset from `base`, to the end of the
         scope, or until a buffer it reads changes."""
-        self.keep_read(self.key(e) if base is None else (base, self.key(e)), x, e)
+        self.keep(self.key(e) if base is None else (base, self.key(e)), x, e)
 
-    def keep_read(self, key: Hashable, x: Operand, of: Expr) -> None:
-        """Know `x` by a key, as `keep` does, and until a buffer that `of` reads changes."""
-        self.keep(key, x, of)
-        for b in of.reads & self.changing:
-            self.readers[b].append(key)
-
-    def keep(self, key: Hashable, x: Operand, of: Expr) -> None:
-        """Know `x` by a key, as long as the variables of `of` are bound as they are."""
+    def keep(self, key: Hashable, x: Operand, *of: Expr, read: Buffer | None = None) -> None:
+        """Know `x` by a key, as long as the variables of `of` are bound as they are and what these
+        and `x` itself `read` does not change."""
         self.known[key] = x
         self.scopes[-1].append(key)
-        if self.bound:
-            for serial in of.free & self.bound.keys():
-                self.bound[serial].append(key)
+        if read in self.changing:
+            self.readers[read].append(key)  # type: ignore[index]
+        for e in of:
+            for b in e.reads & self.changing:
+                self.readers[b].append(key)
+            if self.bound:
+                for serial in e.free & self.bound.keys():
+                    self.bound[serial].append(key)
 
     def bind(self, variable: Var, x: Operand) -> None:
         """Give a variable its value. In the next copy of an unrolled body it gets another one, and
@@ -244,11 +251,16 @@ class ValuePrinter(Emitter):
                 moving.append((t, c))
         return form if len(moving) == len(form.terms) else Affine(tuple(moving), constant)
 
-    def position(self, buffer: Buffer, index: tuple[Expr, ...]) -> tuple[Affine, int | None]:
-        """The flat offset at lane 0 and the step between lanes (None: not affine in the lane)."""
+    def form(self, buffer: Buffer, index: tuple[Expr, ...]) -> Affine:
+        """The flat offset of a position."""
         form = self.forms.get((buffer, index))
         if form is None:
             form = self.forms[buffer, index] = affine(flat(buffer, index))
+        return form
+
+    def position(self, buffer: Buffer, index: tuple[Expr, ...]) -> tuple[Affine, int | None]:
+        """The flat offset at lane 0 and the step between lanes (None: not affine in the lane)."""
+        form = self.form(buffer, index)
         if self.vector is None:
             return self.settled(form), 0
         rest = form.without(self.vector)
@@ -263,41 +275,95 @@ class ValuePrinter(Emitter):
             return found is not None and found.lanes > 1
         return any(self._varies(x) for x in walk(e) if isinstance(x, (Axis, Var)))
 
-    def read(self, buffer: Buffer, index: tuple[Expr, ...], guard: Operand | None) -> Operand:
-        """Load one element, or one for each lane. What nobody writes is loaded once."""
+    def guard(self, e: Expr | None) -> Guard:
+        """What is left to ask of a guard here."""
+        if e is None:
+            return OPEN
+        key = (self.key(e), self.vector, self.extent, self.lanes)
+        found = self.guards.get(key)
+        if found is None:
+            found = self.guards[key] = settled_guard(
+                e, self.vector, self.extent, self.lanes, self.settled, self._varies, self.ranges
+            )
+        return found
+
+    def asked(self, g: Guard) -> tuple[Hashable, ...]:
+        """What tells loads under this guard from others of the same elements."""
+        if g.lanes is None and not g.asked:
+            return ()
+        return (g.lanes, *[None if e is None else self.key(e) for e in (g.shared, g.varying)])
+
+    def read(self, buffer: Buffer, index: tuple[Expr, ...], guard: Expr | None) -> Operand:
+        """Load one element, or one for each lane. What nobody writes meanwhile is loaded once."""
         offset, step = self.position(buffer, index)
-        if guard is not None or step is None or buffer in self.changing:
-            return self.loaded(buffer, offset, step, guard)
-        lanes = (step, self.lanes, self.extent) if step else ()
+        g = self.guard(guard)
+        if g.never:
+            lanes = 1 if step == 0 else self.lanes
+            return constant(literal(0, buffer.dtype), lanes)
+        if step is None:
+            return self.loaded(buffer, index, offset, step, g)
+        lanes_of = (step, self.lanes, self.extent) if step or g.lanes or g.varying else ()
         moving = self.moving(offset)
-        key = (buffer, self.key(moving), offset.constant, *lanes)
+        key = (buffer, self.key(moving), offset.constant, *lanes_of, *self.asked(g))
         found = self.known.get(key)
         if found is None:
-            found = self.loaded(buffer, offset, step, None)
-            self.keep(key, found, moving)
+            found = self.loaded(buffer, index, offset, step, g)
+            self.keep(key, found, moving, *g.asked, read=buffer)
         return found
 
     def loaded(
-        self, buffer: Buffer, offset: Affine, step: int | None, guard: Operand | None
+        self, buffer: Buffer, index: tuple[Expr, ...], offset: Affine, step: int | None, g: Guard
     ) -> Operand:
         """The load of one element (step 0) or of lanes so many elements apart (None: anywhere)."""
         element, dtype = memory_type(buffer.dtype), buffer.dtype
         align = dtype.itemsize if buffer.scope != "registers" else 1
-        if step == 0 and (guard is None or guard.lanes == 1):
-            where = self.address(buffer, offset)
-            if guard is not None:
-                where = self.value(f"select {guard}, ptr {where}, ptr {ZERO}", dtypes.int64, 1).text
-            return self.from_memory(
-                Operand(
-                    self.value(f"load {element}, ptr {where}, align {align}", dtype, 1).text, dtype
-                )
-            )
+        if step == 0 and g.lanes is None and g.varying is None:
+            where = self.place(buffer, offset, g.shared)
+            text = self.value(f"load {element}, ptr {where}, align {align}", dtype, 1).text
+            return self.from_memory(Operand(text, dtype))
         if step in (1, -1):
-            return self.from_memory(self.contiguous(buffer, offset, step, guard))
-        if step in (2, 3, 4) and guard is None and self.extent > 1:
-            return self.from_memory(self.spread(buffer, offset, step))
+            return self.from_memory(self.contiguous(buffer, offset, step, g))
+        if step in (2, 3, 4) and g.varying is None and self.extent > 1:
+            return self.from_memory(self.spread(buffer, index, offset, step, g))
         where = self.addresses(buffer, offset, step)
-        return self.from_memory(self.gathered(where, align, self.guarded_mask(guard), dtype))
+        return self.from_memory(self.gathered(where, align, self.mask(g, g.shared), dtype))
+
+    def place(self, buffer: Buffer, form: Affine, condition: Expr | None, wide: int = 1) -> str:
+        """A pointer to `wide` elements from a scalar flat offset on, or to as many zeros where the
+        condition does not hold. Loads near one another share the choice."""
+        if condition is None:
+            return self.address(buffer, form)
+        element, itemsize = memory_type(buffer.dtype), buffer.dtype.itemsize
+        moving = self.moving(form)
+        self.zero_bytes = max(self.zero_bytes, 2 * NEAR_BYTES + wide * itemsize)
+        key = (buffer, self.key(moving), self.key(condition))
+        found = self.known.get(key)
+        apart = 0 if found is None else form.constant - self.chosen[found.text]
+        if found is None or abs(apart) * itemsize > NEAR_BYTES:
+            test, where, apart = self.known_value(condition), self.address(buffer, form), 0
+            zeros = f"getelementptr (i8, ptr {ZERO}, i64 {NEAR_BYTES})"
+            found = self.value(f"select {test}, ptr {where}, ptr {zeros}", dtypes.int64, 1)
+            self.chosen[found.text] = form.constant
+            self.keep(key, found, moving, condition)
+        if not apart:
+            return found.text
+        text = f"getelementptr {element}, ptr {found.text}, i64 {apart}"
+        return self.value(text, dtypes.int64, 1).text
+
+    def mask(self, g: Guard, shared: Expr | None = None) -> str:
+        """The lanes to touch: inside the extent, and where a guard lets them."""
+        allowed = g.lanes or (True,) * self.lanes
+        bits = [x and lane < self.extent for lane, x in enumerate(allowed)]
+        text = "splat (i1 true)" if all(bits) else _bits(bits)
+        for condition in (g.varying, shared):
+            if condition is not None:
+                wide = self.splat(self.known_value(condition), self.lanes)
+                plain = text.startswith("splat")
+                text = wide.text if plain else self._and(wide, text)
+        return text
+
+    def _and(self, a: Operand, mask: str) -> str:
+        return self.value(f"and {a}, {mask}", dtypes.bool_, a.lanes).text
 
     def gathered(self, where: str, align: int, mask: str, dtype: DType) -> Operand:
         """The load of one element for each pointer."""
@@ -309,54 +375,135 @@ class ValuePrinter(Emitter):
         call = self.intrinsic(name, wide, args, f"<{lanes} x ptr>, <{lanes} x i1>, {wide}")
         return self.value(call, dtype, lanes)
 
-    def spread(self, buffer: Buffer, offset: Affine, step: int) -> Operand:
-        """Load every second, third or fourth element: vectors of neighbours, of which nothing
-        beyond the last wanted element is touched, and shuffles that pick from them."""
-        lanes, dtype = self.lanes, dtypes.uint8 if dtypes.is_bool(buffer.dtype) else buffer.dtype
-        wide = llvm_type(dtype, lanes)
-        wanted = [step * lane for lane in range(self.extent)]
-        result, have = Operand("poison", dtype, lanes), [0] * lanes
-        for start in range(0, wanted[-1] + 1, lanes):
-            inside = min(lanes, wanted[-1] + 1 - start)
-            where = self.address(buffer, offset.shifted(start))
-            if inside == lanes:
-                text = f"load {wide}, ptr {where}, align {dtype.itemsize}"
-                x = self.value(text, dtype, lanes)
-            else:
-                mask = ", ".join(f"i1 {'true' if i < inside else 'false'}" for i in range(lanes))
-                x = self._masked_load(wide, where, dtype.itemsize, f"<{mask}>", dtype)
-            order = [lanes + at - start if start <= at < start + lanes else have[lane]
-                     for lane, at in enumerate(wanted)]  # fmt: skip
-            result = self.shuffled(result, x, order + [0] * (lanes - self.extent))
-            have = [*range(lanes)]
-        return Operand(result.text, buffer.dtype, lanes)
-
-    def contiguous(
-        self, buffer: Buffer, offset: Affine, step: int, guard: Operand | None
-    ) -> Operand:
+    def contiguous(self, buffer: Buffer, offset: Affine, step: int, g: Guard) -> Operand:
         """Load neighbours, in order (step 1) or backwards (-1)."""
         lanes, dtype = self.lanes, buffer.dtype
         element, align = memory_type(dtype), dtype.itemsize if buffer.scope != "registers" else 1
-        wide, uniform = vector_type(element, lanes), guard is None or guard.lanes == 1
-        single = uniform and self.extent == 1
-        where = self.address(buffer, offset if step == 1 or single else offset.shifted(1 - lanes))
-        if guard is not None and uniform:  # one choice of address instead of a mask
-            self.zero_bytes = max(self.zero_bytes, lanes * dtype.itemsize)
-            where = self.value(f"select {guard}, ptr {where}, ptr {ZERO}", dtypes.int64, 1).text
-            guard = None
+        wide = vector_type(element, lanes)
+        single = self.extent == 1 and g.varying is None
+        first = offset if step == 1 or single else offset.shifted(1 - lanes)
+        where = self.place(buffer, first, g.shared, lanes)
         if single:
             x = self.value(f"load {element}, ptr {where}, align {align}", dtype, 1).text
             return self.value(
                 f"insertelement {wide} zeroinitializer, {element} {x}, i64 0", dtype, lanes
             )
-        if guard is None and self.extent == lanes:
+        if g.lanes is None and g.varying is None and self.extent == lanes:
             x = self.value(f"load {wide}, ptr {where}, align {align}", dtype, lanes).text
         else:
-            mask = self.guarded_mask(guard)
+            mask = self.mask(g)
             if step == -1:
                 mask = self.reversed(f"<{lanes} x i1>", mask)
             x = self._masked_load(wide, where, align, mask, dtype).text
         return Operand(x if step == 1 else self.reversed(wide, x), dtype, lanes)
+
+    # -- every second, third or fourth element ----------------------------------------------------
+
+    def spread(
+        self, buffer: Buffer, index: tuple[Expr, ...], offset: Affine, step: int, g: Guard
+    ) -> Operand:
+        """Load every second, third or fourth element: vectors of neighbours, and shuffles that pick
+        one phase of them. The taps of a window share these vectors; of a tap one lane beside them
+        only the first or the last element is read apart."""
+        lanes, extent = self.lanes, self.extent
+        dtype = dtypes.uint8 if dtypes.is_bool(buffer.dtype) else buffer.dtype
+        line, n = self._line(buffer, index, step)
+        row = self.settled(line.without(self.vector) if self.vector is not None else line)
+        tap, anchor = row.constant, self._anchor(line, row.constant, step)
+        shift = (tap - anchor) // step
+        low, high = span(row.shifted(anchor - tap), self.ranges)
+        wanted = [tap - anchor + step * lane for lane in range(extent)]
+        inside = range(step * extent)
+        if low < 0 or high + step * extent > n:  # nothing beside what is wanted may be touched
+            able = [lane for lane in range(extent) if g.lanes is None or g.lanes[lane]]
+            inside = range(step * able[0], step * able[-1] + 1)
+            anchor, shift, wanted = tap, 0, [step * lane for lane in range(extent)]
+        base = offset.shifted(anchor - tap)
+        result = self._phase(buffer, base, inside, wanted, dtype, g.shared)
+        if shift:
+            lane = 0 if shift < 0 else extent - 1
+            if g.lanes is None or g.lanes[lane]:
+                where = self.place(buffer, offset.shifted(step * lane), g.shared)
+                text = f"load {llvm_type(dtype, 1)}, ptr {where}, align {dtype.itemsize}"
+                one = self.splat(self.value(text, dtype, 1), lanes)
+                result = self._select([i == lane for i in range(lanes)], one, result)
+        if g.lanes is not None:
+            result = self._select(g.lanes, result, constant(literal(0, dtype), lanes))
+        return Operand(result.text, buffer.dtype, lanes)
+
+    def _line(self, buffer: Buffer, index: tuple[Expr, ...], step: int) -> tuple[Affine, int]:
+        """The position of what is read in a stretch of memory that is known to hold it, and that
+        stretch's length: the array's last axis, or all of the array."""
+        last = affine(index[-1])
+        within = len(index) == len(buffer.shape) and self.vector is not None
+        if within and last.coefficient(self.vector) == step:  # type: ignore[arg-type]
+            return last, static(buffer.shape[-1])
+        return self.form(buffer, index), static(buffer.size)
+
+    def _anchor(self, line: Affine, tap: int, step: int) -> int:
+        """Where the vectors start that a tap is picked from. Taps come in groups of `step`, which
+        unrolled axes count; of up to three neighbouring groups it is where the middle or the larger
+        one does."""
+        near = [
+            (c, static(t.extent), self.unrolled[t.serial])
+            for t, c in line.terms
+            if isinstance(t, Axis) and t.serial in self.unrolled and abs(c) <= step
+        ]
+        taps = [tap - sum(c * now for c, _, now in near)]
+        for c, extent, _ in near:
+            taps = [t + c * i for t in taps for i in range(extent)]
+        groups = Counter(t // step for t in taps)
+        first = tap // step
+        while first - 1 in groups:
+            first -= 1
+        first += (tap // step - first) // 3 * 3
+        run = [k for k in range(first, first + 3) if all(j in groups for j in range(first, k + 1))]
+        return step * (run[1] if len(run) == 3 else max(run, key=lambda k: (groups[k], k)))
+
+    def _phase(
+        self,
+        buffer: Buffer,
+        base: Affine,
+        inside: range,
+        wanted: list[int],
+        dtype: DType,
+        shared: Expr | None,
+    ) -> Operand:
+        """Elements so far from `base`, one for each lane, picked from those `inside`."""
+        lanes = self.lanes
+        result, kept = Operand("poison", dtype, lanes), [0] * lanes
+        for start in range(0, inside.stop, lanes):
+            hits = [at in inside and start <= at < start + lanes for at in wanted]
+            if any(hits):
+                may = [start + i in inside for i in range(lanes)]
+                x = self._neighbours(buffer, base.shifted(start), may, dtype, shared)
+                picks = zip(wanted, hits, kept, strict=False)
+                order = [lanes + at - start if hit else old for at, hit, old in picks]
+                result = self.shuffled(result, x, order + [0] * (lanes - len(order)))
+                kept = [*range(lanes)]
+        return result
+
+    def _neighbours(
+        self, buffer: Buffer, base: Affine, inside: list[bool], dtype: DType, shared: Expr | None
+    ) -> Operand:
+        """A vector of neighbours, of which only some lanes may be touched."""
+        lanes, wide, moving = self.lanes, llvm_type(dtype, self.lanes), self.moving(base)
+        when = None if shared is None else self.key(shared)
+        key = (buffer, self.key(moving), base.constant, when, (*inside,))
+        found = self.known.get(key)
+        if found is None:
+            where = self.place(buffer, base, shared, lanes)
+            if all(inside):
+                text = f"load {wide}, ptr {where}, align {dtype.itemsize}"
+                found = self.value(text, dtype, lanes)
+            else:
+                found = self._masked_load(wide, where, dtype.itemsize, _bits(inside), dtype)
+            self.keep(key, found, moving, *([] if shared is None else [shared]), read=buffer)
+        return found
+
+    def _select(self, lanes: Sequence[bool], a: Operand, b: Operand) -> Operand:
+        """`a` in the lanes that are true, `b` in the others."""
+        return self.value(f"select <{a.lanes} x i1> {_bits(lanes)}, {a}, {b}", a.dtype, a.lanes)
 
     def _masked_load(self, wide: str, where: str, align: int, mask: str, dtype: DType) -> Operand:
         lanes = self.lanes
@@ -463,14 +610,14 @@ class ValuePrinter(Emitter):
                 if missing:
                     stack += missing[::-1]
                     continue
-                self.keep_read(name, self.expression(e), e)
+                self.keep(name, self.expression(e), e)
             stack.pop()
         return known[first]
 
     def _first(self, e: Expr) -> tuple[Expr, ...]:
         """What must be computed before `e`; a rare branch waits until it is needed."""
         if isinstance(e, Load):
-            return () if e.guard is None else (e.guard,)  # positions come with the address
+            return ()  # positions come with the address, and guards with the choice of it
         if isinstance(e, Apply) and e.op.name == "rare":
             return (e.args[0], e.args[2])
         return () if is_word(e) and neighbours(e) else e.children
@@ -482,7 +629,7 @@ class ValuePrinter(Emitter):
             case Load(buffer, index, guard):
                 if self.register(buffer):
                     return self.registers[self.slot(buffer, index)[0]]
-                return self.read(buffer, index, None if guard is None else self.known_value(guard))
+                return self.read(buffer, index, guard)
             case Index(op, args):
                 return self.index(op, [self.known_value(a) for a in args], args[1])
             case Apply(op, args, dtype):
@@ -556,3 +703,8 @@ class ValuePrinter(Emitter):
 
 def _same(e: Expr) -> Hashable:
     return e
+
+
+def _bits(bits: Sequence[bool]) -> str:
+    """A constant mask."""
+    return f"<{', '.join(f'i1 {str(x).lower()}' for x in bits)}>"

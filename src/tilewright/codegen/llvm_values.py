@@ -301,15 +301,6 @@ class Emitter:
             1,
         ).text
 
-    def guarded_mask(self, guard: Operand | None) -> str:
-        """The lanes to touch: inside the extent, and where the guard holds."""
-        if guard is None:
-            return self.lane_mask()
-        wide = self.splat(guard, self.lanes)
-        if self.extent == self.lanes:
-            return wide.text
-        return self.value(f"and {wide}, {self.lane_mask()}", dtypes.bool_, self.lanes).text
-
     def _mangled(self, dtype: DType) -> str:
         return f"v{self.lanes}i8" if dtypes.is_bool(dtype) else suffix(dtype, self.lanes)
 

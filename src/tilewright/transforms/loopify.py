@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 
 from tilewright.errors import InternalError
 from tilewright.expr import (
@@ -63,48 +62,14 @@ from tilewright.transforms.schedule import (
     tile_of,
     written_out,
 )
+from tilewright.transforms.segments import Segment, segments
+from tilewright.transforms.tensorize import is_word
 
 HEAVY = 12
 """Operations on the results of a tile from which on they are written as a loop: every copy of an
 exponential would be as long as the sums themselves."""
 TURNED_HEAVY = 4
 """The same of a turned tile, which has as many rows of results as lanes."""
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of an axis: `count` rounds from `start`, each `unroll` vectors of which `width`
-    of the `lanes` lanes are used."""
-
-    start: int
-    count: int
-    unroll: int
-    width: int
-    lanes: int
-
-
-def segments(extent: int, plan: Plan) -> list[Segment]:
-    """Cut an axis by its plan; together the segments cover it exactly once."""
-    result: list[Segment] = []
-    chunk = plan.chunk
-    if plan.lanes == 1 and chunk > 1 and extent > chunk:
-        rounds = -(-extent // chunk)
-        each, longer = divmod(extent, rounds)
-        if longer:
-            result.append(Segment(0, longer, each + 1, 1, 1))
-        result.append(Segment(longer * (each + 1), rounds - longer, each, 1, 1))
-        return result
-    full, rest = divmod(extent, chunk)
-    ends = (1, full - 2, 1) if plan.peeled and full > 2 else (full,)
-    for start, count in zip(accumulate((0, *ends)), ends, strict=False):
-        if count:
-            result.append(Segment(start * chunk, count, plan.unroll, plan.lanes, plan.lanes))
-    vectors, tail = divmod(rest, plan.lanes)
-    if vectors:
-        result.append(Segment(full * chunk, 1, vectors, plan.lanes, plan.lanes))
-    if tail:
-        result.append(Segment(extent - tail, 1, 1, tail, plan.lanes))
-    return result
 
 
 @dataclass(frozen=True)
@@ -420,8 +385,11 @@ class _Builder:
                 else self.turn(cells, body, at, after)
             )
         a, plan = axes[0], self.plan.get(axes[0], Plan())
+        values = [*walk(*(x.value for x in body))]
+        summed = any(isinstance(e, Reduce) for e in values)
         cuts = segments(static(a.extent), plan)
-        summed = any(isinstance(e, Reduce) for e in walk(*(x.value for x in body)))
+        if summed and self.turned is None and not any(map(is_word, values)):
+            cuts = [s.narrowed for s in cuts]
         whole = axis(f"{a.name}.o", sum(s.count for s in cuts))
         together = plan.parallel and summed and len(cuts) > 1
         out: list[Stmt] = []

@@ -189,21 +189,12 @@ class Product:
         rows = shared[-1:]
         lanes = min(self.lanes, _power(static(vector.extent)))
         plans = {k: Plan(unroll=static(k.extent)) for k in self.summed if k.extent != 1}
-        plans[vector] = Plan(lanes=lanes)
+        guards = [o.load.guard for o in self.operands if o.load.guard is not None]
+        plans[vector] = Plan(lanes=lanes, peeled=any(vector.serial in g.free for g in guards))
         plans |= {a: Plan(unroll=min(WINDOW_ROWS, static(a.extent))) for a in rows if a.extent != 1}
         outer = [a for a in self.axes if a is not vector and a not in rows]
-        staged: list[tuple[Expr, Axis | None]] = []
-        for o in self.operands:
-            if o.load.guard is None or not self.alone(o, vector) or not _plain(o):
-                continue
-            at = next((a for a in reversed(outer) if o.moves(a) and not self.slides(a)), None)
-            inside = outer[outer.index(at) + 1 :] if at is not None else outer
-            copy = whole(o.load, [*inside, *rows, vector, *self.summed])
-            if copy is None or (at is not None and copy.buffer.nbytes > STAGED_BYTES):
-                return None
-            staged.append((o.load, at))
         order = (*outer, *rows, vector)
-        return Tile(order, (*plans.items(),), tuple(staged), None, points * self.results / lanes)
+        return Tile(order, (*plans.items(),), (), None, points * self.results / lanes)
 
     def slides(self, a: Axis) -> bool:
         """Whether a window moves along the axis: some position adds it to a reduced axis."""

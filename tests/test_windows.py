@@ -1,0 +1,162 @@
+"""Windows that slide over padded arrays: they equal NumPy's sums tap by tap, read nothing outside
+the array, and take no detours to what they read."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilewright as tw
+from tilewright import lax
+
+
+@dataclass(frozen=True)
+class Case:
+    """A convolution of each channel on its own."""
+
+    shape: tuple[int, int]
+    window: tuple[int, int]
+    stride: tuple[int, int]
+    pad: tuple[tuple[int, int], tuple[int, int]]
+    dilation: tuple[int, int] = (1, 1)
+    channels: int = 2
+    dtype: str = "float32"
+
+    def compiled(self, threads: int = 1) -> Any:
+        def depthwise(x: Any, w: Any) -> Any:
+            return lax.conv_general_dilated(
+                x, w, self.stride, self.pad, rhs_dilation=self.dilation,
+                feature_group_count=self.channels,
+            )  # fmt: skip
+
+        return tw.compile(depthwise, threads=threads)
+
+    def operands(self) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(3)
+        shapes = (1, self.channels, *self.shape), (self.channels, 1, *self.window)
+        x, w = (rng.integers(-9, 10, s).astype(self.dtype) for s in shapes)
+        return x, w
+
+    def expected(self, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+        """The sums of small whole numbers, which are exact."""
+        padded = np.pad(x, ((0, 0), (0, 0), *self.pad))
+        apart = [d * (k - 1) for d, k in zip(self.dilation, self.window, strict=True)]
+        after = [n - a for n, a in zip(padded.shape[2:], apart, strict=True)]
+        total = 0
+        for i in range(self.window[0]):
+            for j in range(self.window[1]):
+                top, left = i * self.dilation[0], j * self.dilation[1]
+                part = padded[:, :, top : top + after[0], left : left + after[1]]
+                total = (
+                    total
+                    + part[..., :: self.stride[0], :: self.stride[1]]
+                    * w[:, 0, i, j][None, :, None, None]
+                )
+        return np.asarray(total)
+
+
+def same(size: int, window: int, stride: int, **more: Any) -> Case:
+    """A square window with a border of half of it."""
+    border = (window - 1) // 2
+    return Case(
+        (size, size), (window, window), (stride, stride), ((border, border),) * 2, **more
+    )  # fmt: skip
+
+
+CASES = [
+    *(same(size, k, s) for size in (7, 14, 31, 56) for k in (3, 5) for s in (1, 2)),
+    *(same(50, k, s) for k in (2, 3, 4, 5) for s in (3, 4, 5)),
+    Case((33, 70), (3, 5), (1, 2), ((2, 0), (0, 3))),
+    Case((20, 97), (2, 3), (2, 3), ((0, 1), (4, 4))),
+    Case((17, 64), (1, 9), (1, 1), ((0, 0), (4, 4))),
+    Case((40, 65), (3, 3), (2, 2), ((2, 2), (2, 2)), dilation=(2, 2)),
+    Case((19, 130), (3, 3), (1, 2), ((1, 1), (3, 3)), dilation=(1, 3)),
+    Case((9, 33), (3, 3), (1, 1), ((0, 1), (2, 0))),
+    *(replace(same(37, 3, s), dtype=d) for s in (1, 2, 3) for d in ("float64", "int16", "int8")),
+]
+
+
+def spelled(c: Case) -> str:
+    return "-".join("x".join(map(str, v)) for v in (c.shape, c.window, c.stride)) + f"-{c.dtype}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=spelled)
+def test_windows_are_sums_of_taps(case: Case) -> None:
+    x, w = case.operands()
+    got = case.compiled()(x, w)
+    assert got.dtype == case.expected(x, w).dtype
+    np.testing.assert_array_equal(got, case.expected(x, w))
+
+
+def test_threads_change_nothing() -> None:
+    case = same(61, 5, 2, channels=24)
+    x, w = case.operands()
+    x = x + np.float32(0.1)
+    np.testing.assert_array_equal(case.compiled(1)(x, w), case.compiled(2)(x, w))
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_padded_windows_are_neither_gathered_nor_copied(stride: int) -> None:
+    case = same(56, 3, stride)
+    lowered = case.compiled().lower(*case.operands())
+    assert "masked.gather" not in str(lowered.llvm)
+    assert "alloca" not in str(lowered.llvm)
+
+
+def test_taps_of_a_row_share_its_vectors() -> None:
+    """Four rows of results read nine rows: two vectors each, and one element for the third tap,
+    where each tap on its own would read two vectors."""
+    case = same(64, 3, 2, channels=1)
+    text = str(case.compiled().lower(*case.operands()).llvm)
+    first = text[: text.index("store <")]
+    vectors = re.findall(r"= (load <|call <[^>]*> @llvm.masked.load)", first)
+    assert len(vectors) == 9 * 2
+
+
+# -- nothing outside the array is touched ---------------------------------------------------------
+
+
+def between_walls(x: np.ndarray, at_end: bool) -> np.ndarray:
+    """The array in memory of its own, next to a page that nobody may touch."""
+    page = mmap.PAGESIZE
+    inner = -(-x.nbytes // page) * page
+    memory = mmap.mmap(-1, inner + 2 * page)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    libc = ctypes.CDLL(None, use_errno=True)
+    for wall in (start, start + page + inner):
+        assert libc.mprotect(ctypes.c_void_p(wall), ctypes.c_size_t(page), 0) == 0
+    offset = page + (inner - x.nbytes if at_end else 0)
+    copy = np.frombuffer(memory, x.dtype, x.size, offset).reshape(x.shape)
+    copy[...] = x
+    return copy
+
+
+def run_between_walls() -> None:
+    for case in CASES:
+        x, w = case.operands()
+        f = case.compiled()
+        for at_end in (False, True):
+            got = f(between_walls(x, at_end), between_walls(w, at_end))
+            np.testing.assert_array_equal(got, case.expected(x, w))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pages are protected by mprotect")
+def test_nothing_outside_the_array_is_touched() -> None:
+    child = subprocess.run(
+        [sys.executable, "-X", "faulthandler", __file__],
+        check=False, capture_output=True, text=True, cwd=Path(__file__).parent, timeout=600,
+    )  # fmt: skip
+    assert child.returncode == 0, child.stderr
+
+
+if __name__ == "__main__":
+    run_between_walls()
