@@ -200,12 +200,12 @@ class Op:
     def graphs(self) -> dict[str, Graph]:
         """Sub-graphs of a control-flow op; those of a tuple are numbered."""
         result: dict[str, Graph] = {}
-        for f in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, f.name)
+        for name in _field_names(type(self)):
+            value = getattr(self, name)
             if isinstance(value, Graph):
-                result[f.name] = value
+                result[name] = value
             elif _are_graphs(value):
-                result |= {f"{f.name}[{i}]": g for i, g in enumerate(value)}
+                result |= {f"{name}[{i}]": g for i, g in enumerate(value)}
         return result
 
     def with_graphs(self, change: Callable[[Graph], Graph]) -> Op:
@@ -222,7 +222,7 @@ class Op:
 
     def attributes(self) -> list[str]:
         """The attributes as they are printed; must tell apart ops that differ."""
-        values = [getattr(self, f.name) for f in fields(self)]  # type: ignore[arg-type]
+        values = [getattr(self, name) for name in _field_names(type(self))]
         plain = [v for v in values if not isinstance(v, Graph) and not _are_graphs(v)]
         return [show_attribute(v) for v in plain]
 
@@ -238,6 +238,12 @@ class Op:
     def __call__(self, *args: Any) -> Any:
         """Apply to values; the result is a value of the same class, a tuple of them if several."""
         return type(args[0]).wrap(self.node(*(a.node for a in args)))
+
+
+@functools.cache
+def _field_names(op: type) -> tuple[str, ...]:
+    """The names of an op's attributes."""
+    return tuple([f.name for f in fields(op)])
 
 
 @functools.cache

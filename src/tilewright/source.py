@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from threading import local
 from types import FrameType
 from typing import Final, NamedTuple
@@ -62,10 +63,16 @@ def user_source() -> Source | None:
         return _current.source
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if not frame.f_globals.get("__name__", "").startswith(_NOT_THE_USERS):
-            return Source(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+        if _is_users(frame.f_globals.get("__name__", "")):
+            code = frame.f_code
+            return Source(code.co_filename, frame.f_lineno, code.co_name)
         frame = frame.f_back
     return None
+
+
+@lru_cache(1024)
+def _is_users(module: str) -> bool:
+    return not module.startswith(_NOT_THE_USERS)
 
 
 def defined_at(f: object) -> Source | None:
