@@ -683,6 +683,19 @@ def test_one_and_tanh_keep_the_digits_that_the_sum_loses(dtype: DType) -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("factor", [-2.0, 0.7978845608, 1 / 3, -1e-5, 3e5])
+def test_a_factor_goes_into_the_constants(factor: float, dtype: DType) -> None:
+    factor = float(dtype.type(factor))
+    low, high = (-35, 12) if dtype == float32 else (-280, 22)
+    x = np.random.default_rng(14).uniform(low, high, 1000) / factor
+    x = x.astype(dtype)
+    with mpmath.workprec(1200):
+        exact = [1 + mpmath.tanh(mpmath.mpf(v) * factor) for v in x.tolist()]
+        errors = ulps(tw.compile(lambda x: 1 + np.tanh(dtype.type(factor) * x))(x), exact, dtype)
+    assert errors.max() <= 2.5, x[np.argmax(errors)]
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_a_gate_times_something_is_numpys(dtype: DType) -> None:
     big = np.finfo(dtype).max
     x = np.concatenate([np.linspace(-2, 9, 999), [0, -0.0, 1e4, big * 0.9, np.inf, np.nan]])

@@ -60,13 +60,21 @@ def _gate(e: Expr, uses: Counter[Expr]) -> tuple[Expr | None, Expr] | None:
 def _gated(a: Expr | None, u: Expr) -> Expr:
     """2 a / (1 + e^(-2 u)), no `a` is 1; below 2.5 ULP. The factor 2 is left to a constant of `a`
     if it has one that is small; elsewhere 2 a might leave the range."""
-    d = exp_of_multiple(u, -2) + 1.0
+    factor, u = _factor(u)
+    d = exp_of_multiple(u, -2 * factor) + 1.0
     quotient = apply("div", literal(2, u.type), d)
     if a is None:
         return quotient
-    if isinstance(a, Apply) and a.op.name == "multiply":
-        for c, x in (a.children, a.children[::-1]):
-            if isinstance(c, Lit) and abs(c.value) <= 0.5:
-                whole = x if c.value == 0.5 else x * (2 * c.value)
-                return apply("div", whole, d)
-    return a * quotient
+    c, x = _factor(a)
+    if abs(c) > 0.5:
+        return a * quotient
+    return apply("div", x if c == 0.5 else x * (2 * c), d)
+
+
+def _factor(e: Expr) -> tuple[float, Expr]:
+    """(c, x) if the expression is c x for a number of middling size; else c is 1."""
+    if isinstance(e, Apply) and e.op.name == "multiply":
+        for c, x in (e.children, e.children[::-1]):
+            if isinstance(c, Lit) and 2.0**-19 <= abs(c.value) <= 2.0**19:
+                return float(c.value), x
+    return 1.0, e

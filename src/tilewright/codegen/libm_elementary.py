@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Final, TypeAlias
 
 from tilewright import dtypes
@@ -84,6 +85,7 @@ class Format:
 
 
 _hex = float.fromhex
+_LN2: Final = Fraction(0xB17217F7D1CF79ABC9E3B39803F2F6AF, 1 << 128)
 
 FORMATS: Final[dict[DType, Format]] = {
     float32: Format(
@@ -302,16 +304,24 @@ def exp_of_negative(x: Expr) -> Expr:
     return scaled(*exp_parts(select(bound > x, bound, x)))
 
 
-def exp_of_multiple(x: Expr, factor: int) -> Expr:
-    """e^(factor x) for a power of two, or minus one. It goes into the constants, which stay what
-    they are but for sign and exponent: the bits are those of `exp`, where factor x is finite."""
+def exp_of_multiple(x: Expr, factor: float) -> Expr:
+    """e^(factor x), about 1 ULP. The factor, 2^-20 to 2^20 in size, goes into the constants: r is
+    x - n (ln 2 / factor), and the polynomial's coefficients have its powers."""
     f = FORMATS[x.type]
-    ends = sorted((f.underflow / factor, f.overflow / factor))
-    x = clamped(x, *ends)
+    x = clamped(x, *sorted((f.underflow / factor, f.overflow / factor)))
     n, _ = nearest(x, f.log2e[0] * factor)
-    r = fma(n, -f.ln2[1] / factor, fma(n, -f.ln2[0] / factor, x))
+    high, low = _in_two(_LN2 / Fraction(factor), x.type)
+    r = fma(n, -low, fma(n, -high, x))
     series = (1.0, 1.0, *_EXP[x.type])
-    return scaled(polynomial(r, [c * float(factor) ** k for k, c in enumerate(series)]), n)
+    return scaled(polynomial(r, [c * factor**k for k, c in enumerate(series)]), n)
+
+
+def _in_two(value: Fraction, dtype: DType) -> tuple[float, float]:
+    """A number as (high, low), of which the first times an exponent is exact."""
+    kept = FORMATS[dtype].mantissa - FORMATS[dtype].bias.bit_length() - 1
+    unit = Fraction(2) ** (math.frexp(float(value))[1] - kept)
+    high = round(value / unit) * unit
+    return float(high), float(value - high)
 
 
 def half_exp(x: Expr) -> Expr:

@@ -24,9 +24,9 @@ LARGE: Final = 64 << 10
 KEPT_BYTES: Final = 1 << 30
 """Blocks kept for reuse, in total, free ones and ones in use."""
 ALIGN: Final = 4096
-"""Blocks start on a page. NumPy's large arrays start 16 bytes into one: a result that started a line
-or two further on would have its stores taken for what the next loads read, as processors compare
-the places inside pages first (`docs/notes/stores.md`)."""
+"""Blocks start on a page. NumPy's large arrays start 16 bytes into one: a result that started a
+line or two further on would have its stores taken for what the next loads read, as processors
+compare the places inside pages first (`docs/notes/stores.md`)."""
 
 _lock = threading.Lock()
 _blocks: dict[int, list[Any]] = {}
