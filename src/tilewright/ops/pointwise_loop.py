@@ -18,6 +18,7 @@ from tilewright.expr import Axis, Buffer, Expr, as_index, axis, index, load, sta
 from tilewright.graph import Graph, Node, Op, Type, View, evaluate
 from tilewright.loops import Alloc, Block, Let, Stmt, Store, block, loop
 from tilewright.ops.base import sizes
+from tilewright.ops.elementwise import Elementwise
 from tilewright.ops.nests import plus
 
 REGISTER: Final = 64
@@ -27,7 +28,9 @@ HELD: Final = 24
 COPIES: Final = 4
 """Vectors that are stepped together, so that the latency of one step is hidden by the others."""
 LONG: Final = 24
-"""Operations of a step from which on two vectors hide its latency."""
+"""Work of a step, in multiply-adds, from which on two vectors hide its latency."""
+LONGEST: Final = 96
+"""Work from which on a second vector would be further away than the processor looks."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,10 @@ class _Nest:
         self.rows = [axis("r", n) for n in rows]
         arrays = [n for n in op.body.nodes if n.type.shape]
         self.lanes = REGISTER // max(n.type.dtype.itemsize for n in arrays)
-        steps = sum(bool(n.args) for n in op.body.nodes)
+        work = sum(_cost(n) for n in op.body.nodes)
         held = sum(bool(n.type.shape) for n in op.body.inputs)
-        self.copies = max(1, min(COPIES if steps < LONG else 2, HELD // held))
+        most = COPIES if work < LONG else 2 if work < LONGEST else 1
+        self.copies = max(1, min(most, HELD // held))
 
     def statement(self) -> Stmt:
         """All elements; the longer of the first axis and a row's chunks is run in parallel."""
@@ -206,6 +210,13 @@ class _Vector:
             for out, b in zip(self.nest.outs, found, strict=True)
         ]
         return self.every(v, *stores)
+
+
+def _cost(n: Node) -> int:
+    """Work of one element, in multiply-adds."""
+    if isinstance(n.op, Elementwise):
+        return n.op.row.cost
+    return 1 if n.args else 0
 
 
 def _held(n: Node, shape: tuple[int, ...]) -> Buffer:
