@@ -21,6 +21,7 @@ from tilewright.expr import (
     Reduce,
     depends,
     is_static,
+    serials,
     static,
     walk,
 )
@@ -131,19 +132,19 @@ def _chosen(kernel: Kernel, target: Target) -> tuple[Schedule, Tile | None]:
     if kernel.is_map:
         axes = planner.nest(list(kernel.axes), list(kernel.body))
         _order(axes, kernel.axes, spelled, orders)
-        _share(axes, plans)
+        share(axes, plans)
     else:
         for own in dict.fromkeys(a.axes for a in kernel.body):
             walked = planner.nest(list(own), [a for a in kernel.body if a.axes == own])
             _order(walked, own, spelled, orders)
         _yield_lanes(kernel.body, plans)
-        _share(kernel.axes, plans)
+        share(kernel.axes, plans)
     steps = spell([(n, a, plans[a]) for n, a in by_name.items() if a in plans])
     special = _special(planner.tile, kernel, spelled) if kernel.is_map and planner.tile else ()
     return Schedule((*dict.fromkeys(orders), *steps.steps, *special)), planner.tile
 
 
-def _share(axes: Sequence[Axis], plans: dict[Axis, Plan]) -> None:
+def share(axes: Sequence[Axis], plans: dict[Axis, Plan]) -> None:
     """Make the outermost axes parallel, one inside the other, until there are enough rounds."""
     rounds = 1
     for a in axes:
@@ -274,7 +275,8 @@ class _Planner:
         last = r.axes[-1]
         if last in self.plans:
             return
-        lanes = min(_lanes([r.type.itemsize], [r.body], self.target), _power(static(last.extent)))
+        lanes = _lanes([r.type.itemsize], [r.body], self.target, serials(r.axes))
+        lanes = min(lanes, _power(static(last.extent)))
         # Accumulators hide the latency of additions, which a longer body hides itself; a row is
         # computed in the loop that reduces it.
         row = [
@@ -367,9 +369,19 @@ def _cost(a: Axis, offsets: Sequence[Expr]) -> float:
     return total
 
 
-def _lanes(sizes: Sequence[int], values: Sequence[Expr], target: Target) -> int:
-    """Lanes for the widest element computed (positions, which are int64, not counted)."""
-    widest = [e.type.itemsize for e in walk(*values) if isinstance(e, (Apply, Load))]
+def _lanes(
+    sizes: Sequence[int],
+    values: Sequence[Expr],
+    target: Target,
+    within: frozenset[int] | None = None,
+) -> int:
+    """Lanes for the widest element computed (positions, which are int64, not counted, nor what
+    does not change along the axes `within`)."""
+    widest = [
+        e.type.itemsize
+        for e in walk(*values)
+        if isinstance(e, (Apply, Load)) and (within is None or not e.free.isdisjoint(within))
+    ]
     return target.lanes(max([*sizes, *widest], default=4))
 
 

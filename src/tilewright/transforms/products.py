@@ -74,7 +74,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class _Operand:
+class Operand:
     """What is read inside the reduction, a load or a word of loads, or a result; and where it is as
     a function of the axes, in elements."""
 
@@ -113,6 +113,11 @@ class _Operand:
         """Whether too many of so many points of the axis share a set."""
         apart = ALIAS_BYTES // math.gcd(self.step(a) * self.load.type.itemsize, ALIAS_BYTES)
         return self.step(a) != 0 and rows / apart > WAYS
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is read at positions known before."""
+        return not any(isinstance(x, (Load, Reduce)) for x in walk(*self.load.children))
 
     def moves(self, a: Axis) -> bool:
         return a.serial in self.load.free
@@ -168,7 +173,7 @@ class Product:
         plans = {a: Plan(unroll=static(a.extent)) for a in rows if static(a.extent) > 1}
         outer = [a for a in self.axes if a is not vector and a not in rows]
         cycles = nbytes / 8.0
-        if o.is_constant and self.alone(o, vector) and _plain(o):
+        if o.is_constant and self.alone(o, vector) and o.is_plain:
             width = max(1, min(STREAMED, (self.target.registers - 4) // few))
             plans[vector] = Plan(unroll=width, lanes=self.lanes)
             order = (*outer, vector, *rows)
@@ -219,13 +224,13 @@ class Product:
         return math.prod(static(a.extent) for a in self.axes)
 
     @functools.cached_property
-    def operands(self) -> list[_Operand]:
-        return _operands(reads([r.body for r in self.tiled]))
+    def operands(self) -> list[Operand]:
+        return operands_of(reads([r.body for r in self.tiled]))
 
     @functools.cached_property
-    def outs(self) -> list[_Operand]:
+    def outs(self) -> list[Operand]:
         """Where the results go."""
-        return _operands([Load(a.buffer, a.index, None) for a in self.body])
+        return operands_of([Load(a.buffer, a.index, None) for a in self.body])
 
     def tiles(self, vector: Axis, rows: Axis) -> Iterator[Tile]:
         """The tiles with lanes along one axis and rows along another, of every width."""
@@ -255,7 +260,7 @@ class Product:
         vector: Axis,
         rows: Axis,
         plans: dict[Axis, Plan],
-        wide: list[_Operand],
+        wide: list[Operand],
         turned: Axis | None,
     ) -> Tile:
         """A tile with what is copied for it, the order of its loops and its cycles."""
@@ -330,7 +335,7 @@ class Product:
         cycles += min(BODY * cycles, CODE) * (bodies - 2 + (4 if turned is not None else 0))
         return Tile(order, (*plans.items(),), tuple(staged), turned, cycles)
 
-    def lines_of(self, o: _Operand, vector: Axis, chunk: int) -> float:
+    def lines_of(self, o: Operand, vector: Axis, chunk: int) -> float:
         """Cycles for the cache lines that making words of a large operand touches: narrow numbers
         share a line with many, and every chunk reads it again."""
         size = o.size([*self.axes, *self.summed]) * o.itemsize
@@ -340,17 +345,17 @@ class Product:
         nbytes = chunk * o.load.type.itemsize
         return LINE * rows * -(-static(vector.extent) // chunk) * -(-nbytes // LINE_BYTES)
 
-    def alone(self, o: _Operand, vector: Axis) -> bool:
+    def alone(self, o: Operand, vector: Axis) -> bool:
         """Whether a step that names the operand's buffer means it and nothing else."""
         same = [p for p in self.operands if p.load.buffer is o.load.buffer]
         return len([p for p in same if p.moves(vector) is o.moves(vector)]) == 1
 
-    def packs(self, o: _Operand, vector: Axis, chunk: int, others: int) -> bool:
+    def packs(self, o: Operand, vector: Axis, chunk: int, others: int) -> bool:
         """Whether to copy the columns of a tile: they are not contiguous, or too many of their
         rows fall on one another; and there are enough rows that read them."""
         moving = [k for k in self.summed if o.moves(k)]
         nbytes = o.size(moving) * chunk * o.itemsize
-        if not _plain(o) or not moving or others < 2:
+        if not o.is_plain or not moving or others < 2:
             return False
         if o.is_constant:
             return True
@@ -363,11 +368,11 @@ class Product:
         span = o.size(moving) * o.step(moving[-1]) * o.itemsize
         return span > MANY_PAGES or (o.size(moving) > DEEP and o.far(moving[-1]))
 
-    def spreads(self, o: _Operand, rows: Axis, high: int, stretches: int) -> bool:
+    def spreads(self, o: Operand, rows: Axis, high: int, stretches: int) -> bool:
         """Whether to copy an operand whose elements are read one by one."""
         moving = [k for k in self.summed if o.moves(k)]
         axes = [*self.axes, *self.summed]
-        if not _plain(o) or not moving or whole(o.read, axes) is None:
+        if not o.is_plain or not moving or whole(o.read, axes) is None:
             return False
         if o.load.guard is not None or (o.is_word and not neighbours(o.read)):
             return True
@@ -384,7 +389,7 @@ def turned_tile(
     """A square tile for a map that reads some arrays along another axis than it writes: these are
     turned in registers. None if there is no such axis."""
     loads = [e for a in body for e in walk(a.value) if isinstance(e, Load)]
-    operands = [o for o in _operands(loads) if _plain(o)]
+    operands = [o for o in operands_of(loads) if o.is_plain]
     across = [o for o in operands if o.moves(vector) and abs(o.step(vector)) > 1]
     found = [a for a in axes if a is not vector and across and all(o.step(a) == 1 for o in across)]
     square = 4 <= lanes <= WIDEST_FLIP and all(o.load.type.itemsize in (4, 8) for o in across)
@@ -401,20 +406,15 @@ def turned_tile(
     return Tile(order, plans, (), rows, TURNED * math.prod(static(a.extent) for a in axes))
 
 
-def _operands(found: Sequence[Expr]) -> list[_Operand]:
+def operands_of(found: Sequence[Expr]) -> list[Operand]:
     loads = [(e, first(e)) for e in dict.fromkeys(found)]
-    return [_Operand(e, affine(flat(x.buffer, x.index))) for e, x in loads]
+    return [Operand(e, affine(flat(x.buffer, x.index))) for e, x in loads]
 
 
 def _heights(extent: int, most: int) -> set[int]:
     """The most rows that a tile can have, and the most that divide them all."""
     even = max(h for h in range(1, most + 1) if extent % h == 0)
     return {-(-extent // -(-extent // most)), even}
-
-
-def _plain(o: _Operand) -> bool:
-    """Whether it is read at positions known before."""
-    return not any(isinstance(x, (Load, Reduce)) for x in walk(*o.load.children))
 
 
 def _power(n: int) -> int:
