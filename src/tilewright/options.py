@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from tilewright.errors import BadThreadCount
 
-CHANNELS: Final = ("graph", "fusion", "kernels", "loops", "llvm", "asm", "cache", "time")
+CHANNELS: Final = ("graph", "fusion", "kernels", "loops", "llvm", "asm", "cache", "time", "tune")
 """What TILEWRIGHT_SHOW may name, separated by commas; `all` is every one."""
 
 
