@@ -17,7 +17,8 @@ taken, nested or concurrent, runs its region by itself.
 
 Idle workers spin for a while and then sleep on the word's upper half (Linux futex). Waking them
 costs the caller microseconds, so a wake must be paid for by work: chunks add up over regions until
-they are worth one.
+they are worth one. Sleepers are kept off the caller's core: a scheduler may wake them there, to
+spare another core, and until it moves them they wait for the very thread that waits for them.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ WAKE_CHUNKS: Final = 16
 STACK_BYTES: Final = 8 << 20
 
 _FUTEX_CALL: Final = {"x86_64": 202, "aarch64": 98}
+_GETTID_CALL: Final = {"x86_64": 186, "aarch64": 178}
 _PAUSE: Final = {
     "x86_64": "call void @llvm.x86.sse2.pause()",
     "aarch64": "call void @llvm.aarch64.isb(i32 15)",
@@ -69,9 +71,10 @@ def print_pool(target: Target) -> str:
     """The module. It has one external function, `EXPORTS`."""
     arch = _architecture(target)
     futex = f"call i64 (i64, ...) @syscall(i64 {_FUTEX_CALL[arch]}, ptr"
-    parts = (_STATE, _CHUNK, _WORKER, _START, _PARALLEL, _JOIN, _SETTINGS)
+    parts = (_STATE, _CHUNK, _WORKER, _START, _PARALLEL, _JOIN, _PLACE, _SETTINGS)
     numbers = {
-        "PAUSE": _PAUSE[arch], "FUTEX": futex, "WAIT": f"i64 {_WAIT}", "WAKE": f"i64 {_WAKE}",
+        "GETTID": _GETTID_CALL[arch], "PAUSE": _PAUSE[arch],
+        "FUTEX": futex, "WAIT": f"i64 {_WAIT}", "WAKE": f"i64 {_WAKE}",
         "SPINS": SPINS, "POLITE": YIELD_SPINS - 1, "CHUNKS": CHUNKS_PER_THREAD,
         "PAYS": WAKE_CHUNKS, "MOST": MOST_THREADS,
         "STACK": STACK_BYTES, "NAME": EXPORTS,
@@ -92,6 +95,9 @@ _STATE: Final = """
 @started = internal global i64 0, align 128
 @refused = internal global i64 0
 @debt = internal global i64 0
+@known = internal global i64 0                    ; workers that wrote their number down
+@workers = internal global [$MOST x i32] zeroinitializer
+@avoided = internal global i32 -1                 ; the core that workers are kept off
 @default = internal global i64 1
 @key = internal global i32 0
 %task = type { ptr, ptr, i64, i64, i64 }          ; body, env, units, chunks, iterations of a unit
@@ -99,6 +105,9 @@ _STATE: Final = """
 
 declare i64 @syscall(i64, ...)
 declare i32 @sched_yield()
+declare i32 @sched_getcpu()
+declare i32 @sched_getaffinity(i32, i64, ptr)
+declare i32 @sched_setaffinity(i32, i64, ptr)
 declare i32 @pthread_key_create(ptr, ptr)
 declare ptr @pthread_getspecific(i32)
 declare i32 @pthread_setspecific(i32, ptr)
@@ -111,6 +120,7 @@ declare i32 @pthread_sigmask(i32, ptr, ptr)
 declare i32 @sigfillset(ptr)
 declare i32 @sigdelset(ptr, i32)
 declare i64 @llvm.umin.i64(i64, i64)
+declare i64 @llvm.vector.reduce.or.v16i64(<16 x i64>)
 """
 
 _CHUNK: Final = """
@@ -212,6 +222,11 @@ define internal i1 @joinable(i64 %word) {
 
 define internal ptr @worker(ptr %unused) {
 entry:
+  %number = call i64 (i64, ...) @syscall(i64 $GETTID)
+  %tid = trunc i64 %number to i32
+  %own = atomicrmw add ptr @known, i64 1 monotonic
+  %place = getelementptr i32, ptr @workers, i64 %own
+  store atomic i32 %tid, ptr %place release, align 4
   br label %look
 look:
   %spins = phi i64 [ 0, %entry ], [ 0, %worked ], [ 0, %slept ], [ %spun, %spin ], [ 0, %take ]
@@ -410,6 +425,8 @@ count:
   br i1 %paid, label %wake, label %out
 wake:
   store i64 0, ptr @debt
+  %core = call i32 @sched_getcpu()
+  call void @place(i32 %core)
   %lack = sub i64 %seats, %awake
   %woken = $FUTEX getelementptr (i8, ptr @claim, i64 4), $WAKE, i64 %lack)
   br label %out
@@ -431,7 +448,8 @@ more:
 spin:
   %spun = call i64 @pause(i64 %spins)
   br label %look
-sleep:
+sleep:                                            ; and leave the core to whoever has the chunk
+  call void @place(i32 -1)
   store atomic i64 1, ptr @awaited seq_cst, align 8
   br label %check
 check:
@@ -445,6 +463,56 @@ wait:
 slept:
   store atomic i64 0, ptr @awaited monotonic, align 8
   br label %out
+out:
+  ret void
+}
+"""
+
+_PLACE: Final = """
+; Keep the workers off a core (-1: off none); they may use all others that the caller may use. A
+; caller that has one core only, or more than 1024, leaves them where they are.
+define internal void @place(i32 %core) noinline {
+entry:
+  %mask = alloca [16 x i64], align 16
+  %avoided = load i32, ptr @avoided
+  %moved = icmp ne i32 %core, %avoided
+  br i1 %moved, label %ask, label %out
+ask:
+  store [16 x i64] zeroinitializer, ptr %mask
+  %rc = call i32 @sched_getaffinity(i32 0, i64 128, ptr %mask)
+  %bad = icmp slt i32 %rc, 0
+  br i1 %bad, label %out, label %choose
+choose:
+  %one = icmp ult i32 %core, 1024
+  br i1 %one, label %exclude, label %start
+exclude:
+  %wide = zext i32 %core to i64
+  %index = lshr i64 %wide, 6
+  %shift = and i64 %wide, 63
+  %bit = shl i64 1, %shift
+  %others = xor i64 %bit, -1
+  %word = getelementptr i64, ptr %mask, i64 %index
+  %old = load i64, ptr %word
+  %new = and i64 %old, %others
+  store i64 %new, ptr %word
+  %every = load <16 x i64>, ptr %mask, align 16
+  %any = call i64 @llvm.vector.reduce.or.v16i64(<16 x i64> %every)
+  %none = icmp eq i64 %any, 0
+  br i1 %none, label %out, label %start
+start:
+  store i32 %core, ptr @avoided
+  %count = load atomic i64, ptr @known monotonic, align 8
+  br label %each
+each:
+  %k = phi i64 [ 0, %start ], [ %following, %move ]
+  %more = icmp ult i64 %k, %count
+  br i1 %more, label %move, label %out
+move:
+  %place = getelementptr i32, ptr @workers, i64 %k
+  %tid = load atomic i32, ptr %place acquire, align 4
+  %done = call i32 @sched_setaffinity(i32 %tid, i64 128, ptr %mask)
+  %following = add i64 %k, 1
+  br label %each
 out:
   ret void
 }
@@ -481,6 +549,9 @@ define internal void @reset() {
   store i64 0, ptr @started
   store i64 0, ptr @refused
   store i64 0, ptr @debt
+  store i64 0, ptr @known
+  store [$MOST x i32] zeroinitializer, ptr @workers
+  store i32 -1, ptr @avoided
   ret void
 }
 
