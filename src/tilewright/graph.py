@@ -200,7 +200,7 @@ class Op:
     def graphs(self) -> dict[str, Graph]:
         """Sub-graphs of a control-flow op; those of a tuple are numbered."""
         result: dict[str, Graph] = {}
-        for name in _field_names(type(self)):
+        for name in _field_names(type(self)):  # type: ignore[arg-type]
             value = getattr(self, name)
             if isinstance(value, Graph):
                 result[name] = value
@@ -222,7 +222,7 @@ class Op:
 
     def attributes(self) -> list[str]:
         """The attributes as they are printed; must tell apart ops that differ."""
-        values = [getattr(self, name) for name in _field_names(type(self))]
+        values = [getattr(self, name) for name in _field_names(type(self))]  # type: ignore[arg-type]
         plain = [v for v in values if not isinstance(v, Graph) and not _are_graphs(v)]
         return [show_attribute(v) for v in plain]
 
