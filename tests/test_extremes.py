@@ -22,10 +22,10 @@ from tilewright.transforms.extremes import BLOCK, LONG, extremes
 def test_laws(shape: tuple[int, ...], kind: str) -> None:
     for dtype in of_kinds("biuf"):
         x = samples(dtype, shape)
-        first = BlockExtremes(kind, 4)
+        first = BlockExtremes(kind, 4, 2)
         for example in (
             Example((x,), first),
-            Example((x, first.numpy(x)), ArgOfBlocks(kind, 4)),
+            Example((x, first.numpy(x)), ArgOfBlocks(kind, 4, 2)),
         ):
             laws.check_type(example)
             laws.check_lowered(example)
@@ -34,9 +34,11 @@ def test_laws(shape: tuple[int, ...], kind: str) -> None:
 def test_what_does_not_fit_is_refused() -> None:
     x = Type(dtypes.float32, (2, 9))
     with pytest.raises(InternalError):
-        BlockExtremes("max", 10).type(x)
+        BlockExtremes("max", 10, 2).type(x)
     with pytest.raises(InternalError):
-        ArgOfBlocks("max", 4).type(x, Type(dtypes.float32, (2, 2)))
+        ArgOfBlocks("max", 4, 2).type(x, Type(dtypes.float32, (2, 2, 2)))
+    with pytest.raises(InternalError):
+        BlockExtremes("max", 4, 3).type(x)
 
 
 def both(x):

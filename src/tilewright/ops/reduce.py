@@ -208,29 +208,34 @@ class ArgMin(ArgReduction):
 
 @dataclass(frozen=True)
 class BlockExtremes(Op):
-    """The extreme (`kind`: max or min) of every `size` elements along the last axis, NaN if there
-    is one. The last block ends where the axis does: what is over it shares with the one before."""
+    """Extremes (`kind`: max or min) of blocks of `size` elements along the last axis, NaN if there
+    is one: of every `apart`-th element each, so that neighbours are compared with neighbours only.
+    The last block ends where the axis does: what is over it shares with the one before. The result
+    has two axes in place of the last, blocks and `apart`."""
 
     kind: str
     size: int
+    apart: int
     fusion: ClassVar[str] = "reduction"
 
     def type(self, x: Type) -> Type:
-        if static(x.shape[-1]) < self.size:
-            raise InternalError(f"{x!r} has no {self.size} elements in a line")
-        return x.with_shape((*x.shape[:-1], -(-static(x.shape[-1]) // self.size)))
+        if static(x.shape[-1]) < self.size or self.size % self.apart:
+            raise InternalError(f"{x!r} has no {self.size} elements in a line, by {self.apart}")
+        return x.with_shape((*x.shape[:-1], -(-static(x.shape[-1]) // self.size), self.apart))
 
     def numpy(self, x: Any) -> Any:
         n = x.shape[-1]
         starts = [min(s, n - self.size) for s in range(0, n, self.size)]
-        find = np.max if self.kind == "max" else np.min
+        blocks = np.stack([x[..., s : s + self.size] for s in starts], -2)
+        blocks = blocks.reshape((*blocks.shape[:-1], self.size // self.apart, self.apart))
         with np.errstate(invalid="ignore"):
-            return np.stack([find(x[..., s : s + self.size], -1) for s in starts], -1)
+            return (np.max if self.kind == "max" else np.min)(blocks, -2)
 
     def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
-        (x,), i = args, axis("i", self.size)
-        start = _block_start(idx[-1], self.size, x.shape[-1])
-        value = cast(x[(*idx[:-1], index("+", start, i))], dtypes.compute_type(x.dtype))
+        (x,), i = args, axis("i", self.size // self.apart)
+        start = _block_start(idx[-2], self.size, x.shape[-1])
+        at = index("+", index("+", start, index("*", i, as_index(self.apart))), idx[-1])
+        value = cast(x[(*idx[:-2], at)], dtypes.compute_type(x.dtype))
         return cast(Reduce(self.kind, (i,), value), x.dtype)
 
 
@@ -241,10 +246,11 @@ class ArgOfBlocks(Op):
 
     kind: str
     size: int
+    apart: int
     fusion: ClassVar[str] = "reduction"
 
     def type(self, x: Type, extremes: Type) -> Type:
-        if BlockExtremes(self.kind, self.size).type(x) != extremes:
+        if BlockExtremes(self.kind, self.size, self.apart).type(x) != extremes:
             raise InternalError(f"{extremes!r} are not the blocks of {x!r}")
         return x.without((x.ndim - 1,)).with_dtype(dtypes.int64)
 
@@ -253,17 +259,17 @@ class ArgOfBlocks(Op):
         return np.asarray(find(x, axis=-1), np.int64)
 
     def lower(self, idx: tuple[Expr, ...], *args: View) -> Expr:
-        """The first block whose extreme is that of all; in it, the first element that is."""
+        """The first block that has an extreme like that of all; in it, the first element."""
         x, extremes = args
-        wide, count = dtypes.compute_type(x.dtype), extremes.shape[-1]
+        wide, count = dtypes.compute_type(x.dtype), static(extremes.shape[-2]) * self.apart
 
-        def of_block(b: Expr) -> Expr:
-            return cast(extremes[(*idx, b)], wide)
+        def of_block(p: Expr) -> Expr:
+            return cast(extremes[(*idx, p // self.apart, p % self.apart)], wide)
 
-        b = axis("b", count)
-        extreme = Reduce(self.kind, (b,), of_block(b))
-        block = _first(lambda b: _wins(of_block(b), extreme), count)
-        start = _block_start(block, self.size, x.shape[-1])
+        p = axis("p", count)
+        extreme = Reduce(self.kind, (p,), of_block(p))
+        found = _first(lambda p: _wins(of_block(p), extreme), count)
+        start = _block_start(found // self.apart, self.size, x.shape[-1])
 
         def at(k: Expr) -> Expr:
             return cast(x[(*idx, index("+", start, k))], wide)

@@ -14,8 +14,10 @@ from tilewright.graph import Graph, Node, Op
 from tilewright.ops.reduce import ArgOfBlocks, ArgReduction, BlockExtremes
 from tilewright.transforms.rewriting import rewritten
 
-BLOCK: Final = 128
-"""Elements of a block: a few vectors, whose lanes are combined once."""
+BLOCK: Final = 256
+"""Elements of a block."""
+APART: Final = 16
+"""Elements compared apart in each block: lanes, which are combined once for all blocks."""
 LONG: Final = 512
 """Elements of a line that is worth it."""
 
@@ -33,4 +35,5 @@ def _in_blocks(op: Op, args: Sequence[Node]) -> Node | None:
     if not is_static(n) or static(n) < LONG:
         return None
     (x,) = args
-    return ArgOfBlocks(op.kind, BLOCK).node(x, BlockExtremes(op.kind, BLOCK).node(x))
+    found = BlockExtremes(op.kind, BLOCK, APART).node(x)
+    return ArgOfBlocks(op.kind, BLOCK, APART).node(x, found)
