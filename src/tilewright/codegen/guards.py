@@ -7,11 +7,12 @@ that compare elements: those are asked as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from tilewright.expr import Apply, Axis, Dim, Expr, Index, Lit, apply, as_index, index
-from tilewright.transforms.index_rules import Affine, Range, Ranges, affine
+from tilewright.expr import Axis, Expr, apply, as_index, index
+from tilewright.transforms.index_rules import Affine, Ranges, bound, conjuncts, span
 
 
 @dataclass(frozen=True)
@@ -38,37 +39,17 @@ OPEN = Guard()
 """A load without a guard."""
 
 
-def conjuncts(e: Expr) -> Iterator[Expr]:
-    """The conditions that hold together where `e` does, from the first to the last."""
-    if isinstance(e, Apply) and e.op.name == "and":
-        for c in e.args:
-            yield from conjuncts(c)
-    else:
-        yield e
+Condition: TypeAlias = tuple[Expr, Affine | None]
+"""A condition, and the position that is not negative where it holds, if it compares positions."""
 
 
-def bound(e: Expr) -> Affine | None:
-    """The position that is not negative where a comparison of positions holds; None for others."""
-    if not isinstance(e, Apply) or e.op.name not in ("le", "lt"):
-        return None
-    if not all(isinstance(a, Lit | Axis | Dim | Index) for a in e.args):
-        return None
-    low, high = e.args
-    less = 0 if e.op.name == "le" else -1
-    return affine(index("+", high, index("+", index("*", low, as_index(-1)), as_index(less))))
-
-
-def span(form: Affine, ranges: Ranges) -> Range:
-    """The least and the largest number of a position."""
-    low = high = float(form.constant)
-    for term, c in form.terms:
-        ends = [c * end for end in ranges(term)]
-        low, high = low + min(ends), high + max(ends)
-    return low, high
+def conditions(e: Expr) -> list[Condition]:
+    """What a guard asks."""
+    return [(c, bound(c)) for c in conjuncts(e)]
 
 
 def settled_guard(
-    e: Expr,
+    asked: Sequence[Condition],
     vector: Axis | None,
     extent: int,
     lanes: int,
@@ -76,23 +57,23 @@ def settled_guard(
     varies: Callable[[Expr], bool],
     ranges: Ranges,
 ) -> Guard:
-    """A guard for the present numbers of unrolled axes, which `settled` puts into constants, in the
-    first `extent` of so many lanes of the `vector` axis; `varies` says what else differs there."""
+    """What is left of it for the present numbers of unrolled axes, which `settled` puts into
+    constants, in the first `extent` of so many lanes of the `vector` axis; `varies` says what else
+    differs there."""
     can = [lane < extent for lane in range(lanes)]
     shared: list[Expr] = []
     varying: list[Expr] = []
-    for c in conjuncts(e):
-        form = bound(c)
+    for c, form in asked:
         if form is None:
             (varying if varies(c) else shared).append(c)
             continue
         step = 0 if vector is None else form.coefficient(vector)
         rest = settled(form if vector is None else form.without(vector))
         low, high = span(rest, ranges)
+        if min(low, low + step * (extent - 1)) >= 0:
+            continue
         holds = [low + step * lane >= 0 for lane in range(extent)]
         may = [high + step * lane >= 0 for lane in range(extent)]
-        if all(holds):
-            continue
         if holds == may or not any(may):
             can = [x and lane < extent and may[lane] for lane, x in enumerate(can)]
             continue
@@ -100,8 +81,8 @@ def settled_guard(
         if step:
             assert vector is not None
             position = index("+", index("*", vector, as_index(step)), position)
-        asked = apply("le", as_index(0), position)
-        (varying if step or varies(position) else shared).append(asked)
+        left = apply("le", as_index(0), position)
+        (varying if step or varies(position) else shared).append(left)
     whole = all(can[:extent])
     return Guard(None if whole else tuple(can), _both(shared), _both(varying))
 

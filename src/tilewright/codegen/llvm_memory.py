@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from tilewright import dtypes
 from tilewright.codegen import intrinsics
-from tilewright.codegen.guards import OPEN, Guard, settled_guard, span
+from tilewright.codegen.guards import OPEN, Condition, Guard, conditions, settled_guard
 from tilewright.codegen.libm import expand
 from tilewright.codegen.llvm_values import (
     Emitter,
@@ -43,7 +43,7 @@ from tilewright.expr import (
     static,
     walk,
 )
-from tilewright.transforms.index_rules import Affine, Ranges, affine, flat
+from tilewright.transforms.index_rules import Affine, Ranges, affine, flat, span
 from tilewright.transforms.tensorize import FLIPPED, first, is_word, neighbours
 
 ZERO = "@zero.element"
@@ -83,6 +83,7 @@ class ValuePrinter(Emitter):
         self.forms: dict[tuple[Buffer, tuple[Expr, ...]], Affine] = {}
         self.sums: dict[tuple[tuple[Expr, int], ...], Expr] = {}
         self.guards: dict[Hashable, Guard] = {}
+        self.conditions: dict[Expr, list[Condition]] = {}
         self.chosen: dict[str, int] = {}  # pointers that may be to zeros, and their offsets
         self.ranges = Ranges()
         self.vector: Axis | None = None
@@ -282,8 +283,11 @@ class ValuePrinter(Emitter):
         key = (self.key(e), self.vector, self.extent, self.lanes)
         found = self.guards.get(key)
         if found is None:
+            asked = self.conditions.get(e)
+            if asked is None:
+                asked = self.conditions[e] = conditions(e)
             found = self.guards[key] = settled_guard(
-                e, self.vector, self.extent, self.lanes, self.settled, self._varies, self.ranges
+                asked, self.vector, self.extent, self.lanes, self.settled, self._varies, self.ranges
             )
         return found
 
@@ -470,18 +474,20 @@ class ValuePrinter(Emitter):
         shared: Expr | None,
     ) -> Operand:
         """Elements so far from `base`, one for each lane, picked from those `inside`."""
-        lanes = self.lanes
-        result, kept = Operand("poison", dtype, lanes), [0] * lanes
+        lanes, none = self.lanes, Operand("poison", dtype, self.lanes)
+        result, kept = none, [0] * lanes
         for start in range(0, inside.stop, lanes):
             hits = [at in inside and start <= at < start + lanes for at in wanted]
             if any(hits):
                 may = [start + i in inside for i in range(lanes)]
                 x = self._neighbours(buffer, base.shifted(start), may, dtype, shared)
                 picks = zip(wanted, hits, kept, strict=False)
-                order = [lanes + at - start if hit else old for at, hit, old in picks]
-                result = self.shuffled(result, x, order + [0] * (lanes - len(order)))
-                kept = [*range(lanes)]
-        return result
+                first = result is none
+                order = [at - start + (not first) * lanes if hit else old for at, hit, old in picks]
+                order += [0] * (lanes - len(order))
+                result = x if first else self.shuffled(result, x, order)
+                kept = order if first else [*range(lanes)]
+        return result if kept == [*range(lanes)] else self.shuffled(result, none, kept)
 
     def _neighbours(
         self, buffer: Buffer, base: Affine, inside: list[bool], dtype: DType, shared: Expr | None

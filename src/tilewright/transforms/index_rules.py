@@ -8,7 +8,7 @@ indexed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tilewright import dtypes
@@ -16,6 +16,7 @@ from tilewright.expr import (
     Apply,
     Axis,
     Buffer,
+    Dim,
     Expr,
     Index,
     Lit,
@@ -138,6 +139,35 @@ class Ranges:
                 (al, ah), (bl, bh) = self._known[a], self._known[b]
                 return (max(al, bl), max(ah, bh))
         return ANY
+
+
+def conjuncts(e: Expr) -> Iterator[Expr]:
+    """The conditions that hold together where `e` does, from the first to the last."""
+    if isinstance(e, Apply) and e.op.name == "and":
+        for c in e.args:
+            yield from conjuncts(c)
+    else:
+        yield e
+
+
+def bound(e: Expr) -> Affine | None:
+    """The position that is not negative where a comparison of positions holds; None for others."""
+    if not isinstance(e, Apply) or e.op.name not in ("le", "lt"):
+        return None
+    if not all(isinstance(a, Lit | Axis | Dim | Index) for a in e.args):
+        return None
+    low, high = e.args
+    less = 0 if e.op.name == "le" else -1
+    return affine(index("+", high, index("+", index("*", low, as_index(-1)), as_index(less))))
+
+
+def span(form: Affine, ranges: Ranges) -> Range:
+    """The least and the largest number of a position."""
+    low = high = float(form.constant)
+    for term, c in form.terms:
+        ends = [c * end for end in ranges(term)]
+        low, high = low + min(ends), high + max(ends)
+    return low, high
 
 
 def simplify(roots: Sequence[Expr]) -> list[Expr]:

@@ -62,7 +62,7 @@ from tilewright.transforms.schedule import (
     tile_of,
     written_out,
 )
-from tilewright.transforms.segments import Segment, segments
+from tilewright.transforms.segments import Segment, joined, segments
 from tilewright.transforms.tensorize import is_word
 
 HEAVY = 12
@@ -388,6 +388,8 @@ class _Builder:
         values = [*walk(*(x.value for x in body))]
         summed = any(isinstance(e, Reduce) for e in values)
         cuts = segments(static(a.extent), plan)
+        if plan.peeled:
+            cuts = joined(cuts, a, values)
         if summed and self.turned is None and not any(map(is_word, values)):
             cuts = [s.narrowed for s in cuts]
         whole = axis(f"{a.name}.o", sum(s.count for s in cuts))

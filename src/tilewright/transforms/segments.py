@@ -6,9 +6,12 @@ Refuses to know what is computed there (`loopify`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+from tilewright.expr import Axis, Expr, Load
+from tilewright.transforms.index_rules import Ranges, bound, conjuncts, span
 from tilewright.transforms.schedule import Plan
 
 NARROWEST = 4
@@ -25,6 +28,11 @@ class Segment:
     unroll: int
     width: int
     lanes: int
+
+    def alike(self, other: Segment) -> bool:
+        """Whether the rounds of both are of the same whole vectors."""
+        same = (self.unroll, self.width, self.lanes) == (other.unroll, other.width, other.lanes)
+        return same and self.width == self.lanes
 
     @property
     def narrowed(self) -> Segment:
@@ -55,3 +63,32 @@ def segments(extent: int, plan: Plan) -> list[Segment]:
     if tail:
         result.append(Segment(extent - tail, 1, 1, tail, plan.lanes))
     return result
+
+
+def joined(cuts: Sequence[Segment], a: Axis, values: Iterable[Expr]) -> list[Segment]:
+    """The segments of an axis, those in one that follow one another and ask at no border where on
+    the axis they are: what the guards of some values have to say there is certain."""
+    guards = dict.fromkeys(e.guard for e in values if isinstance(e, Load) and e.guard is not None)
+    asked = [c for g in guards for c in conjuncts(g) if a.serial in c.free]
+    result: list[Segment] = []
+    for s in cuts:
+        last = result[-1] if result else None
+        if last and last.alike(s) and not _any_fails(asked, a, (last, s)):
+            result[-1] = replace(last, count=last.count + s.count)
+        else:
+            result.append(s)
+    return result
+
+
+def _any_fails(conditions: Sequence[Expr], a: Axis, cuts: Sequence[Segment]) -> bool:
+    """Whether some condition may be false somewhere in the segments."""
+    ranges, first, last = Ranges(), cuts[0], cuts[-1]
+    ends = (first.start, last.start + last.count * last.unroll * last.lanes - 1)
+    for form in map(bound, conditions):
+        if form is None:
+            return True
+        rest, step = form.without(a), form.coefficient(a)
+        moved = any(a.serial in t.free for t, _ in rest.terms)
+        if moved or min(span(rest, ranges)[0] + step * end for end in ends) < 0:
+            return True
+    return False
