@@ -405,16 +405,18 @@ def _show_lines(graph: Graph, head: str, sources: bool, indent: str) -> list[str
 
     types: dict[Any, str] = {}  # a program has many nodes and few types
 
+    def typed_as(type: Any) -> str:
+        return types.get(type) or types.setdefault(type, _show_result(type))
+
     def line(text: str, n: Node) -> str:
-        result = types.get(n.type) or types.setdefault(n.type, _show_result(n.type))
-        typed = f"{indent}  {text:<36} {result}"
+        typed = f"{indent}  {text:<36} {typed_as(n.type)}"
         return f"{typed:<62} {n.source}".rstrip() if sources and n.source else typed
 
     for n in nodes:
         inline = n.op.inline() if not n.args else None
         if inline is not None:
             # The canonical text names the type too: a number alone does not say how many.
-            names[n] = inline if sources else f"{inline}:{n.type!r}"
+            names[n] = inline if sources else f"{inline}:{typed_as(n.type)}"
             continue
         call = f"{n.op.name}({', '.join([*(names[a] for a in n.args), *n.op.attributes()])})"
         if n is last and not n.op.graphs:

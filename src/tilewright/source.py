@@ -10,10 +10,9 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from threading import local
 from types import FrameType
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 _NOT_THE_USERS: Final = (
     __name__.rpartition(".")[0] + ".",
@@ -63,16 +62,18 @@ def user_source() -> Source | None:
         return _current.source
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if _is_users(frame.f_globals.get("__name__", "")):
-            code = frame.f_code
-            return Source(code.co_filename, frame.f_lineno, code.co_name)
+        names = frame.f_globals
+        if id(names) not in _passed_over:
+            if not names.get("__name__", "").startswith(_NOT_THE_USERS):
+                code = frame.f_code
+                return Source(code.co_filename, frame.f_lineno, code.co_name)
+            _passed_over[id(names)] = names
         frame = frame.f_back
     return None
 
 
-@lru_cache(1024)
-def _is_users(module: str) -> bool:
-    return not module.startswith(_NOT_THE_USERS)
+_passed_over: Final[dict[int, dict[str, Any]]] = {}
+"""The variables of modules that are not the user's, by identity."""
 
 
 def defined_at(f: object) -> Source | None:
