@@ -116,6 +116,21 @@ def test_work_that_is_worth_it(rng: np.random.Generator) -> None:
         assert f"call void @{PARALLEL}" in agree(f, args)
 
 
+def test_lines_and_matrices_of_a_batch(rng: np.random.Generator) -> None:
+    """Each has working memory of its own; the last group of lines is not full."""
+    lines = rng.standard_normal((203, 300)).astype(np.float32)
+    matrices = rng.standard_normal((500, 6, 6)) + 4 * np.eye(6)
+    right = rng.standard_normal((500, 6, 2))
+    for f, args in (
+        (lambda x: np.sort(x, axis=-1), (lines,)),
+        (lambda x: np.argsort(x, axis=0), (lines,)),
+        (np.linalg.solve, (matrices, right)),
+    ):
+        text = agree(f, args)
+        assert f"call void @{PARALLEL}" in text
+        np.testing.assert_allclose(tw.compile(f)(*args), f(*args), rtol=1e-6, atol=1e-9)
+
+
 def test_callers_on_several_threads(rng: np.random.Generator) -> None:
     x = rng.standard_normal((300, 400)).astype(np.float32)
     f = tw.compile(softmax)

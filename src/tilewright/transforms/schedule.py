@@ -81,7 +81,8 @@ class Split:
 
 @dataclass(frozen=True)
 class Parallel:
-    """Iterations of `axis` may run on different workers.
+    """Iterations of `axis` may run on different workers. Where there are few, those of parallel
+    axes inside it are shared out with them, as of one axis.
 
     rewrite:   for i in n: s(i)   ->   parallel i in n: s(i)
     """
