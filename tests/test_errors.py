@@ -20,6 +20,8 @@ from jaxtyping import Float
 
 import tilewright as tw
 from tilewright import errors, graph, trees
+from tilewright.cost_model import encoding
+from tilewright.cost_model.records import Database
 from tilewright.errors import TilewrightError
 from tilewright.graph import Graph, Type, new_input
 from tilewright.ops import elementwise
@@ -54,7 +56,8 @@ def expected(mistake: Callable[[], Any]) -> str:
             inner = [d for d in around if indent(d) < indent(line)]
             name = inner[-1].split("def ")[1].split("(")[0]
             at = f'File "{__file__}", line {number}, in {name} {line.strip()}'
-            text = text.replace("HERE", f"{Path(__file__).name}:{number}").replace("AT", at)
+            text = text.replace("HERE", f"{Path(__file__).name}:{number}")
+            text = re.sub(r"\bAT\b", lambda _, at=at: at, text)
     return " ".join(text.split())
 
 
@@ -756,6 +759,26 @@ def splitting_an_axis_that_is_not_there() -> None:
         return x + 1
 
     tw.compile(f, scheduler=lambda kernel: Schedule((Split("row", 8),)))(X)  # HERE
+
+
+@case(errors.BadEncoding, ValueError)
+def a_kernel_cut_short() -> None:
+    """
+    this is not a stored kernel: its fields are not axes, body, buffers, name, terms, version
+    AT
+    Export it again from the database it was measured into, with the same version.
+    """
+    encoding.decode('{"version": 1}')  # HERE
+
+
+@case(errors.BadDatabase, ValueError)
+def a_database_that_is_no_file() -> None:
+    """
+    the database of measurements '/dev/null/x' cannot be used: unable to open database file
+    AT
+    Set TILEWRIGHT_DATABASE to another file, or to off to keep no measurements.
+    """
+    Database("/dev/null/x").insert([])  # HERE
 
 
 @case(errors.OutOfMemory, MemoryError)

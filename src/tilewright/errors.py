@@ -643,6 +643,34 @@ class ScheduleError(TilewrightError, ValueError):
         )
 
 
+class BadEncoding(TilewrightError, ValueError):
+    """A stored kernel, machine or measurement that is not what was written.
+
+    Fails: reading back a text that was cut short, edited, or written by another version.
+    Way out: measure again, or export the original database once more.
+    """
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(
+            f"this is not a stored {what}: {reason}",
+            "Export it again from the database it was measured into, with the same version.",
+        )
+
+
+class BadDatabase(TilewrightError, ValueError):
+    """A file of measurements that cannot be used.
+
+    Fails: `TILEWRIGHT_DATABASE=notes.txt`; a database that a later version wrote.
+    Way out: name another file, or `off`.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(
+            f"the database of measurements {path!r} cannot be used: {reason}",
+            "Set TILEWRIGHT_DATABASE to another file, or to off to keep no measurements.",
+        )
+
+
 class OutOfMemory(TilewrightError, MemoryError):
     """The program needs more memory than there is.
 
