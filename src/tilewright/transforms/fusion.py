@@ -51,8 +51,9 @@ STREAMED_BYTES: Final = 16 * 1024
 better to reuse each load for several rows, in a kernel of its own."""
 NEAR: Final = 9
 """A node joins one of so many steps before it: the search is linear in the program."""
-STACK_BYTES: Final = 128 * 1024
-"""Row-private memory of one kernel: it should stay in the second-level cache."""
+ROW_BYTES: Final = 512 * 1024
+"""What one kernel writes in a row, of its own or as results: it should stay in the second-level
+cache, and what is its own on a thread's stack."""
 
 ONCE, ROW, MANY = 0, 1, 2
 """How often a sink reads one element: once; again along inner axes only (so the value can be
@@ -329,9 +330,9 @@ def _fits(
     streamed = _streamed(assign, axes[:r]) + sum(_streamed(a, g.rows[:r]) for a in g.body)
     if streamed > STREAMED_BYTES:
         return False
-    inner = [product(b.shape[r:]) for b in {assign.buffer, *(a.buffer for a in g.body)}]
-    nbytes = sum(static(n) * 8 for n in inner if is_static(n))
-    return nbytes <= STACK_BYTES
+    written = {assign.buffer, *(a.buffer for a in g.body)}
+    inner = [(product(b.shape[r:]), b.dtype.itemsize) for b in written]
+    return sum(static(n) * size for n, size in inner if is_static(n)) <= ROW_BYTES
 
 
 def _streamed(a: Assign, rows: Sequence[Axis]) -> int:
