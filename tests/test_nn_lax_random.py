@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import scipy.linalg
@@ -589,3 +590,16 @@ def test_scipy_linalg() -> None:
     for scale in (0.01, 1.0, 20.0):
         m = X[:, :4] * scale / 4
         agrees(ours.linalg.expm, scipy.linalg.expm(m), m, tolerance=1e-8)
+
+
+@pytest.mark.parametrize("name", sorted(set(nn.__all__) - {"initializers", "one_hot"}))
+def test_narrow_numbers_stay_narrow(name: str) -> None:
+    """And are as near as bfloat16 can be to what float32 gives."""
+    f = getattr(nn, name)
+    if name in ("dot_product_attention", "log1mexp"):
+        return
+    x = np.linspace(-3, 3, 24).reshape(4, 6).astype(ml_dtypes.bfloat16)
+    wide = tw.compile(f)(x.astype(np.float32))
+    got = tw.compile(f)(x)
+    assert got.dtype == x.dtype and wide.dtype == np.float32
+    np.testing.assert_allclose(got.astype(np.float32), wide, rtol=2e-2, atol=2e-2)

@@ -6,8 +6,10 @@ layers and parameters. Integers become float64, as everywhere in NumPy.
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -30,7 +32,22 @@ __all__ = [
 ]  # fmt: skip
 
 ArrayLike = Any
+F = TypeVar("F", bound=Callable[..., Any])
 _where = pointwise.where
+
+
+def _as_given(build: F) -> F:
+    """For functions whose Python numbers would widen bfloat16: they compute in float32 and round
+    once."""
+
+    @functools.wraps(build)
+    def call(x: ArrayLike, *args: Any, **kwargs: Any) -> Any:
+        x = asarray(x)
+        if x.dtype != dtypes.bfloat16:
+            return build(x, *args, **kwargs)
+        return astype(build(astype(x, dtypes.float32), *args, **kwargs), x.dtype)
+
+    return call  # type: ignore[return-value]
 
 
 # -- activations -------------------------------------------------------------------------------
@@ -99,6 +116,7 @@ def mish(x: ArrayLike) -> Array:
 
 
 @staged
+@_as_given
 def gelu(x: ArrayLike, approximate: bool = True) -> Array:
     """x times the normal distribution function at x (Hendrycks and Gimpel 2016); by default its
     approximation with tanh."""
@@ -117,24 +135,28 @@ def _below(x: Array, negative: Any) -> Array:
 
 
 @staged
+@_as_given
 def elu(x: ArrayLike, alpha: ArrayLike = 1.0) -> Array:
     """x, or alpha * (exp(x) - 1) where negative (Clevert et al. 2015)."""
     return _below(inexact(x), lambda v: alpha * np.expm1(v))
 
 
 @staged
+@_as_given
 def celu(x: ArrayLike, alpha: ArrayLike = 1.0) -> Array:
     """x, or alpha * (exp(x / alpha) - 1) where negative (Barron 2017)."""
     return _below(inexact(x), lambda v: alpha * np.expm1(v / alpha))
 
 
 @staged
+@_as_given
 def selu(x: ArrayLike) -> Array:
     """The self-normalising scaled elu (Klambauer et al. 2017)."""
     return 1.0507009873554804934193349852946 * elu(x, 1.6732632423543772848170429916717)
 
 
 @staged
+@_as_given
 def leaky_relu(x: ArrayLike, negative_slope: ArrayLike = 0.01) -> Array:
     """x, or negative_slope * x where negative."""
     x = inexact(x)
@@ -149,12 +171,14 @@ def hard_tanh(x: ArrayLike) -> Array:
 
 
 @staged
+@_as_given
 def hard_sigmoid(x: ArrayLike) -> Array:
     """relu6(x + 3) / 6."""
     return relu6(inexact(x) + 3.0) / 6.0
 
 
 @staged
+@_as_given
 def hard_silu(x: ArrayLike) -> Array:
     """x * hard_sigmoid(x) (Howard et al. 2019)."""
     x = inexact(x)
@@ -172,6 +196,7 @@ def soft_sign(x: ArrayLike) -> Array:
 
 
 @staged
+@_as_given
 def squareplus(x: ArrayLike, b: ArrayLike = 4) -> Array:
     """(x + sqrt(x^2 + b)) / 2."""
     x = inexact(x)
@@ -186,6 +211,7 @@ def sparse_plus(x: ArrayLike) -> Array:
 
 
 @staged
+@_as_given
 def sparse_sigmoid(x: ArrayLike) -> Array:
     """The derivative of `sparse_plus`."""
     return np.clip((inexact(x) + 1) * 0.5, 0, 1)
@@ -214,6 +240,7 @@ def _largest(x: Array, axes: Axes, where: Any) -> Array:
 
 
 @staged
+@_as_given
 def logsumexp(a: ArrayLike, axis: Axes = None, b: Any = None, keepdims: bool = False,
               return_sign: bool = False, where: Any = None) -> Any:  # fmt: skip
     """log(sum(b * exp(a))) over `axis`, shifted by the largest element. With `return_sign` the
@@ -235,6 +262,7 @@ def logsumexp(a: ArrayLike, axis: Axes = None, b: Any = None, keepdims: bool = F
 
 
 @staged
+@_as_given
 def logmeanexp(x: ArrayLike, axis: Axes = None, where: Any = None, keepdims: bool = False) -> Array:
     """log(mean(exp(x))) over `axis`."""
     x = inexact(x)
@@ -245,6 +273,7 @@ def logmeanexp(x: ArrayLike, axis: Axes = None, where: Any = None, keepdims: boo
 
 
 @staged
+@_as_given
 def softmax(x: ArrayLike, axis: Axes = -1, where: Any = None, initial: Any = None) -> Array:
     """exp(x) / sum(exp(x)) over `axis`; 0 outside the mask `where`."""
     x = inexact(x)
@@ -256,6 +285,7 @@ def softmax(x: ArrayLike, axis: Axes = -1, where: Any = None, initial: Any = Non
 
 
 @staged
+@_as_given
 def log_softmax(x: ArrayLike, axis: Axes = -1, where: Any = None, initial: Any = None) -> Array:
     """log(softmax(x)); -inf outside the mask `where`."""
     x = inexact(x)
@@ -277,6 +307,7 @@ def log1mexp(x: ArrayLike) -> Array:
 
 
 @staged
+@_as_given
 def standardize(x: ArrayLike, axis: Axes = -1, mean: Any = None, variance: Any = None,
                 epsilon: ArrayLike = 1e-5, where: Any = None) -> Array:  # fmt: skip
     """(x - mean) / sqrt(variance + epsilon) over `axis`; the variance in two passes."""
