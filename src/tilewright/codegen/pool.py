@@ -227,6 +227,7 @@ entry:
   %own = atomicrmw add ptr @known, i64 1 monotonic
   %place = getelementptr i32, ptr @workers, i64 %own
   store atomic i32 %tid, ptr %place release, align 4
+  store atomic i32 -2, ptr @avoided release, align 4  ; this one is not kept off any core yet
   br label %look
 look:
   %spins = phi i64 [ 0, %entry ], [ 0, %worked ], [ 0, %slept ], [ %spun, %spin ], [ 0, %take ]
@@ -474,7 +475,7 @@ _PLACE: Final = """
 define internal void @place(i32 %core) noinline {
 entry:
   %mask = alloca [16 x i64], align 16
-  %avoided = load i32, ptr @avoided
+  %avoided = load atomic i32, ptr @avoided monotonic, align 4
   %moved = icmp ne i32 %core, %avoided
   br i1 %moved, label %ask, label %out
 ask:
@@ -500,8 +501,8 @@ exclude:
   %none = icmp eq i64 %any, 0
   br i1 %none, label %out, label %start
 start:
-  store i32 %core, ptr @avoided
-  %count = load atomic i64, ptr @known monotonic, align 8
+  store atomic i32 %core, ptr @avoided monotonic, align 4
+  %count = load atomic i64, ptr @known acquire, align 8
   br label %each
 each:
   %k = phi i64 [ 0, %start ], [ %following, %move ]
