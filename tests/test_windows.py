@@ -4,6 +4,7 @@ the array, and take no detours to what they read."""
 from __future__ import annotations
 
 import ctypes
+import functools
 import mmap
 import re
 import subprocess
@@ -97,6 +98,30 @@ def test_windows_are_sums_of_taps(case: Case) -> None:
     np.testing.assert_array_equal(got, case.expected(x, w))
 
 
+POOLS = [(w, s, b, n) for w in (2, 3, 5) for s in (1, 2, 3, 4) for b in (0, 1) for n in (9, 67)]
+
+
+def pools_are_right(placed: Any) -> None:
+    """The largest of each window, -inf outside the image."""
+    rng = np.random.default_rng(5)
+    for window, stride, border, n in POOLS:
+        x = placed(-1 - rng.random((1, 2, n, n), dtype=np.float32))
+        pads = ((0, 0), (0, 0), (border, border), (border, border))
+        padded = np.pad(x, pads, constant_values=-np.inf)
+        views = np.lib.stride_tricks.sliding_window_view(padded, (window, window), (2, 3))
+        sizes, steps = (1, 1, window, window), (1, 1, stride, stride)
+        pooled = functools.partial(
+            lax.reduce_window, init_value=-np.inf, computation=lax.max,
+            window_dimensions=sizes, window_strides=steps, padding=pads,
+        )  # fmt: skip
+        got = tw.compile(lambda x, pooled=pooled: pooled(x), threads=1)(x)
+        np.testing.assert_array_equal(got, views[:, :, ::stride, ::stride].max((-2, -1)))
+
+
+def test_pools_are_maxima_of_windows() -> None:
+    pools_are_right(lambda x: x)
+
+
 def test_threads_change_nothing() -> None:
     case = same(61, 5, 2, channels=24)
     x, w = case.operands()
@@ -147,6 +172,8 @@ def run_between_walls() -> None:
         for at_end in (False, True):
             got = f(between_walls(x, at_end), between_walls(w, at_end))
             np.testing.assert_array_equal(got, case.expected(x, w))
+    for at_end in (False, True):
+        pools_are_right(lambda x, at_end=at_end: between_walls(x, at_end))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pages are protected by mprotect")

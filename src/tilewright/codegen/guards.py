@@ -30,6 +30,11 @@ class Guard:
         return self.lanes is not None and not any(self.lanes)
 
     @property
+    def always(self) -> bool:
+        """Whether everything is read."""
+        return self.lanes is None and not self.asked
+
+    @property
     def asked(self) -> list[Expr]:
         """What is known only when the program runs."""
         return [e for e in (self.shared, self.varying) if e is not None]
@@ -68,7 +73,8 @@ def settled_guard(
             (varying if varies(c) else shared).append(c)
             continue
         step = 0 if vector is None else form.coefficient(vector)
-        rest = settled(form if vector is None else form.without(vector))
+        known = form if vector is None else form.without(vector)
+        rest = settled(known)
         low, high = span(rest, ranges)
         if min(low, low + step * (extent - 1)) >= 0:
             continue
@@ -77,12 +83,13 @@ def settled_guard(
         if holds == may or not any(may):
             can = [x and lane < extent and may[lane] for lane, x in enumerate(can)]
             continue
-        position = rest.expr()
-        if step:
-            assert vector is not None
-            position = index("+", index("*", vector, as_index(step)), position)
-        left = apply("le", as_index(0), position)
-        (varying if step or varies(position) else shared).append(left)
+        left = c
+        if rest is not known:  # for other copies of the body it may be the same
+            position = rest.expr()
+            if vector is not None:
+                position = index("+", index("*", vector, as_index(step)), position)
+            left = apply("le", as_index(0), position)
+        (varying if step or varies(rest.expr()) else shared).append(left)
     whole = all(can[:extent])
     return Guard(None if whole else tuple(can), _both(shared), _both(varying))
 

@@ -276,6 +276,13 @@ class ValuePrinter(Emitter):
             return found is not None and found.lanes > 1
         return any(self._varies(x) for x in walk(e) if isinstance(x, (Axis, Var)))
 
+    def asks(self, e: Expr) -> list[Condition]:
+        """The conditions that a guard consists of."""
+        found = self.conditions.get(e)
+        if found is None:
+            found = self.conditions[e] = conditions(e)
+        return found
+
     def guard(self, e: Expr | None) -> Guard:
         """What is left to ask of a guard here."""
         if e is None:
@@ -283,17 +290,20 @@ class ValuePrinter(Emitter):
         key = (self.key(e), self.vector, self.extent, self.lanes)
         found = self.guards.get(key)
         if found is None:
-            asked = self.conditions.get(e)
-            if asked is None:
-                asked = self.conditions[e] = conditions(e)
             found = self.guards[key] = settled_guard(
-                asked, self.vector, self.extent, self.lanes, self.settled, self._varies, self.ranges
+                self.asks(e),
+                self.vector,
+                self.extent,
+                self.lanes,
+                self.settled,
+                self._varies,
+                self.ranges,
             )
         return found
 
     def asked(self, g: Guard) -> tuple[Hashable, ...]:
         """What tells loads under this guard from others of the same elements."""
-        if g.lanes is None and not g.asked:
+        if g.always:
             return ()
         return (g.lanes, *[None if e is None else self.key(e) for e in (g.shared, g.varying)])
 
@@ -327,7 +337,7 @@ class ValuePrinter(Emitter):
             return self.from_memory(Operand(text, dtype))
         if step in (1, -1):
             return self.from_memory(self.contiguous(buffer, offset, step, g))
-        if step in (2, 3, 4) and g.varying is None and self.extent > 1:
+        if step and self.spreads(buffer, index, step, g):
             return self.from_memory(self.spread(buffer, index, offset, step, g))
         where = self.addresses(buffer, offset, step)
         return self.from_memory(self.gathered(where, align, self.mask(g, g.shared), dtype))
@@ -411,29 +421,54 @@ class ValuePrinter(Emitter):
         only the first or the last element is read apart."""
         lanes, extent = self.lanes, self.extent
         dtype = dtypes.uint8 if dtypes.is_bool(buffer.dtype) else buffer.dtype
-        line, n = self._line(buffer, index, step)
-        row = self.settled(line.without(self.vector) if self.vector is not None else line)
-        tap, anchor = row.constant, self._anchor(line, row.constant, step)
-        shift = (tap - anchor) // step
-        low, high = span(row.shifted(anchor - tap), self.ranges)
-        wanted = [tap - anchor + step * lane for lane in range(extent)]
-        inside = range(step * extent)
-        if low < 0 or high + step * extent > n:  # nothing beside what is wanted may be touched
+        tap, anchor = self._vectors(buffer, index, step)
+        shift, inside = 0, range(step * extent)
+        if anchor is None:  # nothing beside what is wanted may be touched
             able = [lane for lane in range(extent) if g.lanes is None or g.lanes[lane]]
-            inside = range(step * able[0], step * able[-1] + 1)
-            anchor, shift, wanted = tap, 0, [step * lane for lane in range(extent)]
+            inside, anchor = range(step * able[0], step * able[-1] + 1), tap
+        else:
+            shift = (tap - anchor) // step
+        wanted = [tap - anchor + step * lane for lane in range(extent)]
         base = offset.shifted(anchor - tap)
         result = self._phase(buffer, base, inside, wanted, dtype, g.shared)
-        if shift:
-            lane = 0 if shift < 0 else extent - 1
-            if g.lanes is None or g.lanes[lane]:
-                where = self.place(buffer, offset.shifted(step * lane), g.shared)
-                text = f"load {llvm_type(dtype, 1)}, ptr {where}, align {dtype.itemsize}"
-                one = self.splat(self.value(text, dtype, 1), lanes)
-                result = self._select([i == lane for i in range(lanes)], one, result)
-        if g.lanes is not None:
-            result = self._select(g.lanes, result, constant(literal(0, dtype), lanes))
+        mask = None if g.lanes is None and g.varying is None else self.mask(g)
+        lane = 0 if shift < 0 else extent - 1
+        if shift and (g.lanes is None or g.lanes[lane]):
+            where = self.place(buffer, offset.shifted(step * lane), g.shared)
+            if g.varying is not None:
+                text = f"extractelement <{lanes} x i1> {mask}, i64 {lane}"
+                held = self.value(text, dtypes.bool_, 1)
+                text = f"select {held}, ptr {where}, ptr {ZERO}"
+                where = self.value(text, dtypes.int64, 1).text
+            text = f"load {llvm_type(dtype, 1)}, ptr {where}, align {dtype.itemsize}"
+            one = self.splat(self.value(text, dtype, 1), lanes)
+            result = self._select(_bits([i == lane for i in range(lanes)]), one, result)
+        if mask is not None:
+            result = self._select(mask, result, constant(literal(0, dtype), lanes))
         return Operand(result.text, buffer.dtype, lanes)
+
+    def spreads(self, buffer: Buffer, index: tuple[Expr, ...], step: int | None, g: Guard) -> bool:
+        """Whether to load vectors and pick from them. Where the lanes' guards are known only when
+        the program runs, these must not say whether there is such a row at all."""
+        if step not in (2, 3, 4) or self.extent == 1:
+            return False
+        apart = all(i.free.isdisjoint(e.free) for i in index[:-1] for e in [g.varying] if e)
+        return g.varying is None or (apart and self._vectors(buffer, index, step)[1] is not None)
+
+    def _vectors(
+        self, buffer: Buffer, index: tuple[Expr, ...], step: int
+    ) -> tuple[int, int | None]:
+        """The constants of a tap's position and of the vectors' that it is picked from: those it
+        shares with its window, or others at most a lane beside it (None: all reach too far)."""
+        line, n = self._line(buffer, index, step)
+        row = self.settled(line.without(self.vector) if self.vector is not None else line)
+        tap, best = row.constant, self._anchor(line, row.constant, step)
+        group = tap // step * step
+        for anchor in (best, group, group + step, group - step):
+            low, high = span(row.shifted(anchor - tap), self.ranges)
+            if low >= 0 and high + step * self.extent <= n:
+                return tap, anchor
+        return tap, None
 
     def _line(self, buffer: Buffer, index: tuple[Expr, ...], step: int) -> tuple[Affine, int]:
         """The position of what is read in a stretch of memory that is known to hold it, and that
@@ -507,9 +542,9 @@ class ValuePrinter(Emitter):
             self.keep(key, found, moving, *([] if shared is None else [shared]), read=buffer)
         return found
 
-    def _select(self, lanes: Sequence[bool], a: Operand, b: Operand) -> Operand:
-        """`a` in the lanes that are true, `b` in the others."""
-        return self.value(f"select <{a.lanes} x i1> {_bits(lanes)}, {a}, {b}", a.dtype, a.lanes)
+    def _select(self, mask: str, a: Operand, b: Operand) -> Operand:
+        """`a` in the lanes of a mask, `b` in the others."""
+        return self.value(f"select <{a.lanes} x i1> {mask}, {a}, {b}", a.dtype, a.lanes)
 
     def _masked_load(self, wide: str, where: str, align: int, mask: str, dtype: DType) -> Operand:
         lanes = self.lanes
@@ -626,6 +661,9 @@ class ValuePrinter(Emitter):
             return ()  # positions come with the address, and guards with the choice of it
         if isinstance(e, Apply) and e.op.name == "rare":
             return (e.args[0], e.args[2])
+        if isinstance(e, Apply) and e.op.name == "select" and self.asks_places(e.args[0]):
+            g = self.guard(e.args[0])
+            return (*g.asked, *([] if g.never else e.args[1:2]), *([] if g.always else e.args[2:]))
         return () if is_word(e) and neighbours(e) else e.children
 
     def expression(self, e: Expr) -> Operand:
@@ -643,6 +681,8 @@ class ValuePrinter(Emitter):
                     return self.rare(*args)
                 if is_word(e):
                     return self.word(e)
+                if op.name == "select" and self.asks_places(args[0]):
+                    return self.chosen_by_place(self.guard(args[0]), args[1], args[2])
                 operands = self.aligned([self.known_value(a) for a in args])
                 if op.name in intrinsics.SPELLINGS:
                     zero = constant(literal(0, dtype), operands[0].lanes)
@@ -660,6 +700,21 @@ class ValuePrinter(Emitter):
             parts = self.aligned([self.known_value(a) for a in e.children])
             x = intrinsics.assembled(self, parts)
         return intrinsics.flipped(self, x) if isinstance(e, Apply) and e.op is FLIPPED else x
+
+    def asks_places(self, condition: Expr) -> bool:
+        """Whether a condition asks for positions, of which some are certain."""
+        return any(form is not None for _, form in self.asks(condition))
+
+    def chosen_by_place(self, g: Guard, then: Expr, otherwise: Expr) -> Operand:
+        """One of two values, by where it is for."""
+        if g.never or g.always:
+            return self.known_value(otherwise if g.never else then)
+        a, b = self.aligned([self.known_value(then), self.known_value(otherwise)])
+        if g.lanes is None and g.varying is None and g.shared is not None:
+            return self.value(f"select {self.known_value(g.shared)}, {a}, {b}", a.dtype, a.lanes)
+        a, b = self.splat(a, self.lanes), self.splat(b, self.lanes)
+        mask = f"<{self.lanes} x i1> {self.mask(g, g.shared)}"
+        return self.value(f"select {mask}, {a}, {b}", a.dtype, a.lanes)
 
     def read_word(self, e: Load, group: int) -> Operand:
         """The `group` elements from a load's on, in one lane or in each of many."""
