@@ -206,6 +206,22 @@ def _compiled(program: Program) -> Sequence[Any]:
     return results
 
 
+def _constant(program: Program) -> Sequence[Any]:
+    """Every second array is a constant: what depends on these only is computed ahead."""
+    inputs = list(program.inputs.values())
+    held = {k: tw.constant(x) for k, x in enumerate(inputs) if k % 2 and np.ndim(x)}
+    free = [x for k, x in enumerate(inputs) if k not in held]
+
+    def closed(*rest: Any) -> Any:
+        given = iter(rest)
+        # traced, since the program may write to it as it does to other inputs
+        return program.function(
+            *(tw.numpy.array(held[k]) if k in held else next(given) for k in range(len(inputs)))
+        )
+
+    return tw.compile(closed)(*free)
+
+
 def _narrow(program: Program) -> Sequence[Any]:
     """Compiled for a machine with short vectors: other remainders, other tiles."""
     machine = replace(host(), vector_bytes=16)
@@ -287,6 +303,7 @@ STAGES: Final[dict[str, Callable[[Program], Sequence[Any]]]] = {
     "interpreted": _interpreted,
     "loops": _looped,
     "compiled": _compiled,
+    "constant": _constant,
     "narrow": _narrow,
     "scheduled": _scheduled,
 }

@@ -41,6 +41,14 @@ def test_every_language_agrees(seed: int) -> None:
         assert fuzz.kernels_agree(program) is None
 
 
+@pytest.mark.parametrize("first", range(0, 100, 25))
+def test_constant_inputs(first: int) -> None:
+    """Every second array a constant. (Seed 18: the preparation packed a constant for itself.)"""
+    for seed in range(first, first + 25):
+        with np.errstate(all="ignore"):
+            assert fuzz.check(write(seed), ("constant",)) is None, seed
+
+
 # -- found by fuzzing, kept as they were after shrinking ---------------------------------------
 
 F32 = np.arange(12, dtype=np.float32).reshape(4, 3)

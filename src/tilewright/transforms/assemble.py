@@ -245,17 +245,19 @@ def _prepare(
     packings: Sequence[Packing],
     main: _Builder,
 ) -> Preparation:
-    """The program that fills `results`. What is only packed again stays in its arena."""
-    builder = _Builder(main.scheduler, main.lapack, constants=main.constants)
-    at = {b: _whole(b) for b in results}
+    """The program that fills `results`. What is only packed again stays in its arena. To itself
+    nothing is constant: it runs once."""
+    inputs = {b: Buffer(b.name, b.dtype, b.shape, "input") for b in captured}
+    known = {h: _whole(inputs[place.buffer]) for h, place in main.constants.items()}
+    builder = _Builder(main.scheduler, main.lapack, constants=known)
+    at = {b: _whole(b) for b in results} | {b: _whole(inputs[b]) for b in captured}
     at |= {b: builder.slot(builder.arena.take(b.nbytes)) for b in kept if b not in at}
     body = builder.block(parts.before, [], [at[b] for b in kept])
     builder.scheduler = _copying
     for p in packings:
         (source,) = p.kernel.reads
-        where = at.get(p.source.buffer, p.source)
-        body += builder.kernel(p.kernel, {source: where, p.block.buffer: p.place})
-    params = (*captured, *results, builder.arena_buffer)
+        body += builder.kernel(p.kernel, {source: at[p.source.buffer], p.block.buffer: p.place})
+    params = (*inputs.values(), *results, builder.arena_buffer)
     entry = Function("entry", params, block(*(Alloc(b) for b in builder.scalars), *body))
     types = tuple(Type(b.dtype, b.shape) for b in results)
     program = Program((*builder.functions, entry))
@@ -316,8 +318,9 @@ class _Builder:
             place[buffers[n]] = where
         for n in graph.nodes:
             if isinstance(n.op, Constant):
-                buffers[n] = _buffer(n, CONSTANT if n.op.held.fixed else "input", "c")
-                place[buffers[n]] = self.constants[n.op.held]
+                where = self.constants[n.op.held]
+                buffers[n] = _buffer(n, CONSTANT if where.is_constant else "input", "c")
+                place[buffers[n]] = where
             elif n in kept and not isinstance(n.type, tuple):
                 scope = "output" if n in final and not readers[n] else "temp"
                 buffers[n] = _buffer(n, scope, n.op.name)
