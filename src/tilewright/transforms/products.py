@@ -48,7 +48,8 @@ ACROSS = 10.0
 
 
 WINDOW, WINDOW_ROWS = 32, 4
-"""Points of the largest window that is written out, and rows of results that share elements."""
+"""Points of the largest window that is written out, and rows of results that share elements; half
+as many rows of a window up to twice as large that slides, for the sake of its code."""
 FEW, LONG_BYTES = 8, 256 << 10
 """Rows up to which a matrix of at least so many bytes is read in parts."""
 PART, SLICES = 8, 8
@@ -188,7 +189,9 @@ class Product:
         rows of results at once, the window written out, so that what several read is read once."""
         points = math.prod(static(k.extent) for k in self.summed) if self.known else 0
         near = all(0 <= o.step(vector) <= 4 for o in self.operands)
-        if not self.is_map or not 1 < points <= WINDOW or len(self.tiled) != 1 or not near:
+        large = points > WINDOW
+        most = 2 * WINDOW if any(self.slides(a) for a in self.axes) else WINDOW
+        if not self.is_map or not 1 < points <= most or len(self.tiled) != 1 or not near:
             return None
         shared = [a for a in self.axes if a is not vector and self.slides(a)]
         rows = shared[-1:]
@@ -196,7 +199,8 @@ class Product:
         plans = {k: Plan(unroll=static(k.extent)) for k in self.summed if k.extent != 1}
         guards = [o.load.guard for o in self.operands if o.load.guard is not None]
         plans[vector] = Plan(lanes=lanes, peeled=any(vector.serial in g.free for g in guards))
-        plans |= {a: Plan(unroll=min(WINDOW_ROWS, static(a.extent))) for a in rows if a.extent != 1}
+        high = WINDOW_ROWS // 2 if large else WINDOW_ROWS
+        plans |= {a: Plan(unroll=min(high, static(a.extent))) for a in rows if a.extent != 1}
         outer = [a for a in self.axes if a is not vector and a not in rows]
         order = (*outer, *rows, vector)
         return Tile(order, (*plans.items(),), (), None, points * self.results / lanes)
