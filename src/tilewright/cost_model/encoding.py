@@ -59,7 +59,7 @@ MOST_EXTENT: Final = 1 << 40
 
 SCOPES: Final = ("input", "constant", "output", "temp", "stack", "registers")
 _NAME: Final = re.compile(r"[\w.]{0,200}")
-_DTYPES: Final = {name: d for d, name in dtypes.SHORT.items()}
+DTYPES: Final = {name: d for d, name in dtypes.SHORT.items()}
 _MACHINE_PREFIX: Final = "machine."
 
 T = TypeVar("T")
@@ -139,7 +139,12 @@ class _Table:
                 return ["index", op, [self._terms[a] for a in args]]
             case Load(buffer, index, guard):
                 places = [self._terms[i] for i in index]
-                return ["load", self.buffer(buffer), places, self._terms.get(guard)]
+                return [
+                    "load",
+                    self.buffer(buffer),
+                    places,
+                    None if guard is None else self._terms[guard],
+                ]
             case Apply(op, args, dtype):
                 given = [self._terms[a] for a in args]
                 return ["apply", _spelled()[op], given, dtypes.short(dtype)]
@@ -270,7 +275,7 @@ class _Reader:
         fits = len(shape) <= MOST_RANK and math.prod(shape) <= MOST_EXTENT
         _require(fits, f"a buffer of shape {str(shape)[:80]} is too large")
         _require(scope in SCOPES, f"{str(scope)[:40]!r} is no scope")
-        return Buffer(self.name(name), self.choice(dtype, _DTYPES), shape, scope)
+        return Buffer(self.name(name), self.choice(dtype, DTYPES), shape, scope)
 
     def assign(self, x: Any) -> Assign:
         axes, buffer, index, value = self.list(x, 4)
@@ -288,7 +293,7 @@ class _Reader:
         return build(*given)
 
     def lit(self, dtype: Any, value: Any) -> Expr:
-        d = self.choice(dtype, _DTYPES)
+        d = self.choice(dtype, DTYPES)
         if dtypes.is_float(d):
             fits = isinstance(value, str) and len(value) < 40
             try:
@@ -319,7 +324,7 @@ class _Reader:
 
     def apply(self, op: Any, args: Any, dtype: Any) -> Expr:
         scalar, arity = self.choice(op, _scalars())
-        return Apply(scalar, self.finds(args, arity), self.choice(dtype, _DTYPES))
+        return Apply(scalar, self.finds(args, arity), self.choice(dtype, DTYPES))
 
     def reduce(self, kind: Any, axes: Any, body: Any) -> Expr:
         self.choice(kind, REDUCTIONS)
