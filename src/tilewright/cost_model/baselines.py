@@ -50,7 +50,7 @@ def trees(
         regressor = ensemble.RandomForestRegressor(200, random_state=seed, min_samples_leaf=2)
     else:
         regressor = ensemble.HistGradientBoostingRegressor(
-            max_iter=400, learning_rate=0.06, random_state=seed
+            max_iter=250, learning_rate=0.1, random_state=seed
         )
     ratios = [np.log(g.seconds / g.roofline) for g in groups]
     target = np.concatenate([r - r.mean() for r in ratios])

@@ -424,8 +424,13 @@ class Learner:
         return self.model.predict(self.space, points, self.trainer.run)
 
     def learn(self, points: Array, seconds: Array) -> None:
-        self.features.append(self.space.features(points))
-        self.roofline.append(self.space.roofline(points))
+        self.taught(self.space.features(points), self.space.roofline(points), seconds)
+
+    def taught(self, features: Array, roofline: Array, seconds: Array) -> None:
+        """Learn from measurements of schedules that need not be points: float32[m, F] features,
+        float64[m] estimated and measured seconds."""
+        self.features.append(features)
+        self.roofline.append(roofline)
         self.seconds.append(np.asarray(seconds, float))
         measured = Group(
             "measured",

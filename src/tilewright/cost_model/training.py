@@ -172,8 +172,10 @@ def adam(rate: float, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> 
         count = count + np.float32(1)
         m = {n: b1 * m[n] + (1 - b1) * gradient[n] for n in params}
         v = {n: b2 * v[n] + (1 - b2) * gradient[n] ** 2 for n in params}
-        size = rate * np.sqrt(1 - np.float32(b2) ** count) / (1 - np.float32(b1) ** count)
-        return {n: -size * m[n] / (np.sqrt(v[n]) + eps) for n in params}, (count, m, v)
+        # The means begin at zero: what that takes off them in the first steps is put back.
+        of_m, of_v = 1 - np.float32(b1) ** count, 1 - np.float32(b2) ** count
+        steps = {n: -rate * (m[n] / of_m) / (np.sqrt(v[n] / of_v) + eps) for n in params}
+        return steps, (count, m, v)
 
     return Optimizer(begin, update)
 
