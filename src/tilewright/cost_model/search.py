@@ -335,7 +335,7 @@ class GradientSearch(GuidedSearch):
 
     def judged(self) -> tuple[Array, Array]:
         points, scores = self.scored(self.founding())
-        moved = self.descend(points[: self.descended])
+        moved = self.rounded(self.descend(points[: self.descended]))
         _, first = np.unique(np.concatenate([points, moved]), axis=0, return_index=True)
         new = np.concatenate([points, moved])[first[first >= len(points)]]
         if len(new):
@@ -343,7 +343,7 @@ class GradientSearch(GuidedSearch):
         return self.evolved(points, scores)
 
     def descend(self, points: Array) -> Array:
-        """Legal points near those that the slope leads to."""
+        """Places float32[n, H] that the slope leads to from up to `descended` points."""
         x = np.zeros((self.descended, points.shape[1]), np.float32)
         x[: len(points)] = points
         model = self.learner.model
@@ -351,8 +351,11 @@ class GradientSearch(GuidedSearch):
             g = self.slope(model.params, model.mean, model.scale, x) * self.free
             x = x - self.reach * g / (np.abs(g).max(axis=1, keepdims=True) + 1e-12)
             x = np.clip(x, 0, self.last).astype(np.float32)
-        x = x[: len(points)]
-        # Between two choices either may be the better one: rounded both ways, by chance too.
+        return x[: len(points)]
+
+    def rounded(self, x: Array) -> Array:
+        """Legal points next to some places: the nearest, and others that chance picks, since
+        between two choices either may be the better one."""
         tossed = [np.floor(x + self.rng.random(x.shape)) for _ in range(3)]
         found = np.concatenate([np.rint(x), *tossed]).astype(np.int64)
         found = np.minimum(found, self.last.astype(np.int64))
