@@ -20,7 +20,7 @@ import pytest
 
 from test_encoding import MACHINE, kernels_of
 from tilewright.compile import machine
-from tilewright.cost_model import encoding, records
+from tilewright.cost_model import encoding, files, records
 from tilewright.cost_model.records import Database, Record, database, schedule_of
 from tilewright.errors import BadDatabase, BadEncoding, ScheduleError
 from tilewright.kernel import Kernel
@@ -222,13 +222,13 @@ def test_a_later_version_is_not_touched(filled: Database) -> None:
 def test_the_environment_names_the_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(records.VARIABLE, str(tmp_path / "here.sqlite"))
+    monkeypatch.setenv(files.VARIABLE, str(tmp_path / "here.sqlite"))
     named = database()
     assert named is not None
     assert named.path == tmp_path / "here.sqlite"
-    monkeypatch.setenv(records.VARIABLE, "off")
+    monkeypatch.setenv(files.VARIABLE, "off")
     assert database() is None
-    monkeypatch.delenv(records.VARIABLE)
+    monkeypatch.delenv(files.VARIABLE)
     assert database() is None, "the tests keep no code on disk, nor measurements"
     monkeypatch.setenv("TILEWRIGHT_CACHE_DIR", str(tmp_path))
     beside = database()

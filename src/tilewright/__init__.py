@@ -44,3 +44,12 @@ jit = compile
 remat = checkpoint
 
 _staging.run_with(_run_graph)
+
+
+def __getattr__(name: str) -> object:
+    """The tuner is loaded when it is first asked for."""
+    if name in ("bench", "tune"):
+        from tilewright import tuning
+
+        return getattr(tuning, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

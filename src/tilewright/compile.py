@@ -29,6 +29,7 @@ from tilewright import kernel as kernels
 from tilewright import loops, tracing, trees
 from tilewright import roofline as rooflines
 from tilewright.codegen import c_source, llvm
+from tilewright.cost_model.files import learned
 from tilewright.errors import InternalError, NotAFunction, Recompilation, UnknownStatic
 from tilewright.expr import static
 from tilewright.graph import Graph
@@ -216,7 +217,9 @@ class Programs:
         """The program of a graph; made if none like it is kept, here or on disk."""
         target = machine()
         canonical = graphs.show(graph, sources=False)
-        key = (canonical, target, scheduler, options)
+        if scheduler is None:
+            scheduler = chooser(target, options.threads or threads.default_count())
+        key = (canonical, target, getattr(scheduler, "cache_key", scheduler), options)
         with self.lock:
             found = self._kept.get(key)
             if found is not None:
@@ -235,6 +238,16 @@ class Programs:
 
 STAGES: Final = ("graph", "fusion", "kernels", "loops", "llvm", "asm", "time")
 """Channels that show programs being made: somebody who watches wants them made."""
+
+
+def chooser(target: Target, count: int) -> Scheduler | None:
+    """What chooses schedules where the user does not: None for the heuristic. The cost model is
+    loaded only where something was measured or learned."""
+    if not learned():
+        return None
+    from tilewright.cost_model import choice
+
+    return choice.chooser(target, count)
 
 
 def _disk_key(
@@ -537,6 +550,11 @@ class Lowered:
     def c(self) -> str:
         """The program as C99."""
         return c_source.print_program(self.entry.program.assembly.program)
+
+    @property
+    def threads(self) -> int:
+        """The most threads a call uses."""
+        return self.entry.program.options.threads or threads.default_count()
 
     @property
     def arena_bytes(self) -> int:

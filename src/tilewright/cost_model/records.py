@@ -26,14 +26,12 @@ from typing import Any, Final, TextIO
 
 from tilewright.cost_model import encoding
 from tilewright.cost_model.encoding import Machine
+from tilewright.cost_model.files import database_path
 from tilewright.errors import BadDatabase, BadEncoding, ScheduleError
 from tilewright.kernel import Kernel
 from tilewright.runtime import cache
 from tilewright.transforms.schedule import Schedule, planned
 
-VARIABLE: Final = "TILEWRIGHT_DATABASE"
-"""The file of measurements; `off` for none. Default: next to the cached machine code."""
-FILE: Final = "measurements.sqlite"
 SCHEMA: Final = 1
 MOST_LINE: Final = encoding.MOST_CHARACTERS + (1 << 20)
 MOST_SCHEDULE: Final = 1 << 16
@@ -190,6 +188,14 @@ class Database:
                 if len(found) >= most:
                     break
         return found
+
+    @property
+    def stamp(self) -> int:
+        """A number that is another one once something was stored; 0 where nothing is, or where
+        the file cannot be used."""
+        with suppress(BadDatabase), self._transaction() as c:
+            return 0 if c is None else c.execute("SELECT MAX(id) FROM records").fetchone()[0] or 0
+        return 0
 
     def records(
         self, kernel: str | None = None, machine: str | None = None, threads: int | None = None
@@ -413,10 +419,5 @@ def compiler_version() -> str:
 
 def database() -> Database | None:
     """The user's database, which the environment names; None if it wants none."""
-    asked = os.environ.get(VARIABLE)
-    if asked == "off":
-        return None
-    if asked:
-        return Database(asked)
-    store = cache.store()
-    return None if store is None else Database(store.directory / FILE)
+    path = database_path()
+    return None if path is None else Database(path)

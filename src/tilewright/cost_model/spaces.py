@@ -227,7 +227,7 @@ class Space:
         axes = [self.by_name[n] if n else None for n in hole.choices]
         return np.array([-1 if a is None else self.number[a] for a in axes])
 
-    # -- parts of schedules --------------------------------------------------------------------------
+    # -- parts of schedules ------------------------------------------------------------------------
 
     def spelled_out(
         self, order: Sequence[Axis], plans: dict[Axis, Plan], special: Sequence[Step] = ()

@@ -35,9 +35,9 @@ class Walks:
 
     `axes` are the shared ones, then those of assignments and reductions. Arrays [n, axes]:
     `unroll` vectors a round, `lanes` of a vector, `rank` in the nest (0 is outermost), and whether
-    rounds are `parallel`. Arrays [n, operands]: `staged` for each tile, or `copied` as a whole before. Arrays
-    [n]: whether the tile is `turned`, the points of a `part` of the reduced axis (0: no parts) and
-    its `slices`.
+    rounds are `parallel`. Arrays [n, operands]: `staged` for each tile, or `copied` as a whole
+    before. Arrays [n]: whether the tile is `turned`, the points of a `part` of the reduced axis
+    (0: no parts) and its `slices`.
     """
 
     axes: tuple[Axis, ...]

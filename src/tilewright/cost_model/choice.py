@@ -1,0 +1,130 @@
+"""Choice: the schedule a kernel is compiled with.
+
+Knows the order of trust: what was measured on this machine, what the model expects, the heuristic.
+Refuses to measure (`measure`) and to learn (`training`).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from tilewright.cost_model.encoding import machine_key
+from tilewright.cost_model.features import NAMES, VERSION
+from tilewright.cost_model.files import PRIOR
+from tilewright.cost_model.model import Infer, Model, infer, load
+from tilewright.cost_model.records import Database, database
+from tilewright.cost_model.spaces import Points, Space, space
+from tilewright.errors import BadDatabase, ScheduleError
+from tilewright.kernel import Kernel
+from tilewright.options import show
+from tilewright.target import Target
+from tilewright.transforms.heuristic import heuristic
+from tilewright.transforms.schedule import Schedule
+
+LOOKED_AT: Final = 512
+"""Points of a space among which the model chooses while a program is compiled."""
+MARGIN: Final = math.log(1.08)
+"""By how much the model must expect to gain: nearer to the heuristic it is not believed."""
+TRIED: Final = 8
+"""Points tried in the order of expectation: shapes forbid a few that numbers allow."""
+
+
+@functools.cache
+def prior() -> Model | None:
+    """The shipped model, if there is one of these features and it beats the heuristic."""
+    return load(PRIOR, NAMES, VERSION) if PRIOR.exists() else None
+
+
+def chooser(target: Target, threads: int) -> Choice | None:
+    """What chooses schedules for programs that nobody gave a scheduler: None where neither
+    measurements nor a model are there, and the heuristic decides."""
+    kept = database()
+    kept = kept if kept is not None and kept.path.exists() else None
+    known = prior()
+    return None if kept is None and known is None else Choice(target, threads, kept, known)
+
+
+@dataclass(frozen=True)
+class Option:
+    """A schedule and the seconds that are expected of it."""
+
+    schedule: Schedule
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Chooses schedules for kernels on a target with so many threads: a scheduler for `compile`.
+
+    `database` and `model` may be missing; `run` is the model's inference, plain or compiled.
+    """
+
+    target: Target
+    threads: int
+    database: Database | None = None
+    model: Model | None = None
+    run: Infer = infer
+
+    @property
+    def cache_key(self) -> str:
+        """Names what choices follow from: machine code made by others is not used."""
+        stamp = "" if self.database is None else self.database.stamp
+        return f"measured {stamp} model {self.model is not None} threads {self.threads}"
+
+    def __call__(self, kernel: Kernel) -> Schedule:
+        found = self.measured(kernel)
+        if found is None and self.model is not None:
+            found = self.expected(kernel)
+        return heuristic(kernel, self.target) if found is None else found
+
+    def measured(self, kernel: Kernel) -> Schedule | None:
+        """The fastest schedule that was measured on this machine, if any was."""
+        if self.database is None:
+            return None
+        try:
+            found = self.database.best(kernel, machine_key(self.target), self.threads)
+        except BadDatabase as e:
+            show("tune", e)
+            return None
+        return found[0][0] if found else None
+
+    def expected(self, kernel: Kernel) -> Schedule | None:
+        """The schedule that the model expects to be faster than the heuristic's; None if there is
+        none. The same every time: points are drawn alike."""
+        s = space(kernel, self.target, self.threads)
+        default, *rest = self.options(s, LOOKED_AT)
+        best = next(iter(rest), None)
+        if best is None or math.log(best.seconds) > math.log(default.seconds) - MARGIN:
+            return None
+        return best.schedule
+
+    def options(self, s: Space, looked_at: int) -> list[Option]:
+        """The default schedule, then others in the order of expectation."""
+        assert self.model is not None, "only a model expects"
+        walks = s.walks_of([s.default])
+        times = s.extractor.seconds(walks)
+        first = self.model.judge(s.extractor(walks), times, self.run)
+        found = [Option(s.default, math.exp(first[0]))]
+        points = s.random(np.random.default_rng(0), looked_at)
+        if len(points) == 0 or not s.holes:
+            return found
+        seconds = self.model.predict(s, points, self.run)
+        order = np.argsort(seconds, kind="stable")[:TRIED]
+        for n, schedule in _legal(s, points[order]):
+            found.append(Option(schedule, math.exp(seconds[order[n]])))
+        return found
+
+
+def _legal(s: Space, points: Points) -> Iterator[tuple[int, Schedule]]:
+    """The schedules of the legal points, with their numbers."""
+    for n, p in enumerate(points):
+        try:
+            yield n, s.schedule(p)
+        except ScheduleError:
+            continue

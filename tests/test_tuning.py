@@ -1,0 +1,237 @@
+"""Tuning: what is measured is kept, used by later compilations, and not measured again."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilewright as tw
+from running import same
+from tilewright import tuning
+from tilewright.cost_model import encoding, files, measure
+from tilewright.cost_model.choice import Choice, chooser
+from tilewright.cost_model.features import NAMES, VERSION
+from tilewright.cost_model.measure import Outcome, Task
+from tilewright.cost_model.model import Model
+from tilewright.cost_model.records import Database
+from tilewright.cost_model.spaces import space
+from tilewright.target import host
+from tilewright.transforms.heuristic import heuristic
+from tilewright.transforms.schedule import Schedule
+
+compiling = import_module("tilewright.compile")
+RNG = np.random.default_rng(2)
+X, W = (RNG.standard_normal(s).astype(np.float32) for s in ((24, 40), (40, 50)))
+
+
+def layer(x: Any, w: Any) -> Any:
+    return np.tanh(x @ w)
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """The user's database, empty, and no program in memory."""
+    path = tmp_path / "measured.sqlite"
+    monkeypatch.setenv(files.VARIABLE, str(path))
+    monkeypatch.setattr(compiling, "_programs", compiling.Programs())
+    return Database(path)
+
+
+class Clock:
+    """Stands for the machine: a candidate takes as long as its text is long, so the search has
+    something to find, and what was asked for can be counted."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Task] = []
+
+    def __call__(self, tasks: Any, executor: Any = None) -> Iterator[Outcome]:
+        for task in tasks:
+            self.tasks.append(task)
+            if len(self.tasks) % 7 == 3:
+                yield Outcome(error="the process died of SIGSEGV", machine=encoding.machine_key())
+                continue
+            ratio = 0.5 + len(task.schedule) / 1000
+            yield Outcome(1e-4 * ratio, ratio, 0.01, "", encoding.machine_key())
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(measure, "outcomes", found)
+    monkeypatch.setattr(encoding.Machine, "here", staticmethod(_machine))
+    return found
+
+
+def _machine() -> encoding.Machine:
+    rates = encoding.Rates(1, *[1e9] * 7, (1 << 20, 1 << 25))
+    known = encoding._described(host())
+    return encoding.Machine(**known, l3_bytes=1 << 25, single=rates, shared=rates)
+
+
+def test_measured_schedules_are_used_by_later_programs(kept: Database) -> None:
+    """The whole way, with child processes that measure."""
+    f = tw.compile(layer, threads=1)
+    before = f(X, W)
+    result = tw.tune(f, X, W, trials=20, progress=False)
+    assert result.trials == 20 and not result.interrupted
+    (t,) = result.kernels
+    assert t.errors == 0 and 0 < t.best <= t.default
+    same(f(X, W), before, tolerance=1e-5)
+    best = kept.best(t.kernel, encoding.machine_key(), 1)[0][0]
+    again = tw.compile(lambda x, w: np.tanh(x @ w), threads=1).lower(X, W)
+    assert list(again.schedules.values()) == [best]
+
+
+def test_the_best_is_found_and_reported(kept: Database, clock: Clock) -> None:
+    result = tw.tune(layer, X, W, trials=64, threads=1, progress=False)
+    (t,) = result.kernels
+    shortest = min(len(task.schedule) for task in clock.tasks)
+    assert t.best == pytest.approx(1e-4 * (0.5 + shortest / 1000), rel=0.05)
+    assert t.trials == len(clock.tasks) == 64
+    assert t.errors == 9
+    text = str(result)
+    assert "64 trials in" in text and t.kernel.name in text and f"{t.ratio:.2f}x" in text
+    assert [seconds for _, seconds in t.curve] == sorted((s for _, s in t.curve), reverse=True)
+
+
+def test_going_on_takes_what_is_there(kept: Database, clock: Clock) -> None:
+    tw.tune(layer, X, W, trials=32, threads=1, progress=False)
+    first = [task.schedule for task in clock.tasks]
+    tw.tune(layer, X, W, trials=48, threads=1, progress=False)
+    later = [task.schedule for task in clock.tasks[32:]]
+    assert len(first) == 32 and len(later) == 48
+    assert not set(first) & set(later)
+    assert len(list(kept.records())) == 80
+
+
+def test_kernels_share_the_budget_by_what_they_cost(kept: Database, clock: Clock) -> None:
+    def often(x: Any, w: Any) -> Any:
+        h, _ = tw.scan(lambda h, _: (np.tanh(h @ w), None), x, None, 50)
+        return np.sort(h, 1) @ w.T
+
+    w = W[:40, :40]
+    result = tw.tune(often, X, w, trials=96, threads=1, progress=False)
+    by_calls = {t.calls: t.trials for t in result.kernels}
+    assert by_calls[50] > 1.5 * max(n for calls, n in by_calls.items() if calls == 1)
+
+
+def test_an_interrupt_keeps_what_is_there(
+    kept: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(tasks: Any, executor: Any = None) -> Iterator[Outcome]:
+        for n, outcome in enumerate(clock(tasks)):
+            if n == 5:
+                raise KeyboardInterrupt
+            yield outcome
+
+    monkeypatch.setattr(measure, "outcomes", interrupted)
+    result = tw.tune(layer, X, W, trials=64, threads=1, progress=False)
+    assert result.interrupted and "interrupted" in str(result)
+    assert len(list(kept.records())) == 5
+
+
+def test_seconds_end_it(kept: Database, clock: Clock) -> None:
+    assert tw.tune(layer, X, W, seconds=0, threads=1, progress=False).trials == 0
+
+
+def test_progress_goes_where_it_is_wanted(kept: Database, clock: Clock) -> None:
+    shown = io.StringIO()
+    tw.tune(layer, X, W, trials=16, threads=1, progress=shown)
+    (line, *_) = shown.getvalue().splitlines()
+    assert (
+        line.startswith("layer: 1/16 trials, ") and " us, " in line and "x | all 100.0 -> " in line
+    )
+
+
+def test_kernels_without_choices_are_left_alone(kept: Database, clock: Clock) -> None:
+    result = tw.tune(lambda x: x + 1, np.float32(1), trials=8, progress=False)
+    assert result.kernels == () and result.trials == 0
+    assert "0 trials" in str(result)
+
+
+def test_bench_collects(kept: Database, clock: Clock) -> None:
+    kernels = [(k.name, k) for k in tw.compile(layer, threads=1).lower(X, W).kernels]
+    assert tw.bench(kernels, each=20, progress=False) == 20
+    assert len({r.schedule for r in kept.records()}) == 20
+
+
+# -- choices -----------------------------------------------------------------------------------
+
+
+def kernel(n: int = 50) -> Any:
+    (found,) = tw.compile(layer, threads=1).lower(X, W[:, :n]).kernels
+    return found
+
+
+def test_nothing_learned_is_the_heuristic(kept: Database) -> None:
+    k = kernel()
+    assert Choice(host(), 1)(k) == heuristic(k, host())
+    assert Choice(host(), 1, kept)(k) == heuristic(k, host())
+
+
+def test_a_model_that_expects_nothing_better_is_not_followed() -> None:
+    blank = Model.blank(NAMES, VERSION)
+    blank = Model(
+        {n: np.zeros_like(p) for n, p in blank.params.items()}, blank.features, blank.version,
+        blank.mean, blank.scale,
+    )  # fmt: skip
+    k = kernel()
+    s = space(k, host(), 1)
+    options = Choice(host(), 1, None, blank).options(s, 200)
+    assert options[0].schedule == heuristic(k, host())
+    rest = [o.seconds for o in options[1:]]
+    assert rest == sorted(rest) and len(rest) > 1
+    chosen = Choice(host(), 1, None, blank)(k)
+    better = rest[0] < options[0].seconds / 1.08
+    assert chosen == (options[1].schedule if better else options[0].schedule)
+
+
+def test_the_key_follows_what_is_stored(kept: Database, clock: Clock) -> None:
+    c = Choice(host(), 1, kept)
+    before = c.cache_key
+    assert before == Choice(host(), 1, Database(kept.path)).cache_key
+    tw.tune(layer, X, W, trials=4, threads=1, progress=False)
+    assert c.cache_key != before
+
+
+def test_a_damaged_database_is_no_reason_not_to_compile(kept: Database) -> None:
+    kept.path.write_bytes(b"no database at all" * 100)
+    same(tw.compile(layer)(X, W), layer(X, W), tolerance=1e-5)
+    assert isinstance(chooser(host(), 1), Choice)
+
+
+def test_importing_does_not_load_the_tuner() -> None:
+    code = (
+        "import sys, tilewright as tw; assert not {m for m in sys.modules if m in"
+        " ('sqlite3', 'tilewright.tuning', 'tilewright.cost_model.model')}; tw.tune"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_tuned_schedules_round_trip(kept: Database, clock: Clock) -> None:
+    """What the database gives back is legal and what was measured."""
+    tw.tune(layer, X, W, trials=16, threads=1, progress=False)
+    k = kernel()
+    stored = {s.to_json() for s, _ in kept.best(k, encoding.machine_key(), 1, most=100)}
+    measured = {
+        encoding.native(k, Schedule.from_json(task.schedule)).to_json()
+        for n, task in enumerate(clock.tasks, 1)
+        if n % 7 != 3
+    }
+    assert stored == measured
+
+
+def test_tuning_takes_compiled_functions_of_any_signature(kept: Database, clock: Clock) -> None:
+    f = tw.compile(layer, threads=1)
+    f(X, W)
+    tuning.tune(f, X, w=W, trials=4, progress=False)
+    assert f.signatures == ()
+    same(f(X, W), layer(X, W), tolerance=1e-5)
