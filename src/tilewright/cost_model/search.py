@@ -313,9 +313,9 @@ class GradientSearch(GuidedSearch):
     """
 
     descended: Final = 64
-    steps: Final = 12
+    steps: Final = 16
     reach: Final = 0.25
-    """Points that descend, steps of each, and the largest part of a choice that one step goes."""
+    """Points that descend, steps of each, and the part of a choice that one step goes."""
 
     def __init__(
         self,
@@ -343,22 +343,26 @@ class GradientSearch(GuidedSearch):
         return self.evolved(points, scores)
 
     def descend(self, points: Array) -> Array:
-        """Places float32[n, H] that the slope leads to from up to `descended` points."""
+        """The places float32[steps, n, H] on the way down from up to `descended` points, by Adam's
+        steps: of one length for each hole, since slopes along different holes say little about
+        each other."""
         x = np.zeros((self.descended, points.shape[1]), np.float32)
         x[: len(points)] = points
-        model = self.learner.model
-        for _ in range(self.steps):
+        model, way = self.learner.model, []
+        mean, square = np.zeros_like(x), np.zeros_like(x)
+        for t in range(1, self.steps + 1):
             g = self.slope(model.params, model.mean, model.scale, x) * self.free
-            x = x - self.reach * g / (np.abs(g).max(axis=1, keepdims=True) + 1e-12)
+            mean, square = 0.8 * mean + 0.2 * g, 0.9 * square + 0.1 * g**2
+            size = np.sqrt(square / (1 - 0.9**t)) + 1e-6
+            x = x - self.reach * mean / (1 - 0.8**t) / size
             x = np.clip(x, 0, self.last).astype(np.float32)
-        return x[: len(points)]
+            way.append(x[: len(points)])
+        return np.stack(way)
 
-    def rounded(self, x: Array) -> Array:
-        """Legal points next to some places: the nearest, and others that chance picks, since
-        between two choices either may be the better one."""
-        tossed = [np.floor(x + self.rng.random(x.shape)) for _ in range(3)]
-        found = np.concatenate([np.rint(x), *tossed]).astype(np.int64)
-        found = np.minimum(found, self.last.astype(np.int64))
+    def rounded(self, places: Array) -> Array:
+        """The legal points that are nearest to some places[..., H], each once. The slope leads out
+        of what is legal, too: the last legal point of a way is among them."""
+        found = np.unique(np.rint(places).astype(np.int64).reshape(-1, len(self.last)), axis=0)
         return found[self.space.legal(found)]
 
 
