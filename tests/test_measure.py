@@ -255,9 +255,9 @@ def test_no_process_and_no_file_is_left() -> None:
         list(made.outcomes([Task.of(product(), tile(8)), WRONG["crashes"][0]]))
         list(made.outcomes([Task.of(product(), tile(8))]))
         children = [c.process for c in made._children.values()]
-        assert len(children) == 2
+        assert len(children) >= 2
         assert _open_files() > before
-    assert [c.poll() for c in children] == [-signal.SIGKILL] * 2
+    assert [c.poll() for c in children] == [-signal.SIGKILL] * len(children)
     assert not any(os.path.exists(f"/proc/{c.pid}") for c in children), "no zombies"
     assert _open_files() == before
 
@@ -290,7 +290,7 @@ def test_children_do_not_outlive_a_parent_that_is_killed() -> None:
         assert parent.stdout is not None
         children = parent.stdout.readline().split()
         parent.kill()
-    assert len(children) == 2
+    assert len(children) >= 2
     for _ in range(200):
         if not any(map(_runs, children)):
             return
@@ -351,9 +351,9 @@ def test_measuring_on_dask() -> None:
 def test_measured_keeps_its_children() -> None:
     task = Task.of(product(), tile(8))
     check_measured(measured(task))
-    children = dict(measure._runner()._children)
+    child = measure._runner()._children["time"]
     check_measured(measured(task))
-    assert measure._runner()._children == children
+    assert measure._runner()._children["time"] is child
     measure._runner().close()
     assert measure._runner()._children == {}
     check_measured(measured(task))

@@ -3,12 +3,12 @@
     for outcome in outcomes(tasks): ...                       # this machine, a pipeline
     for outcome in outcomes(tasks, client.get_executor()): ...  # Dask: other machines
 
-Knows how to keep two child processes (`worker`) at work, one that builds and one that runs, and
-that a candidate which crashes, hangs, takes too much memory or answers nonsense costs one trial.
+Knows how to keep child processes (`worker`) at work, some that build and one that runs, and that a
+candidate which crashes, hangs, takes too much memory or answers nonsense costs one trial.
 Refuses to know which candidates are worth a trial, and what the numbers mean.
 
 Processor time is measured where one thread runs, so a busy neighbour matters little; of programs
-with more threads the next is not built while one is timed. One runner a machine should measure at a
+with more threads none is built while one is timed. One runner a machine should measure at a
 time. A child that dies is replaced; none survives its parent by more than a task's limit.
 """
 
@@ -26,19 +26,24 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 from tilewright.cost_model import encoding
 from tilewright.cost_model.records import Record, compiler_version
 from tilewright.errors import InternalError
 from tilewright.kernel import Kernel
+from tilewright.runtime.threads import cores
 from tilewright.transforms.schedule import Schedule
 
-AHEAD: Final = 3
-"""Candidates built before they can be run, at most."""
+BUILDERS: Final = min(4, max(2, cores() - 1))
+"""Processes that build: building takes several times as long as timing does. They are nice to the
+one that times, should it be their turn on its core."""
+AHEAD: Final = 2
+"""Candidates for each builder that are built before they can be run, at most."""
 IN_FLIGHT: Final = 64
 """Tasks given to an executor before the first is asked for."""
 START_SECONDS: Final = 60.0
@@ -213,6 +218,10 @@ class _Child:
                 stream.close()
 
 
+_Made = tuple[dict[str, Any], dict[str, Any]] | str
+"""A candidate and its reference as the builders answer them, or why there are none."""
+
+
 class Runner:
     """Measures on this machine. A context manager; closing it ends the children.
 
@@ -222,7 +231,8 @@ class Runner:
 
     def __init__(self, variables: dict[str, str] | None = None) -> None:
         self.variables = dict(variables or {})
-        self._children: dict[str, _Child] = {}
+        self._children: dict[str, _Child] = {}  # "time", "build 0", "build 1", ...
+        self._idle = [f"build {n}" for n in range(BUILDERS)]
         self._references: dict[tuple[str, int], dict[str, Any]] = {}
         self._lock = threading.Lock()
         atexit.register(self.close)
@@ -236,23 +246,25 @@ class Runner:
     def close(self) -> None:
         """End the children. Measuring again starts new ones."""
         atexit.unregister(self.close)
-        for role in list(self._children):
-            self._end(role)
+        for name in list(self._children):
+            self._end(name)
 
     def outcomes(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
         """Measure the tasks, in their order: while one runs the next are built. One caller at a
         time; others wait."""
-        with self._lock, ThreadPoolExecutor(1, "tilewright-build") as builder:
-            waiting: deque[tuple[Task, Future[Any]]] = deque()
+        with self._lock, ThreadPoolExecutor(BUILDERS, "tilewright-build") as builders:
+            waiting: deque[tuple[Task, Future[_Made]]] = deque()
             remaining = iter(tasks)
             done = False
             try:
                 while not done:
-                    ahead = AHEAD if not waiting or waiting[0][0].threads == 1 else 1
-                    while len(waiting) < ahead and (task := next(remaining, None)) is not None:
-                        waiting.append((task, builder.submit(self._built, task)))
+                    if not waiting or waiting[0][0].threads == 1:
+                        for task in islice(remaining, AHEAD * BUILDERS - len(waiting)):
+                            waiting.append((task, builders.submit(self._built, task)))
                     if waiting:
                         task, made = waiting.popleft()
+                        if task.threads > 1:
+                            wait([others for _, others in waiting])
                         yield self._timed(task, made.result())
                     else:
                         done = True
@@ -260,41 +272,44 @@ class Runner:
                 for _, made in waiting:
                     made.cancel()
                 if not done:  # nobody waits for what is being built
-                    self._end("build")
+                    for name in [n for n in self._children if n != "time"]:
+                        self._end(name)
 
     # -- the two stages ------------------------------------------------------------------------
 
-    def _built(self, task: Task) -> tuple[dict[str, Any], dict[str, Any]] | str:
+    def _built(self, task: Task) -> _Made:
         """The candidate and the reference, or why there are none."""
-        key = task.kernel, task.threads
+        name = self._idle.pop()
         try:
-            if key not in self._references:
+            key = task.kernel, task.threads
+            reference = self._references.get(key)
+            if reference is None:
+                reference = self._build(name, task, None)
+                if "error" in reference:
+                    return f"the default schedule: {reference['error']}"
                 if len(self._references) >= IN_FLIGHT:
                     self._references.clear()
-                made = self._build(task, None)
-                if "error" in made:
-                    return f"the default schedule: {made['error']}"
-                self._references[key] = made
-            reference = self._references[key]
-            made = self._build(task, task.schedule)
+                self._references[key] = reference
+            made = self._build(name, task, task.schedule)
+            return made.get("error") or (made, reference)
         except _Failed as e:
-            self._end("build")
+            self._end(name)
             return str(e)
-        return made.get("error") or (made, reference)
+        finally:
+            self._idle.append(name)
 
-    def _build(self, task: Task, schedule: str | None) -> dict[str, Any]:
+    def _build(self, name: str, task: Task, schedule: str | None) -> dict[str, Any]:
         question = {
             "kernel": task.kernel,
             "schedule": schedule,
             "threads": task.threads,
             "memory_bytes": task.limits.memory_bytes,
         }
-        return self._child("build").ask(question, task.limits.build_seconds)
+        return self._child(name).ask(question, task.limits.build_seconds)
 
-    def _timed(self, task: Task, made: tuple[dict[str, Any], dict[str, Any]] | str) -> Outcome:
+    def _timed(self, task: Task, made: _Made) -> Outcome:
         if isinstance(made, str):
-            child = self._children.get("build")
-            return Outcome(error=made, machine=(child and child.machine) or self._machine())
+            return Outcome(error=made, machine=self._machine())
         question = {
             "candidate": made[0],
             "reference": made[1],
@@ -313,19 +328,19 @@ class Runner:
 
     def _machine(self) -> str:
         """The key of the machine that the children see."""
-        known = [c.machine for c in self._children.values() if c.machine]
+        known = [c.machine for c in [*self._children.values()] if c.machine]
         return known[0] if known else encoding.machine_key()
 
-    def _child(self, role: str) -> _Child:
-        child = self._children.get(role)
+    def _child(self, name: str) -> _Child:
+        child = self._children.get(name)
         if child is not None and child.asked >= RENEWED:
-            self._end(role)
-        if role not in self._children:
-            self._children[role] = _Child(role, self.variables)
-        return self._children[role]
+            self._end(name)
+        if name not in self._children:
+            self._children[name] = _Child(name.split()[0], self.variables)
+        return self._children[name]
 
-    def _end(self, role: str) -> None:
-        child = self._children.pop(role, None)
+    def _end(self, name: str) -> None:
+        child = self._children.pop(name, None)
         if child is not None:
             child.end()
 
