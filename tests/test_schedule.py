@@ -33,6 +33,7 @@ from tilewright.loops import (
 from tilewright.loops import run as run_loops
 from tilewright.runtime import jit
 from tilewright.target import Target, host
+from tilewright.transforms import schedule as scheduling
 from tilewright.transforms.heuristic import heuristic
 from tilewright.transforms.loopify import loopify
 from tilewright.transforms.schedule import (
@@ -96,6 +97,17 @@ def test_steps_print() -> None:
         " Unroll(j.i.o) Vectorize(j.i.i) Unroll(i.i)"
     )
     assert str(Schedule()) == "(as written)"
+
+
+def test_schedules_can_be_pasted() -> None:
+    short = Schedule((Order(("i",)), Split("i", 8), Stage("b"), Stage("b", "j")))
+    text = 'Schedule((Order(("i",)), Split("i", 8), Stage("b"), Stage("b", "j")))'
+    assert (repr(short), repr(Schedule())) == (text, "Schedule()")
+    steps = {name: getattr(scheduling, name) for name in scheduling.STEPS}
+    every = [short, Schedule(STEPS), Schedule((Peel("i"),)), Schedule()]
+    every += [heuristic(kernel_of(name), ZNVER4) for name in FUNCTIONS]
+    for schedule in every:
+        assert eval(repr(schedule), {**steps, "Schedule": Schedule}) == schedule
 
 
 def test_schedules_are_stored() -> None:

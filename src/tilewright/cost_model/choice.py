@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from tilewright.cost_model.files import PRIOR
 from tilewright.cost_model.model import Infer, Model, infer, load
 from tilewright.cost_model.records import Database, database
 from tilewright.cost_model.spaces import Points, Space, space
+from tilewright.cost_model.walks import Walks
 from tilewright.errors import BadDatabase, ScheduleError
 from tilewright.kernel import Kernel
 from tilewright.options import show
@@ -104,17 +105,21 @@ class Choice:
             return None
         return best.schedule
 
+    def judge(self, s: Space, walks: Walks) -> Any:
+        """Log seconds, float64 [n]: the model's, or the roofline's where there is no model."""
+        seconds = s.extractor.seconds(walks)
+        if self.model is None:
+            return np.log(seconds)
+        return self.model.judge(s.extractor(walks), seconds, self.run)
+
     def options(self, s: Space, looked_at: int) -> list[Option]:
         """The default schedule, then others in the order of expectation."""
-        assert self.model is not None, "only a model expects"
-        walks = s.walks_of([s.default])
-        times = s.extractor.seconds(walks)
-        first = self.model.judge(s.extractor(walks), times, self.run)
+        first = self.judge(s, s.walks_of([s.default]))
         found = [Option(s.default, math.exp(first[0]))]
         points = s.random(np.random.default_rng(0), looked_at)
         if len(points) == 0 or not s.holes:
             return found
-        seconds = self.model.predict(s, points, self.run)
+        seconds = self.judge(s, s.walks(points))
         order = np.argsort(seconds, kind="stable")[:TRIED]
         for n, schedule in _legal(s, points[order]):
             found.append(Option(schedule, math.exp(seconds[order[n]])))

@@ -35,6 +35,8 @@ LATENCY: Final = 8
 """Multiply-adds under way in a core: so many sums hide each other's latency."""
 GATHERED: Final = 8.0
 """Loads that reading one vector costs which does not lie in one piece."""
+EXPOSED: Final = 0.15
+"""Share of the lesser times of the roofline that the largest does not hide."""
 ELEMENT_COPIED, ELEMENT_TURNED = 0.1, 0.35
 """Cycles to copy an element, in its order and in another."""
 
@@ -81,6 +83,10 @@ NAMES: Final = (
     "log2 innermost rounds",  # of the loop next to the tile's round
     "arithmetic bound", "l1 bound", "l2 bound", "l3 bound",  # log2 of each time over the largest
 )  # fmt: skip
+
+TERMS: Final = ("arithmetic time", "l2 time", "l3 time", "memory time")
+"""What the roofline is the largest of: the arithmetic, and what each memory takes for what the
+caches before it miss."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +155,10 @@ class Extractor:
     def seconds(self, walks: Walks) -> Any:
         """The roofline of each schedule: float64 [n], seconds."""
         return self._bounds(walks)[0]
+
+    def terms(self, walks: Walks) -> Any:
+        """What `seconds` is made of: float64 [n, len(TERMS)], seconds."""
+        return self._bounds(walks)[1]["times"]
 
     # -- parts ---------------------------------------------------------------------------------
 
@@ -251,7 +261,7 @@ class Extractor:
             [arithmetic * share, l1 / m.l2_rate * share, l2 / m.l3_rate * share, l3 / m.dram_rate],
             1,
         )
-        return times.max(1) + 0.15 * (times.sum(1) - times.max(1)), {
+        return times.max(1) + EXPOSED * (times.sum(1) - times.max(1)), {
             "times": times, "l1": l1, "l2": l2, "l3": l3, "working": working, "rounds": rounds,
             "chunk": chunk, "lines": lines, "elements": elements, "vectors": vectors,
             "gathered": gathered, "singles": singles, "body": body, "width": width, "used": used,

@@ -270,6 +270,10 @@ class Schedule:
     def __str__(self) -> str:
         return " ".join(map(str, self.steps)) or "(as written)"
 
+    def __repr__(self) -> str:
+        """Python that makes it, with the names of this module."""
+        return f"Schedule({_literal(self.steps)})" if self.steps else "Schedule()"
+
     def to_json(self) -> str:
         return json.dumps([[type(s).__name__, asdict(s)] for s in self.steps])
 
@@ -280,6 +284,16 @@ class Schedule:
             return Schedule(tuple(_step(name, fields) for name, fields in json.loads(text)))
         except (ValueError, TypeError, KeyError) as e:
             raise ScheduleError(text[:80], "", "", f"this is not a stored schedule ({e})") from None
+
+
+def _literal(x: Any) -> str:
+    """Python for a step, or for what is in one; fields left out are empty ones at the end."""
+    if isinstance(x, tuple):
+        return f"({', '.join(map(_literal, x))}{',' * (len(x) == 1)})"
+    if isinstance(x, Step):
+        given = [_literal(v) for v in asdict(x).values() if v != ""]
+        return f"{type(x).__name__}({', '.join(given)})"
+    return json.dumps(x)
 
 
 def _step(name: str, fields: dict[str, Any]) -> Step:
