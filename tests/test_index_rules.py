@@ -15,6 +15,7 @@ from tilewright.expr import (
     Lit,
     Load,
     Reduce,
+    apply,
     as_index,
     axis,
     index,
@@ -24,7 +25,7 @@ from tilewright.expr import (
     walk,
 )
 from tilewright.interpret import evaluate
-from tilewright.transforms.index_rules import Ranges, affine, flat, simplify
+from tilewright.transforms.index_rules import Ranges, affine, bound, flat, simplify
 
 AXES = tuple(axis(name, n) for name, n in (("i", 7), ("j", 4), ("k", 3), ("l", 1)))
 I, J, K, L = AXES
@@ -184,3 +185,11 @@ def test_flat_offsets_are_row_major(at: tuple[Axis, Axis]) -> None:
     array = np.arange(56).reshape(7, 8)
     by_position, by_offset = evaluate([b[at], b[at] * 0 + flat(b, at)], AXES, {b: array})
     assert np.array_equal(by_position, by_offset)
+
+
+def test_bounds_are_of_positions_only() -> None:
+    low, high = Lit(float("-inf"), dtypes.float32), Lit(1.0, dtypes.float32)
+    assert bound(apply("lt", low, high)) is None
+    position = bound(apply("lt", I, Lit(5, dtypes.int64)))
+    assert position is not None
+    assert position.expr() is affine(I * -1 + 4).expr()

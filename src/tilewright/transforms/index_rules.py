@@ -156,6 +156,8 @@ def bound(e: Expr) -> Affine | None:
         return None
     if not all(isinstance(a, Lit | Axis | Dim | Index) for a in e.args):
         return None
+    if any(a.type != dtypes.int64 for a in e.args):  # literals of elements
+        return None
     low, high = e.args
     less = 0 if e.op.name == "le" else -1
     return affine(index("+", high, index("+", index("*", low, as_index(-1)), as_index(less))))
