@@ -138,7 +138,10 @@ def test_every_kind_of_kernel_is_measured(runner: Runner, name: str) -> None:
 
 def test_two_threads_are_measured(runner: Runner) -> None:
     k = product()
-    check_measured(one(runner, Task.of(k, heuristic(k, machine()), threads=2)))
+    default = heuristic(k, machine())
+    tasks = [Task.of(k, s, n) for s in (default, tile(8)) for n in (2, 1, 2)]
+    for found in runner.outcomes(tasks):
+        check_measured(found)
 
 
 def test_outcomes_become_records(runner: Runner, tmp_path: Path) -> None:

@@ -94,6 +94,11 @@ def _text(kernel: Kernel) -> str:
     return encoding.encode(encoding.canonical(kernel))
 
 
+@functools.lru_cache(256)
+def _key(kernel: str) -> str:
+    return encoding.key(encoding.decode(kernel))
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a task came to: seconds of a run (the median), the quotient by runs of the default
@@ -111,7 +116,7 @@ class Outcome:
         """As it is kept; `features` is the version of the features."""
         known = self.seconds is not None and self.ratio is not None
         return Record(
-            encoding.key(encoding.decode(task.kernel)),
+            _key(task.kernel),
             self.machine,
             task.threads,
             task.schedule,
