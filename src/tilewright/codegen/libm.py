@@ -200,14 +200,25 @@ def _sign(x: Expr) -> Expr:
 
 
 def _maximum(x: Expr, y: Expr) -> Expr:
-    """The larger; NaN if either is. One compare-and-choose, then a blend for a NaN in `x`."""
-    larger = select(x > y, x, y)
-    return select(apply("ne", x, x), x, larger) if dtypes.is_float(x.type) else larger
+    """The larger; NaN if either is. One compare-and-choose, then a blend for a NaN in `x`; next to
+    a number that is known, the compare that fails for a NaN is enough."""
+    if not dtypes.is_float(x.type) or _is_number(x):
+        return select(x > y, x, y)
+    if _is_number(y):
+        return select(x <= y, y, x)
+    return select(apply("ne", x, x), x, select(x > y, x, y))
 
 
 def _minimum(x: Expr, y: Expr) -> Expr:
-    smaller = select(x < y, x, y)
-    return select(apply("ne", x, x), x, smaller) if dtypes.is_float(x.type) else smaller
+    if not dtypes.is_float(x.type) or _is_number(x):
+        return select(x < y, x, y)
+    if _is_number(y):
+        return select(x >= y, y, x)
+    return select(apply("ne", x, x), x, select(x < y, x, y))
+
+
+def _is_number(e: Expr) -> bool:
+    return isinstance(e, Lit) and e.value == e.value
 
 
 def _fmax(x: Expr, y: Expr) -> Expr:
