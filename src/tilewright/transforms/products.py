@@ -22,8 +22,9 @@ from tilewright.transforms.packing import ALIAS_BYTES, WIDEST_FLIP, strided, who
 from tilewright.transforms.schedule import STAGED_BYTES, Plan
 from tilewright.transforms.tensorize import first, is_word, neighbours, reads
 
-DEEP = 256
-"""Rows a multiple of ALIAS_BYTES apart that fit the ways of the second level cache."""
+DEEP, ROWS = 64, 96
+"""Rows a multiple of ALIAS_BYTES apart from which on a copy pays that so many others share: they
+drive each other out of the first level cache."""
 
 MANY_PAGES = 4 << 20
 """Bytes over which the columns of a tile may be spread before each row is a page to look up."""
@@ -370,7 +371,8 @@ class Product:
         if o.step(vector) != 1:
             return o.itemsize in (4, 8)
         span = o.size(moving) * o.step(moving[-1]) * o.itemsize
-        return span > MANY_PAGES or (o.size(moving) > DEEP and o.far(moving[-1]))
+        deep = o.size(moving) > DEEP and others >= ROWS
+        return span > MANY_PAGES or (deep and o.far(moving[-1]))
 
     def spreads(self, o: Operand, rows: Axis, high: int, stretches: int) -> bool:
         """Whether to copy an operand whose elements are read one by one."""
@@ -383,7 +385,8 @@ class Product:
         if stretches < 4 or high >= static(rows.extent) or not o.moves(rows):
             return False
         if o.step(moving[-1]) != 1 and not o.is_word:
-            return o.size([rows, *moving]) * o.itemsize > self.target.l2_bytes
+            size = o.size([rows, *moving]) * o.itemsize
+            return o.step(rows) != 1 and size > self.target.l2_bytes
         return o.far(rows) and o.collide(rows, high)
 
 
