@@ -395,7 +395,7 @@ def main() -> None:
     gc.freeze()
     gc.set_threshold(200_000, 20, 100)
     if sys.argv[-1] == "build" and hasattr(os, "nice"):
-        os.nice(10)
+        os.nice(3)
     timer = Timer()
     answer: Callable[..., Message] = timer.timed if sys.argv[-1] == "time" else built
     print(json.dumps({"machine": encoding.machine_key()}), file=answers, flush=True)
