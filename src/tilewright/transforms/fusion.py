@@ -41,6 +41,8 @@ from tilewright.transforms.simplify import is_widening
 
 DEAR: Final = 8
 """Recomputing an element of this cost (in multiply-adds) is worth a store and a load."""
+OFTEN: Final = 256
+"""How often a contraction reads an element from which on one operation on it is worth keeping."""
 MOST_OPS: Final = 96
 """Operations one kernel's expression may hold: keeps compile time linear in the program."""
 MOST_GROUPED: Final = 256
@@ -138,7 +140,9 @@ def _reason(
         return "its pieces are written separately"
     if sinks > 1 and weight >= DEAR:
         return f"{sinks} readers would each recompute it"
-    if rereads == MANY and weight >= (2 if _contracted(readers) else DEAR):
+    often = not is_widening(n) and _often(n, readers)
+    few = 1 if often else 2 if _contracted(readers) else DEAR
+    if rereads == MANY and weight >= few:
         return "each of its elements is read many times"
     return None
 
@@ -156,6 +160,22 @@ def _passed_on(n: Node, readers: Sequence[Node]) -> bool:
     return all(
         isinstance(u.op, (Elementwise, Broadcast)) and u.type.size == n.type.size for u in readers
     )
+
+
+def _often(n: Node, readers: Sequence[Node]) -> bool:
+    """Whether a contraction reads each element so often that a single operation is worth keeping:
+    it would stand beside the multiplications. Of a [m, k] times [k, n] it is n times."""
+    for u in readers:
+        if u.op.fusion != "contraction" or len(u.args) != 2:
+            continue
+        other = u.args[1] if u.args[0] is n else u.args[0]
+        sizes = [x.type.size for x in (other, u, n)]
+        if not all(map(is_static, sizes)):
+            continue
+        others, results, own = map(static, sizes)
+        if others * results >= OFTEN**2 * max(own, 1):
+            return True
+    return False
 
 
 def _contracted(readers: Sequence[Node]) -> bool:
