@@ -15,8 +15,10 @@ import pytest
 import tilewright as tw
 from running import same
 from tilewright import errors, loops
+from tilewright.codegen import llvm
 from tilewright.constants import is_constant
 from tilewright.runtime import cache
+from tilewright.target import host
 from tilewright.transforms.ahead import split
 from tilewright.transforms.assemble import constants
 
@@ -253,6 +255,29 @@ def test_what_a_schedule_stages_of_a_constant_is_not_copied_again() -> None:
     ]
     assert set(written) <= {"output", "registers"}
     same(g(x), x @ w.T)
+
+
+def defined(program: loops.Program, once: bool) -> list[str]:
+    """The heads of a program's functions."""
+    text = llvm.print_program(program, host(), 1, once)
+    return [line for line in text.splitlines() if line.startswith("define")]
+
+
+def test_only_a_short_preparation_is_not_improved_by_llvm(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, w = normal(64, 300), tw.constant(normal(200, 300))
+    program = preparation(tw.compile(lambda x: x @ w.T), x).program
+    assert all(llvm.AS_PRINTED in head for head in defined(program, once=True))
+    assert not any(llvm.AS_PRINTED in head for head in defined(program, once=False))
+    monkeypatch.setattr(llvm, "BRIEF_NS", 1.0)
+    assert not any(llvm.AS_PRINTED in head for head in defined(program, once=True))
+
+
+def test_entries_that_only_call_are_not_improved_by_llvm() -> None:
+    x = normal(100, 100)
+    *kernels, entry = defined(tw.compile(lambda x: (x @ x) @ x).lower(x).program, once=False)
+    assert llvm.AS_PRINTED in entry
+    assert kernels
+    assert not any(llvm.AS_PRINTED in head for head in kernels)
 
 
 def test_equal_layers_share_code_and_not_weights() -> None:

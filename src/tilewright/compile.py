@@ -139,9 +139,9 @@ class Program:
         """LLVM IR."""
         return self._printed(self.assembly.program, self.name)
 
-    def _printed(self, program: loops.Program, name: str) -> str:
+    def _printed(self, program: loops.Program, name: str, once: bool = False) -> str:
         with _uncollected():
-            text = llvm.print_program(program, self.target, self.options.threads)
+            text = llvm.print_program(program, self.target, self.options.threads, once)
         return llvm.named(text, name)
 
     @property
@@ -171,7 +171,7 @@ class Program:
         code = jit.objects(self.text, self.target, count, verify)
         first, before = self.assembly.preparation, None
         if first is not None:
-            text = self._printed(first.program, before_name(self.name))
+            text = self._printed(first.program, before_name(self.name), once=True)
             results = tuple((tuple(map(static, t.shape)), t.dtype) for t in first.results)
             objects = jit.objects(text, self.target, count, verify)
             before = cache.Entry(objects, (), first.arena_bytes, results)

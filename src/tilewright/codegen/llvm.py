@@ -28,7 +28,7 @@ from tilewright.codegen.llvm_values import (
     native_operations,
     suffix,
 )
-from tilewright.codegen.parallel import DECLARATION, Region, divided, outline, task
+from tilewright.codegen.parallel import DECLARATION, Region, cost_of, divided, outline, task
 from tilewright.codegen.weaving import LONG, independent, woven
 from tilewright.dtypes import DType
 from tilewright.errors import InternalError
@@ -69,13 +69,22 @@ STACK_ALIGN = 64
 ENTRY = "tilewright_entry"
 """The placeholder for the name under which the program is found; see `named`."""
 
+AS_PRINTED = " noinline optnone"
+"""Attributes of functions that LLVM need not improve: code generation takes half the time."""
+BRIEF_NS = 20e6
+"""Up to this long, a program that runs once takes less than its improvement would."""
+
 
 def print_program(
-    program: Program, target: Target | None = None, threads: int | None = None
+    program: Program,
+    target: Target | None = None,
+    threads: int | None = None,
+    once: bool = False,
 ) -> str:
     """The whole program as one LLVM module. Its one external function takes an array of pointers,
     one for each parameter of the program's entry. Without a target it runs on any machine, and on
-    one thread; with one its parallel loops use at most so many `threads` (None: no limit)."""
+    one thread; with one its parallel loops use at most so many `threads` (None: no limit). `once`
+    says that the program will hardly run more often."""
     parts: list[str] = []
     declarations: set[str] = set()
     zero_bytes = 16
@@ -83,18 +92,32 @@ def print_program(
     if target is not None:
         native = native_operations(target) | intrinsics.native(target)
     regions: Mapping[str, Region] = {}
+    brief = once and _nanoseconds(program) <= BRIEF_NS
     if target is not None and target.pool and threads != 1:
         program, regions = outline(program, threads or 0)
     if not regions:
         program = _merged(program)
     for f in program.functions:
-        printer = FunctionPrinter(f, native, regions)
+        attributes = AS_PRINTED if brief or _only_calls(f.body) else ""
+        printer = FunctionPrinter(f, native, regions, attributes)
         parts += [printer.text(external=f is program.entry), *printer.tasks.values()]
         declarations |= printer.declarations
         zero_bytes = max(zero_bytes, printer.zero_bytes)
     head = [f"{ZERO} = internal constant [{zero_bytes} x i8] zeroinitializer, align 64"]
     parts.append("!0 = !{i32 1}")
     return "\n\n".join(["\n".join(head + sorted(declarations)), *parts]) + "\n"
+
+
+def _nanoseconds(program: Program) -> float:
+    """Roughly how long a program runs."""
+    return cost_of(program.entry.body, {f.name: f for f in program.functions}).ns
+
+
+def _only_calls(body: Stmt) -> bool:
+    """Whether a body, some entry's, calls other functions one after the other: hundreds of
+    pointers that are all alive before the first call are half of what improving it takes."""
+    kinds = {type(s) for s in statements(body)}
+    return Call in kinds and kinds <= {Block, Alloc, Call}
 
 
 def _merged(program: Program) -> Program:
@@ -121,13 +144,17 @@ def named(text: str, name: str) -> str:
 
 class FunctionPrinter(ValuePrinter):
     """The text of one function. `native` are the optional operations the machine has, `regions`
-    the parallel loops that are functions, by name."""
+    the parallel loops that are functions, by name; `attributes` are the function's."""
 
     def __init__(
-        self, function: Function, native: frozenset[str], regions: Mapping[str, Region]
+        self,
+        function: Function,
+        native: frozenset[str],
+        regions: Mapping[str, Region],
+        attributes: str = "",
     ) -> None:
         super().__init__(native, function.body.writes, _passed(function.body))
-        self.function, self.regions = function, regions
+        self.function, self.regions, self.attributes = function, regions, attributes
         self.allocas: list[str] = []
         self.tasks: dict[str, str] = {}
         self.stretches: dict[Axis, tuple[str, str]] = {}  # what a region runs of its inner axes
@@ -137,7 +164,7 @@ class FunctionPrinter(ValuePrinter):
         self.pointer = {b: f"%p{k}" for k, b in enumerate(self.function.params)}
         pointers = list(self.pointer.values())
         if external:
-            head = f"define void @{ENTRY}(ptr %args) {{\nentry:"
+            head = f"define void @{ENTRY}(ptr %args){self.attributes} {{\nentry:"
             for k, p in enumerate(pointers):
                 self.emit(f"%a{k} = getelementptr ptr, ptr %args, i64 {k}")
                 self.emit(f"{p} = load ptr, ptr %a{k}")
@@ -145,7 +172,8 @@ class FunctionPrinter(ValuePrinter):
             params = [f"ptr noalias noundef {p}" for p in pointers]
             if self.function.name in self.regions:
                 params += self.scalars(self.regions[self.function.name])
-            head = f"define internal void @{self.function.name}({', '.join(params)}) {{\nentry:"
+            signature = f"@{self.function.name}({', '.join(params)})"
+            head = f"define internal void {signature}{self.attributes} {{\nentry:"
         self.statement(self.function.body)
         if self.streamed:
             self.emit("fence seq_cst")

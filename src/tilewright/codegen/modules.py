@@ -27,9 +27,10 @@ class _Function:
 
     @property
     def declaration(self) -> str:
-        """The head of the definition without linkage and names of parameters."""
+        """The head of the definition without linkage, names of parameters and attributes."""
         head = self.text[: self.text.index("{\n")].removeprefix("define ")
-        return "declare " + _PARAMETER.sub("", head.removeprefix("internal ")).rstrip()
+        head = head[: head.rindex(")") + 1]
+        return "declare " + _PARAMETER.sub("", head.removeprefix("internal "))
 
     @property
     def external(self) -> str:

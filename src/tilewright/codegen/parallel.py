@@ -199,7 +199,7 @@ class _Outliner:
 
     def work(self, s: For, nest: _Nest, shared: Sequence[Buffer]) -> tuple[int, int, int] | None:
         """A region's unit, grain and weight; None if the whole loop is not worth dividing."""
-        cost = _cost(s.body, self.callees)
+        cost = cost_of(s.body, self.callees)
         trips = static(s.axis.extent) if is_static(s.axis.extent) else ROUNDS
         traffic = sum(min(b.nbytes, trips * cost.touched[b]) for b in shared)
         whole = max(trips * cost.ns, traffic * BYTE_NS)
@@ -210,7 +210,7 @@ class _Outliner:
         weight = max(1, round(whole / count / CHUNK_NS)) if CHUNK_NS else 1
         unit = 1
         if nest.outer:
-            (inside, *others) = (_cost(loop, self.callees).ns for loop in nest.inner)
+            (inside, *others) = (cost_of(loop, self.callees).ns for loop in nest.inner)
             rounds = nest.count // static(nest.inner[0].axis.extent)
             prepared = whole / rounds - max(inside, *others, 0)
             if prepared > NEGLIGIBLE * whole:
@@ -290,7 +290,7 @@ class Cost:
     touched: Counter[Buffer] = field(default_factory=Counter)
 
 
-def _cost(s: Stmt, callees: Mapping[str, Function]) -> Cost:
+def cost_of(s: Stmt, callees: Mapping[str, Function]) -> Cost:
     """What running a statement once costs."""
     cost = Cost()
     _count(s, 1, 1, cost, callees)
