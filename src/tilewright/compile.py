@@ -573,9 +573,19 @@ class Lowered:
         captured = program.captured(entry.traced.graph)
         return replace(self, entry=replace(entry, program=program, captured=captured))
 
-    def explain(self) -> str:
-        """Every value kept in memory, with the reason and the bytes, and what was fused."""
-        return pipeline.explain(self.entry.program.graph, self.entry.program.assembly)
+    def explain(self, measure: bool = False) -> str:
+        """Every value kept in memory, with the reason and the bytes, and what was fused; then for
+        each kernel its schedule, as Python, what chose it, its times (predicted, measured if the
+        user's database knows, and the least possible) and what came next, with the features that
+        make the difference. `measure`: bounds at this machine's measured rates, which take half a
+        second, rather than a usual one's."""
+        from tilewright.cost_model import explaining
+
+        p, count = self.entry.program, self.threads
+        rates = rooflines.measured(count) if measure else None
+        chosen = [(s.kernel, s.schedule) for s in p.assembly.kernels]
+        found = explaining.explained(chosen, p.scheduler, p.target, count, rates)
+        return "\n".join([pipeline.explain(p.graph, p.assembly), "schedules:", *map(str, found)])
 
     def roofline(self, threads: int | None = None) -> rooflines.Roofline:
         """The least time each kernel can take on this machine, measured on as many threads (those

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ LOOKED_AT: Final = 512
 """Points of a space among which the model chooses while a program is compiled."""
 MARGIN: Final = math.log(1.08)
 """By how much the model must expect to gain: nearer to the heuristic it is not believed."""
-TRIED: Final = 8
+TRIED: Final = 64
 """Points tried in the order of expectation: shapes forbid a few that numbers allow."""
 
 
@@ -98,12 +98,7 @@ class Choice:
     def expected(self, kernel: Kernel) -> Schedule | None:
         """The schedule that the model expects to be faster than the heuristic's; None if there is
         none. The same every time: points are drawn alike."""
-        s = space(kernel, self.target, self.threads)
-        default, *rest = self.options(s, LOOKED_AT)
-        best = next(iter(rest), None)
-        if best is None or math.log(best.seconds) > math.log(default.seconds) - MARGIN:
-            return None
-        return best.schedule
+        return better(self.options(space(kernel, self.target, self.threads), LOOKED_AT, 1))
 
     def judge(self, s: Space, walks: Walks) -> Any:
         """Log seconds, float64 [n]: the model's, or the roofline's where there is no model."""
@@ -112,8 +107,9 @@ class Choice:
             return np.log(seconds)
         return self.model.judge(s.extractor(walks), seconds, self.run)
 
-    def options(self, s: Space, looked_at: int) -> list[Option]:
-        """The default schedule, then others in the order of expectation."""
+    def options(self, s: Space, looked_at: int, most: int) -> list[Option]:
+        """The default schedule, then up to so many others, no two alike, in the order of
+        expectation, of as many points as are looked at."""
         first = self.judge(s, s.walks_of([s.default]))
         found = [Option(s.default, math.exp(first[0]))]
         points = s.random(np.random.default_rng(0), looked_at)
@@ -122,8 +118,20 @@ class Choice:
         seconds = self.judge(s, s.walks(points))
         order = np.argsort(seconds, kind="stable")[:TRIED]
         for n, schedule in _legal(s, points[order]):
-            found.append(Option(schedule, math.exp(seconds[order[n]])))
+            if all(schedule != o.schedule for o in found):
+                found.append(Option(schedule, math.exp(seconds[order[n]])))
+            if len(found) > most:
+                break
         return found
+
+
+def better(options: Sequence[Option]) -> Schedule | None:
+    """The best of what follows the default schedule, if it is expected to be worth it."""
+    default, *rest = options
+    best = next(iter(rest), None)
+    if best is None or math.log(best.seconds) > math.log(default.seconds) - MARGIN:
+        return None
+    return best.schedule
 
 
 def _legal(s: Space, points: Points) -> Iterator[tuple[int, Schedule]]:
