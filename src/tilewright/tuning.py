@@ -27,7 +27,13 @@ from tilewright.cost_model.choice import prior
 from tilewright.cost_model.measure import Limits, Task
 from tilewright.cost_model.model import Model
 from tilewright.cost_model.records import Database, Record
-from tilewright.cost_model.search import GuidedSearch, Learner, RandomSearch, Search, online_trainer
+from tilewright.cost_model.search import (
+    EvolutionarySearch,
+    GuidedSearch,
+    Learner,
+    Search,
+    online_trainer,
+)
 from tilewright.cost_model.spaces import Points, Space, space
 from tilewright.errors import ScheduleError
 from tilewright.kernel import Kernel
@@ -185,7 +191,8 @@ def bench(
     progress: TextIO | bool = True,
     seed: int = 0,
 ) -> int:
-    """Collect measurements for a model to learn from: `each` random schedules of every kernel.
+    """Collect measurements for a model to learn from: `each` schedules of every kernel, random ones
+    at first, then children of the fastest.
 
     **Arguments:** `kernels`: names and kernels, those of `cost_model.corpus` by default. `seconds`
     ends it early. The others as for `tune`.
@@ -207,7 +214,7 @@ def bench(
             s = space(k, target, threads)
             if not s.holes:
                 continue
-            t = Tuned(k, 1, s, RandomSearch(s, seed))
+            t = Tuned(k, 1, s, EvolutionarySearch(s, seed))
             while t.trials < each and not t.done and not budget.spent:
                 stored += _round(t, budget, kept, executor, threads, status, [t], each - t.trials)
             status.note(f"{name}: {t.trials} trials, {t.errors} failed, best {t.ratio:.2f}x")

@@ -383,4 +383,8 @@ def _is_zero(value: float) -> bool:
 
 
 def _size(e: Expr) -> int:
-    return len(walk(e))
+    """How much there is to write: shared parts count every time."""
+    size: dict[Expr, int] = {}
+    for x in walk(e):
+        size[x] = 1 + sum([size[c] for c in x.children])
+    return size[e]
