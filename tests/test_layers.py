@@ -26,7 +26,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("codegen", {"codegen"}),
     ("runtime", {"runtime"}),
     ("cost model", {"cost_model", "roofline"}),
-    ("compile and frontends", {"compile", "frontends", "tuning", "__init__"}),
+    ("compile and frontends", {"compile", "frontends", "svg", "tuning", "viz", "__init__"}),
 ]  # fmt: skip
 
 EXCEPTIONS: set[tuple[str, str]] = set()

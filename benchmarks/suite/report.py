@@ -11,7 +11,6 @@ import math
 import os
 import platform
 from collections.abc import Iterable
-from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import geometric_mean
@@ -19,6 +18,7 @@ from typing import Any
 
 from benchmarks.suite.workloads import BARS, BY_NAME
 
+from tilewright import svg
 from tilewright.roofline import Rates
 
 OURS = "tilewright"
@@ -246,41 +246,32 @@ def chart(document: Row) -> str:
     logarithm of its ratio to the best peer."""
     panels = [_panel(run, 640 * k) for k, run in enumerate(document["runs"])]
     width, height = 640 * len(panels), max(h for _, h in panels)
-    title = escape(f"Best peer's time over Tilewright's, {document['machine']['cpu']}")
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
-        ' font-family="sans-serif" font-size="11">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-        f'<text x="10" y="20" font-size="14">{title}</text>',
-        *(text for lines, _ in panels for text in lines),
-    ]
-    return "\n".join([*parts, "</svg>", ""])
+    title = f"Best peer's time over Tilewright's, {document['machine']['cpu']}"
+    marks = [mark for found, _ in panels for mark in found]
+    return svg.document(width, height, [svg.text(10, 20, title, size=14), *marks], title)
 
 
 def _panel(run: Row, start: int) -> tuple[list[str], int]:
-    """The lines of a panel `start` pixels from the left, and its height."""
+    """The marks of a panel `start` pixels from the left, and its height."""
     rows = [r for r in run["rows"] if BY_NAME[r["workload"]].anchor and best_peer(r) is not None]
     step, unit = 16, 56  # pixels of a row, and of a factor of two
     names, middle = start + 160, start + 340
     height = step * len(rows) + 75
     threads = f"{run['threads']} thread{'s' * (run['threads'] > 1)}"
-    parts = [f'<text x="{start + 10}" y="45" font-weight="bold">{threads}</text>']
+    parts = [svg.text(start + 10, 45, threads, bold=True)]
     for power in range(-3, 4):
-        x, colour = middle + unit * power, "#888" if power == 0 else "#ddd"
+        x, colour = middle + unit * power, "muted" if power == 0 else "grid"
         label = f"{2**power}x" if power >= 0 else f"1/{2**-power}"
-        parts += [
-            f'<line x1="{x}" y1="52" x2="{x}" y2="{height - 10}" stroke="{colour}"/>',
-            f'<text x="{x}" y="46" text-anchor="middle" fill="#666">{label}</text>',
-        ]
+        parts += [svg.path([(x, 52), (x, height - 10)], colour),
+                  svg.text(x, 46, label, "muted", "middle")]  # fmt: skip
     for k, row in enumerate(rows):
         r, best = ratio(row), best_peer(row)
         y, length = 56 + step * k, max(-3.0, min(3.0, math.log2(r) if r else 0.0)) * unit
         label = f"{r:.2f} {best[0]}" if r and best else "no result"
+        bar = middle + min(length, 0), y + 1, abs(length), step - 4
         parts += [
-            f'<text x="{names}" y="{y + 10}" text-anchor="end">{escape(row["workload"])}</text>',
-            f'<rect x="{middle + min(length, 0):.1f}" y="{y + 1}" width="{abs(length):.1f}"'
-            f' height="{step - 4}" fill="{"#3a7d44" if r and r >= 1 else "#c0563b"}"/>',
-            f'<text x="{middle + max(length, 0) + 4:.1f}" y="{y + 10}" fill="#444">'
-            f"{escape(label)}</text>",
+            svg.text(names, y + 10, row["workload"], anchor="end"),
+            svg.rect(*bar, "good" if r and r >= 1 else "bad"),
+            svg.text(middle + max(length, 0) + 4, y + 10, label, "muted"),
         ]
     return parts, height

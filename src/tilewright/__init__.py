@@ -1,5 +1,7 @@
 """Tilewright: NumPy functions as native programs. The public names, nothing else."""
 
+from importlib import import_module as _import_module
+
 from tilewright import errors as errors
 from tilewright import lax as lax
 from tilewright import nn as nn
@@ -47,9 +49,11 @@ _staging.run_with(_run_graph)
 
 
 def __getattr__(name: str) -> object:
-    """The tuner is loaded when it is first asked for."""
+    """The tuner, and pictures of what it did, are loaded when they are first asked for."""
     if name in ("bench", "tune"):
         from tilewright import tuning
 
         return getattr(tuning, name)
+    if name == "viz":
+        return _import_module("tilewright.viz")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,7 +20,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, overload
+from typing import TYPE_CHECKING, Any, Final, overload
 
 import numpy as np
 
@@ -44,6 +44,9 @@ from tilewright.tracing import Call, Traced
 from tilewright.transforms import pipeline
 from tilewright.transforms.assemble import Assembly, Scheduler, constants
 from tilewright.transforms.heuristic import heuristic
+
+if TYPE_CHECKING:
+    from tilewright.cost_model.explaining import Explanation
 
 MOST_PROGRAMS: Final = 1024
 """Programs kept for reuse; the one not used for longest goes first."""
@@ -579,13 +582,18 @@ class Lowered:
         user's database knows, and the least possible) and what came next, with the features that
         make the difference. `measure`: bounds at this machine's measured rates, which take half a
         second, rather than a usual one's."""
+        found = self.explained(measure)
+        before = pipeline.explain(self.entry.program.graph, self.entry.program.assembly)
+        return "\n".join([before, "schedules:", *map(str, found)])
+
+    def explained(self, measure: bool = False) -> list[Explanation]:
+        """What `explain` prints of each kernel's schedule, times in seconds."""
         from tilewright.cost_model import explaining
 
         p, count = self.entry.program, self.threads
         rates = rooflines.measured(count) if measure else None
         chosen = [(s.kernel, s.schedule) for s in p.assembly.kernels]
-        found = explaining.explained(chosen, p.scheduler, p.target, count, rates)
-        return "\n".join([pipeline.explain(p.graph, p.assembly), "schedules:", *map(str, found)])
+        return explaining.explained(chosen, p.scheduler, p.target, count, rates)
 
     def roofline(self, threads: int | None = None) -> rooflines.Roofline:
         """The least time each kernel can take on this machine, measured on as many threads (those
