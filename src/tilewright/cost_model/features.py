@@ -76,6 +76,17 @@ NAMES: Final = (
     "log2 tile bytes over l2",
     "log2 panel bytes over l2",  # what the innermost loop outside a tile touches
     "log2 bytes over l3",
+    "log2 wide panel over l1",  # bytes along the lanes that the sums of one tile read
+    "log2 single panel over l1",  # bytes of those that are read one by one
+    "log2 wide bytes over l2",  # all of what is read along the lanes
+    "log2 single bytes over l2",
+    "log2 wide step over page",  # bytes between the rows of a panel, unless it is packed
+    "wide rows collide",  # whether that is a multiple of ALIAS
+    "log2 single step over page",  # bytes between the tile's rows, or the points summed over
+    "lanes outside",  # whether the loop over vectors has that over rows inside
+    "wide read again",  # whether the innermost loop outside the tile moves along nothing wide
+    "log2 lane step",  # elements between lanes, where vectors are not one piece
+    "log2 loads of a result",  # reads beside sums
     "l1 misses per operation", "l2 misses per operation", "l3 misses per operation",  # bytes
     "line use",  # share of the bytes of cache lines that are wanted
     "log2 parallel rounds", "imbalance",  # rounds of the busiest thread over its share, less one
@@ -267,7 +278,8 @@ class Extractor:
             "gathered": gathered, "singles": singles, "body": body, "width": width, "used": used,
             "in_flight": in_flight, "across": across, "split": split, "busiest": busiest,
             "copies": copies, "stores": stores, "results": results, "packed": packed,
-            "weight": weight,
+            "weight": weight, "of_wide": of_wide & in_sums, "single": ~of_wide & in_sums,
+            "step": np.where(gathers, step, 1.0),
         }  # fmt: skip
 
     def _scattered(self, walks: Walks) -> Any:
@@ -310,7 +322,38 @@ class Extractor:
         order = np.argsort(walks.rank, axis=1)
         inner_rounds = np.take_along_axis(rounds, order, 1)
         innermost = inner_rounds[:, -1] if count else one
+        bytes_at = b["elements"] * a.itemsize
+        tile_bytes, all_bytes = bytes_at[:, tile_level], bytes_at[:, 0]
+        unpacked = ~b["packed"]
+        byte_step = np.abs(a.step) * a.itemsize[:, None]
+        of_sums = (byte_step * self.reduced).max(1, initial=0.0)
+        of_rows = (byte_step[None] * (~wide & self.shared)[:, None, :] * (unroll > 1)[:, None]).max(
+            2
+        )
+        wide_step = np.where(b["of_wide"] & unpacked, of_sums, 0.0).max(1)
+        single_step = np.where(b["single"] & unpacked, np.maximum(of_sums, of_rows), 0.0).max(1)
+        lanes_rank = np.where(wide & self.shared, walks.rank, -1).max(1)
+        rows_rank = np.where(~wide & self.shared & (unroll > 1), walks.rank, -1).max(1)
+        outer_count = int(self.shared.sum())
+        last = order[:, max(outer_count - 1, 0)] if count else np.zeros(n, np.int64)
+        moved = (b["of_wide"] & a.moves[:, last].T).any(1)
+        beside = float((~a.summed & ~a.stored).sum())
+
+        def log_ratio(x: Any, size: float) -> Any:
+            return np.log2(np.maximum(x, 1.0) / size)
+
         return {
+            "log2 wide panel over l1": log_ratio((tile_bytes * b["of_wide"]).sum(1), m.l1_bytes),
+            "log2 single panel over l1": log_ratio((tile_bytes * b["single"]).sum(1), m.l1_bytes),
+            "log2 wide bytes over l2": log_ratio((all_bytes * b["of_wide"]).sum(1), m.l2_bytes),
+            "log2 single bytes over l2": log_ratio((all_bytes * b["single"]).sum(1), m.l2_bytes),
+            "log2 wide step over page": np.log2(1 + wide_step / ALIAS),
+            "wide rows collide": (wide_step > 0) & (wide_step % ALIAS == 0),
+            "log2 single step over page": np.log2(1 + single_step / ALIAS),
+            "lanes outside": (lanes_rank >= 0) & (rows_rank > lanes_rank),
+            "wide read again": ~moved,
+            "log2 lane step": np.log2(np.clip(b["step"].max(1, initial=1.0), 1, 64)),
+            "log2 loads of a result": one * np.log2(1 + beside),
             "log2 operations": one * np.log2(self.operations),
             "log2 bytes": one * np.log2(self.moved),
             "log2 operations per byte": one * np.log2(self.operations / self.moved),
