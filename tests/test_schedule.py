@@ -32,7 +32,7 @@ from tilewright.loops import (
 )
 from tilewright.loops import run as run_loops
 from tilewright.runtime import jit
-from tilewright.target import Target, host
+from tilewright.target import NAMED, Target, host
 from tilewright.transforms import schedule as scheduling
 from tilewright.transforms.heuristic import heuristic
 from tilewright.transforms.loopify import loopify
@@ -399,6 +399,31 @@ def test_flip_turns_a_tile(n: int) -> None:
     )
     program = Program((Function("flip", (a, b), body),))
     assert np.array_equal(in_both_ways(program, x, (n, n)), x.T)
+
+
+@pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.int32, dtypes.float64, dtypes.int16])
+@pytest.mark.parametrize("n", [4, 8, 16])
+def test_tiles_that_share_one_transposition(dtype: dtypes.DType, n: int) -> None:
+    """Turned, added to what it was, turned again. Rows that fill a register go to a function."""
+    a, b = (Buffer(x, dtype, (n, n), k) for x, k in (("a", "input"), ("b", "output")))
+    r, q = (Buffer(x, dtype, (n, n), "registers") for x in "rq")
+    u, v = axis("u", n), axis("v", n)
+
+    def tile(s: Stmt) -> Stmt:
+        return loop(u, loop(v, s, kind="vector", lanes=n), kind="unroll")
+
+    body = block(
+        Alloc(r), tile(Store(r, (u, v), a[u, v])), Flip(r), Alloc(q),
+        tile(Store(q, (u, v), apply("add", a[u, v], r[u, v]) * 3)), Flip(q),
+        tile(Store(b, (u, v), apply("sub", q[u, v], r[u, v]))),
+    )  # fmt: skip
+    program = Program((Function("twice", (a, b), body),))
+    x = np.arange(n * n).astype(dtype).reshape(n, n)
+    assert np.array_equal(in_both_ways(program, x, (n, n)), (x + x.T) * 3 - x.T)
+    text = llvm.print_program(program, ZNVER4)
+    shared = dtype.itemsize >= 4 and n * dtype.itemsize == ZNVER4.vector_bytes
+    assert text.count(f"define internal {llvm.IN_REGISTERS}") == shared
+    assert llvm.IN_REGISTERS not in llvm.print_program(program, NAMED["neon"])
 
 
 def in_both_ways(program: Program, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -74,6 +74,11 @@ AS_PRINTED = " noinline optnone"
 BRIEF_NS = 20e6
 """Up to this long, a program that runs once takes less than its improvement would."""
 
+IN_REGISTERS = "x86_regcallcc"
+"""The calling convention that passes and returns sixteen vectors in registers."""
+PURE = "nounwind willreturn memory(none)"
+"""Attributes of functions of nothing but their arguments."""
+
 
 def print_program(
     program: Program,
@@ -97,12 +102,19 @@ def print_program(
         program, regions = outline(program, threads or 0)
     if not regions:
         program = _merged(program)
+    shared = _shared_flips(program, target)
+    flips: dict[str, Buffer] = {}
     for f in program.functions:
         attributes = AS_PRINTED if brief or _only_calls(f.body) else ""
-        printer = FunctionPrinter(f, native, regions, attributes)
+        printer = FunctionPrinter(f, native, regions, attributes, shared)
         parts += [printer.text(external=f is program.entry), *printer.tasks.values()]
         declarations |= printer.declarations
         zero_bytes = max(zero_bytes, printer.zero_bytes)
+        flips |= printer.flips
+    for name, square in flips.items():
+        printer = FunctionPrinter(Function(name, (), Block(()), ()), native, {})
+        parts.insert(0, printer.flip_text(square))
+        declarations |= printer.declarations
     head = [f"{ZERO} = internal constant [{zero_bytes} x i8] zeroinitializer, align 64"]
     parts.append("!0 = !{i32 1}")
     return "\n\n".join(["\n".join(head + sorted(declarations)), *parts]) + "\n"
@@ -118,6 +130,15 @@ def _only_calls(body: Stmt) -> bool:
     pointers that are all alive before the first call are half of what improving it takes."""
     kinds = {type(s) for s in statements(body)}
     return Call in kinds and kinds <= {Block, Alloc, Call}
+
+
+def _shared_flips(program: Program, target: Target | None) -> int:
+    """Bytes of the rows of tiles whose transposition is a function of the program's, 0 if none is:
+    there is one tile, or the machine passes no such vectors in registers."""
+    if target is None or target.architecture != "x86_64" or target.vector_bytes < 32:
+        return 0
+    flips = sum(isinstance(s, Flip) for f in program.functions for s in statements(f.body))
+    return target.vector_bytes if flips > 1 else 0
 
 
 def _merged(program: Program) -> Program:
@@ -144,7 +165,8 @@ def named(text: str, name: str) -> str:
 
 class FunctionPrinter(ValuePrinter):
     """The text of one function. `native` are the optional operations the machine has, `regions`
-    the parallel loops that are functions, by name; `attributes` are the function's."""
+    the parallel loops that are functions, by name; `attributes` are the function's. Square tiles
+    with rows of `shared_flips` bytes are turned by functions of the program's: `flips`, by name."""
 
     def __init__(
         self,
@@ -152,9 +174,11 @@ class FunctionPrinter(ValuePrinter):
         native: frozenset[str],
         regions: Mapping[str, Region],
         attributes: str = "",
+        shared_flips: int = 0,
     ) -> None:
         super().__init__(native, function.body.writes, _passed(function.body))
         self.function, self.regions, self.attributes = function, regions, attributes
+        self.shared_flips, self.flips = shared_flips, dict[str, Buffer]()
         self.allocas: list[str] = []
         self.tasks: dict[str, str] = {}
         self.stretches: dict[Axis, tuple[str, str]] = {}  # what a region runs of its inner axes
@@ -389,11 +413,38 @@ class FunctionPrinter(ValuePrinter):
     # -- registers ----------------------------------------------------------------------------
 
     def flip(self, buffer: Buffer) -> None:
-        """Transpose a square tile: first single lanes of neighbouring rows change places, then
-        pairs of rows two apart, and so on, each step one shuffle of two registers."""
+        """Transpose a square tile, here or by a call."""
         n = static(buffer.shape[0])
         rows = [self.registers[buffer, (i,)] for i in range(n)]
-        apart = 1
+        if buffer.dtype.itemsize >= 4 and n * buffer.dtype.itemsize == self.shared_flips:
+            name = f"flip.{suffix(buffer.dtype, n)}"
+            self.flips[name] = buffer
+            types, whole = _tuple_of(rows), self.fresh()
+            self.emit(f"{whole} = call {IN_REGISTERS} {types} @{name}({', '.join(map(str, rows))})")
+            part = f"extractvalue {types} {whole}, "
+            rows = [self.value(f"{part}{i}", x.dtype, n) for i, x in enumerate(rows)]
+        else:
+            rows = self.transposed(rows)
+        self.registers.update({(buffer, (i,)): row for i, row in enumerate(rows)})
+        self.forget(frozenset((buffer,)))
+
+    def flip_text(self, buffer: Buffer) -> str:
+        """The function that turns such tiles. Its 64 shuffles take the code generator longer than
+        the rest of a loop: 2 ms for each tile that has shuffles of its own."""
+        n = static(buffer.shape[0])
+        given = [Operand(f"%r{i}", buffer.dtype, n) for i in range(n)]
+        types, whole = _tuple_of(given), "poison"
+        for i, x in enumerate(self.transposed(given)):
+            last, whole = whole, self.fresh()
+            self.emit(f"{whole} = insertvalue {types} {last}, {x}, {i}")
+        signature = f"@{self.function.name}({', '.join(map(str, given))})"
+        head = f"define internal {IN_REGISTERS} {types} {signature} {PURE} {{\nentry:"
+        return "\n".join([head, *self.lines, f"  ret {types} {whole}", "}"])
+
+    def transposed(self, given: Sequence[Operand]) -> list[Operand]:
+        """First single lanes of neighbouring rows change places, then pairs of rows two apart, and
+        so on, each step one shuffle of two registers."""
+        rows, n, apart = [*given], len(given), 1
         while apart < n:
             low = [lane if not lane & apart else n + lane - apart for lane in range(n)]
             high = [lane + apart if not lane & apart else n + lane for lane in range(n)]
@@ -404,8 +455,7 @@ class FunctionPrinter(ValuePrinter):
             if apart == 2 and n > 4:
                 rows = [self.fenced(x) for x in rows]
             apart *= 2
-        self.registers.update({(buffer, (i,)): row for i, row in enumerate(rows)})
-        self.forget(frozenset((buffer,)))
+        return rows
 
     def fenced(self, x: Operand) -> Operand:
         """The same register, through which LLVM does not look. No instruction comes of it. The
@@ -483,6 +533,11 @@ class FunctionPrinter(ValuePrinter):
         return constant(identity(kind, dtype))
 
     # -- expressions --------------------------------------------------------------------------
+
+
+def _tuple_of(rows: Sequence[Operand]) -> str:
+    """LLVM's type of all the rows."""
+    return f"{{ {', '.join(x.type for x in rows)} }}"
 
 
 @cache

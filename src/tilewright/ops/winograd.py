@@ -47,7 +47,7 @@ BLOCK: Final = 32
 """Sums of weights that stand together: products are fastest in stretches of so many columns."""
 
 Place = tuple[Expr, ...]
-Read = Callable[[int, Expr], Expr]
+Read = Callable[[Expr, Expr], Expr]
 
 
 # -- the algorithm -------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ class FilterWeights(Op):
         if which:
             window += position(which[0][()], static(w.shape[0]) // self.count) * self.count
 
-        def read(u: int, place: Expr) -> Expr:
+        def read(u: Expr, place: Expr) -> Expr:
             return Load(w, (((window + u) * c + first_c) * WINDOW**2 + place,), None)
 
         turned = _turned(SIDE, WINDOW**2 * SIDE, read, strip, lambda place, u: (place, u))
@@ -235,7 +235,7 @@ class FilterData(Op):
         )  # fmt: skip
         y = row * m + i - self.low[0]
 
-        def read(u: int, p: Expr) -> Expr:
+        def read(u: Expr, p: Expr) -> Expr:
             index = (image, first + u, y, p - self.low[1])
             return Load(x, index, self._inside(x, index[2:]))
 
@@ -390,15 +390,19 @@ def _turned(
     """Copy a matrix of at most SIDE rows by square tiles: `read(u, column)` is its element in row
     `u`, neighbours being neighbours in memory; `write(column, row)` is where it goes."""
     wide = min(columns, SIDE)
-    q, u, v, row = (
+    q, u, v, row, r = (
         axis("q", -(-columns // SIDE)), axis("u", wide), axis("v", wide), axis("v", rows),
+        axis("u", rows),
     )  # fmt: skip
     column = _first(q if columns > SIDE else as_index(0), columns)
     tile = Buffer("tile", out.dtype, (SIDE, SIDE), "registers")
-    body: list[Stmt] = [Alloc(tile)]
-    for r in range(SIDE):  # the rows that are not read must hold something
-        value = read(r, column + v) if r < rows else literal(0, out.dtype)
-        body.append(loop(v, Store(tile, (as_index(r), v), value), kind="vector", lanes=SIDE))
+
+    def filled(at: Expr, value: Expr) -> Stmt:
+        return loop(v, Store(tile, (at, v), value), kind="vector", lanes=SIDE)
+
+    body = [Alloc(tile), loop(r, filled(r, read(r, column + v)), kind="unroll")]
+    # the rows that are not read must hold something
+    body += [filled(as_index(k), literal(0, out.dtype)) for k in range(rows, SIDE)]
     store = Store(out, write(column + u, row), tile[u, row])
     turned = loop(u, loop(row, store, kind="vector", lanes=SIDE), kind="unroll")
     return loop(q, block(*body, Flip(tile), turned))
