@@ -41,7 +41,7 @@ from tilewright.cost_model.search import (
     online_trainer,
 )
 from tilewright.cost_model.spaces import Space, space
-from tilewright.cost_model.training import Group, Settings, Trainer, adam, scored
+from tilewright.cost_model.training import Group, Optimizer, Settings, Trainer, scored
 from tilewright.errors import ScheduleError
 from tilewright.kernel import Kernel
 from tilewright.target import host
@@ -94,7 +94,9 @@ def loaded(path: Path) -> dict[str, list[Group]]:
 def train(args: argparse.Namespace) -> None:
     """Train on the packed data, choose by the validation kernels, report on the test kernels."""
     parts = loaded(args.data)
-    trainer = Trainer(adam(1e-3), Settings(epochs=args.epochs), tw.compile)
+    settings = Settings(epochs=args.epochs, patience=args.epochs)
+    steps = args.epochs * -(-len(parts["train"]) // settings.kernels)
+    trainer = Trainer(adamw(steps), settings, tw.compile)
     models = []
     for seed in SEEDS:
         started = time.monotonic()
@@ -115,6 +117,19 @@ def train(args: argparse.Namespace) -> None:
     model.save(args.model)
     say(f"{args.model}: {args.model.stat().st_size} bytes, trusted: {model.trusted}\n")
     table(parts, [m for _, m in models], model)
+
+
+def adamw(steps: int) -> Optimizer:
+    """Optax's AdamW, whose update is part of the compiled training step."""
+    import optax
+
+    from tilewright.frontends.jax import from_jax
+
+    rate = optax.cosine_decay_schedule(3e-3, steps)
+    chosen = optax.adamw(rate, weight_decay=0.5)
+    return Optimizer(
+        lambda params: tw.tree.map(np.asarray, chosen.init(params)), from_jax(chosen.update)
+    )
 
 
 def _of(groups: Sequence[Group], models: Sequence[Model]) -> tuple[Any, Any]:
@@ -288,7 +303,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=64, help="candidates of a kernel")
     parser.add_argument("--seconds", type=float, help="ends collecting")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--epochs", type=int, default=120)
     parser.add_argument("--kernels", type=int, default=30)
     parser.add_argument("--every", type=int, default=1, help="take each n-th kernel")
     parser.add_argument("--best", type=int, default=1000, help="trials of the long search")

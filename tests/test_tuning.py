@@ -190,7 +190,7 @@ def test_a_model_that_expects_nothing_better_is_not_followed() -> None:
     rest = [o.seconds for o in options[1:]]
     assert rest == sorted(rest) and len({o.schedule for o in options}) == 9
     chosen = Choice(host(), 1, None, blank)(k)
-    better = rest[0] < options[0].seconds / 1.08
+    better = rest[0] < options[0].seconds / 1.8
     assert chosen == (options[1].schedule if better else options[0].schedule)
 
 
