@@ -327,16 +327,17 @@ class Extractor:
         unpacked = ~b["packed"]
         byte_step = np.abs(a.step) * a.itemsize[:, None]
         of_sums = (byte_step * self.reduced).max(1, initial=0.0)
-        of_rows = (byte_step[None] * (~wide & self.shared)[:, None, :] * (unroll > 1)[:, None]).max(
-            2
-        )
+        in_rows = ~wide & self.shared & (unroll > 1)
+        of_rows = (byte_step[None] * in_rows[:, None, :]).max(2, initial=0.0)
         wide_step = np.where(b["of_wide"] & unpacked, of_sums, 0.0).max(1)
         single_step = np.where(b["single"] & unpacked, np.maximum(of_sums, of_rows), 0.0).max(1)
-        lanes_rank = np.where(wide & self.shared, walks.rank, -1).max(1)
-        rows_rank = np.where(~wide & self.shared & (unroll > 1), walks.rank, -1).max(1)
+        lanes_rank = np.where(wide & self.shared, walks.rank, -1).max(1, initial=-1)
+        rows_rank = np.where(in_rows, walks.rank, -1).max(1, initial=-1)
         outer_count = int(self.shared.sum())
-        last = order[:, max(outer_count - 1, 0)] if count else np.zeros(n, np.int64)
-        moved = (b["of_wide"] & a.moves[:, last].T).any(1)
+        moved = one < 0
+        if count:
+            last = order[:, max(outer_count - 1, 0)]
+            moved = (b["of_wide"] & a.moves[:, last].T).any(1)
         beside = float((~a.summed & ~a.stored).sum())
 
         def log_ratio(x: Any, size: float) -> Any:
