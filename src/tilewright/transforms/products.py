@@ -83,12 +83,12 @@ class Operand:
     read: Expr
     form: Affine
 
-    @property
+    @functools.cached_property
     def load(self) -> Load:
         """The load, or the first of the word."""
         return first(self.read)
 
-    @property
+    @functools.cached_property
     def is_word(self) -> bool:
         return is_word(self.read)
 
@@ -116,7 +116,7 @@ class Operand:
         apart = ALIAS_BYTES // math.gcd(self.step(a) * self.load.type.itemsize, ALIAS_BYTES)
         return self.step(a) != 0 and rows / apart > WAYS
 
-    @property
+    @functools.cached_property
     def is_plain(self) -> bool:
         """Whether it is read at positions known before."""
         return not any(isinstance(x, (Load, Reduce)) for x in walk(*self.load.children))
@@ -233,6 +233,12 @@ class Product:
         return operands_of(reads([r.body for r in self.tiled]))
 
     @functools.cached_property
+    def copied(self) -> frozenset[Expr]:
+        """What can be copied as a whole."""
+        axes = [*self.axes, *self.summed]
+        return frozenset(o.read for o in self.operands if whole(o.read, axes) is not None)
+
+    @functools.cached_property
     def outs(self) -> list[Operand]:
         """Where the results go."""
         return operands_of([Load(a.buffer, a.index, None) for a in self.body])
@@ -284,9 +290,7 @@ class Product:
             guarded = o.load.guard is not None and o.step(vector) == 1 and once
             if not self.alone(o, vector):
                 load = load if o.step(vector) == 1 else lanes * SCATTERED
-            elif (
-                guarded and len(wide) == 1 and whole(o.read, [*self.axes, *self.summed]) is not None
-            ):
+            elif guarded and len(wide) == 1 and o.read in self.copied:
                 staged.append((o.read, None))
                 copied += COPIED * o.size(self.axes) * 2
             elif self.packs(o, vector, plans[vector].chunk, self.results // static(vector.extent)):
@@ -377,8 +381,7 @@ class Product:
     def spreads(self, o: Operand, rows: Axis, high: int, stretches: int) -> bool:
         """Whether to copy an operand whose elements are read one by one."""
         moving = [k for k in self.summed if o.moves(k)]
-        axes = [*self.axes, *self.summed]
-        if not o.is_plain or not moving or whole(o.read, axes) is None:
+        if not o.is_plain or not moving or o.read not in self.copied:
             return False
         if o.load.guard is not None or (o.is_word and not neighbours(o.read)):
             return True
