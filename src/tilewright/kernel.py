@@ -13,6 +13,7 @@ the row axis and pass values on in `stack` buffers.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -59,11 +60,11 @@ class Kernel:
     def is_map(self) -> bool:
         return not any(a.axes for a in self.body)
 
-    @property
+    @functools.cached_property
     def writes(self) -> tuple[Buffer, ...]:
         return tuple(dict.fromkeys(a.buffer for a in self.body))
 
-    @property
+    @functools.cached_property
     def reads(self) -> tuple[Buffer, ...]:
         """Buffers read and not written by the kernel itself, in order of appearance."""
         own = set(self.writes)
@@ -79,7 +80,7 @@ class Kernel:
         """What the kernel needs from outside: what it reads, then what it leaves behind."""
         return (*self.reads, *(b for b in self.writes if b not in self.locals))
 
-    @property
+    @functools.cached_property
     def expressions(self) -> tuple[Expr, ...]:
         return tuple(e for a in self.body for e in (*a.index, a.value))
 
