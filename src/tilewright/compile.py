@@ -572,7 +572,9 @@ class Lowered:
         """
         target = named(target) if isinstance(target, str) else target
         entry = self.entry
-        program = replace(entry.program, target=target, key=None, found=None)
+        own = getattr(entry.program.scheduler, "on", None)  # a choice is made for a machine
+        scheduler = entry.program.scheduler if own is None else own(target)
+        program = replace(entry.program, target=target, scheduler=scheduler, key=None, found=None)
         captured = program.captured(entry.traced.graph)
         return replace(self, entry=replace(entry, program=program, captured=captured))
 

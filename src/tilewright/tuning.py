@@ -64,6 +64,8 @@ class Tuned:
     done: bool = False
     curve: list[tuple[int, float]] = field(default_factory=list)
     """(trials, best seconds) whenever it became faster."""
+    known: dict[Schedule, float] = field(default_factory=dict)
+    """Seconds of what was tried: different points may be the same schedule."""
 
     @property
     def ratio(self) -> float:
@@ -257,7 +259,7 @@ def _round(
                 stored += kept.insert([record], [t.kernel])
             budget.count += 1
         tried += 1
-        seconds[n] = _noted(t, record, schedules[n])
+        seconds[n] = t.known[schedules[n]] = _noted(t, record, schedules[n])
         status.show(t, every, budget)
         if budget.late:
             break
@@ -271,21 +273,27 @@ LIMITS: Final = Limits()
 
 
 def _proposed(t: Tuned, count: int) -> tuple[Points, list[Schedule]]:
-    """Points that are legal, with their schedules; those that are not are observed as failed."""
-    found: list[tuple[Any, Schedule]] = []
+    """Points that are legal and new, with their schedules. Others are observed: as failed, or as
+    what the same schedule took."""
+    found: dict[Schedule, Any] = {}
     for _ in range(4):
         points = t.search.propose(count - len(found))
-        bad = []
+        old: list[tuple[Any, float]] = []
         for p in points:
             try:
-                found.append((p, t.space.schedule(p)))
+                schedule = t.space.schedule(p)
             except ScheduleError:
-                bad.append(p)
-        if bad:
-            t.search.observe(np.array(bad), np.full(len(bad), np.inf))
+                old.append((p, math.inf))
+                continue
+            if schedule in t.known:
+                old.append((p, t.known[schedule]))
+            else:
+                found.setdefault(schedule, p)
+        if old:
+            t.search.observe(np.array([p for p, _ in old]), np.array([x for _, x in old]))
         if len(found) >= count or not len(points):
             break
-    return np.array([p for p, _ in found], np.int64), [s for _, s in found]
+    return np.array(list(found.values()), np.int64), list(found)
 
 
 def _earlier(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -28,11 +28,11 @@ from tilewright.target import Target
 from tilewright.transforms.heuristic import heuristic
 from tilewright.transforms.schedule import Schedule
 
-LOOKED_AT: Final = 512
+LOOKED_AT: Final = 192
 """Points of a space among which the model chooses while a program is compiled."""
 MARGIN: Final = math.log(1.8)
-"""By how much the model must expect to gain: nearer to the heuristic it is not believed. On held-out
-kernels a tenth is changed then, and they gain; at 1.1 half are, and one in ten loses
+"""By how much the model must expect to gain: nearer to the heuristic it is not believed. Of the
+kernels it has not seen a tenth is changed then, and gains; at 1.1 half are, and one in ten loses
 (docs/cost_model.md)."""
 TRIED: Final = 64
 """Points tried in the order of expectation: shapes forbid a few that numbers allow."""
@@ -79,6 +79,10 @@ class Choice:
         """Names what choices follow from: machine code made by others is not used."""
         stamp = "" if self.database is None else self.database.stamp
         return f"measured {stamp} model {self.model is not None} threads {self.threads}"
+
+    def on(self, target: Target) -> Choice:
+        """The same for another machine."""
+        return replace(self, target=target)
 
     def __call__(self, kernel: Kernel) -> Schedule:
         found = self.measured(kernel)
