@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench train-cost-model clean
 .SECONDARY:
 
 demo: $(VENV)/.demo
@@ -22,6 +22,10 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/start_up.py
 	$(BIN)/python benchmarks/pointwise.py
 	$(BIN)/python benchmarks/compile_time.py
+
+# The weights that ship with the compiler, from the measurements in benchmarks/data.
+train-cost-model: $(VENV)/.judges
+	$(BIN)/python -m benchmarks.tuning train
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
