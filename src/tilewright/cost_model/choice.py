@@ -16,7 +16,7 @@ import numpy as np
 
 from tilewright.cost_model.encoding import machine_key
 from tilewright.cost_model.features import NAMES, VERSION
-from tilewright.cost_model.files import PRIOR
+from tilewright.cost_model.files import PRIOR, follows_model
 from tilewright.cost_model.model import Infer, Model, infer, load
 from tilewright.cost_model.records import Database, database
 from tilewright.cost_model.spaces import Points, Space, space
@@ -49,7 +49,7 @@ def chooser(target: Target, threads: int) -> Choice | None:
     measurements nor a model are there, and the heuristic decides."""
     kept = database()
     kept = kept if kept is not None and kept.path.exists() else None
-    known = prior()
+    known = prior() if follows_model() else None
     return None if kept is None and known is None else Choice(target, threads, kept, known)
 
 

@@ -12,6 +12,9 @@ from tilewright.runtime import cache
 VARIABLE: Final = "TILEWRIGHT_DATABASE"
 """The file of measurements; `off` for none. Default: next to the cached machine code."""
 FILE: Final = "measurements.sqlite"
+MODEL: Final = "TILEWRIGHT_MODEL"
+"""`on`: programs that nobody tuned are scheduled by the shipped model where it expects much of it.
+The tuner is guided by it in any case."""
 PRIOR: Final = Path(__file__).parent / "priors" / "model.npz"
 """The weights that come with the compiler."""
 
@@ -27,7 +30,12 @@ def database_path() -> Path | None:
     return None if store is None else store.directory / FILE
 
 
+def follows_model() -> bool:
+    """Whether the shipped model chooses without measurements."""
+    return os.environ.get(MODEL) == "on" and PRIOR.exists()
+
+
 def learned() -> bool:
     """Whether there is anything that schedules could be chosen by."""
     path = database_path()
-    return PRIOR.exists() or (path is not None and path.exists())
+    return follows_model() or (path is not None and path.exists())
