@@ -272,14 +272,6 @@ def test_only_a_short_preparation_is_not_improved_by_llvm(monkeypatch: pytest.Mo
     assert not any(llvm.AS_PRINTED in head for head in defined(program, once=True))
 
 
-def test_entries_that_only_call_are_not_improved_by_llvm() -> None:
-    x = normal(100, 100)
-    *kernels, entry = defined(tw.compile(lambda x: (x @ x) @ x).lower(x).program, once=False)
-    assert llvm.AS_PRINTED in entry
-    assert kernels
-    assert not any(llvm.AS_PRINTED in head for head in kernels)
-
-
 def test_equal_layers_share_code_and_not_weights() -> None:
     weights = [normal(128, 128) / 8 for _ in range(4)]
 

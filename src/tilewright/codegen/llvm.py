@@ -105,8 +105,7 @@ def print_program(
     shared = _shared_flips(program, target)
     flips: dict[str, Buffer] = {}
     for f in program.functions:
-        attributes = AS_PRINTED if brief or _only_calls(f.body) else ""
-        printer = FunctionPrinter(f, native, regions, attributes, shared)
+        printer = FunctionPrinter(f, native, regions, AS_PRINTED if brief else "", shared)
         parts += [printer.text(external=f is program.entry), *printer.tasks.values()]
         declarations |= printer.declarations
         zero_bytes = max(zero_bytes, printer.zero_bytes)
@@ -123,13 +122,6 @@ def print_program(
 def _nanoseconds(program: Program) -> float:
     """Roughly how long a program runs."""
     return cost_of(program.entry.body, {f.name: f for f in program.functions}).ns
-
-
-def _only_calls(body: Stmt) -> bool:
-    """Whether a body, some entry's, calls other functions one after the other: hundreds of
-    pointers that are all alive before the first call are half of what improving it takes."""
-    kinds = {type(s) for s in statements(body)}
-    return Call in kinds and kinds <= {Block, Alloc, Call}
 
 
 def _shared_flips(program: Program, target: Target | None) -> int:
