@@ -1,2 +1,12 @@
-"""The place of the learned scheduler. Until it is there, `transforms.heuristic` schedules; the
-compiler takes either as a parameter."""
+"""The learned scheduler: which schedules a kernel can have, what they are expected to take, and how
+candidates are measured and searched. What schedules stand for is below (`transforms.schedule`), what
+users call is above (`tuning`). docs/cost_model.md has the figures.
+
+    spaces walks features     points, how they walk the axes, what a model sees of them
+    model training metrics    a network that corrects the roofline, and how good it is
+    search                    which points to measure next
+    measure worker            candidates in processes of their own, here or on an executor
+    encoding records files    kernels and measurements as text, in a database
+    corpus dataset priors     what the shipped weights were learned from
+    choice explaining         the schedule to compile with, and why
+"""
