@@ -1,6 +1,6 @@
-"""The learned scheduler: which schedules a kernel can have, what they are expected to take, and how
-candidates are measured and searched. What schedules stand for is below (`transforms.schedule`), what
-users call is above (`tuning`). docs/cost_model.md has the figures.
+"""The learned scheduler: which schedules a kernel can have, what they are expected to take, and
+how candidates are measured and searched. What schedules stand for is below (`transforms.schedule`),
+what users call is above (`tuning`). docs/cost_model.md has the figures.
 
     spaces walks features     points, how they walk the axes, what a model sees of them
     model training metrics    a network that corrects the roofline, and how good it is
