@@ -4,7 +4,7 @@
     python -m benchmarks.tuning pack --database runs.sqlite          their compact copy
     python -m benchmarks.tuning train                                weights from it, and the table
     python -m benchmarks.tuning judge                                what judging and training cost
-    python -m benchmarks.tuning trials --best 500                    few trials against many
+    python -m benchmarks.tuning trials                               few trials against many
     python -m benchmarks.tuning curves --svg figure.svg              best so far against trials
 
 Run it from the root of the repository. Kernels are split by key: what is reported is of kernels
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -24,34 +23,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks import searches
 
 import tilewright as tw
-from tilewright.cost_model import baselines, corpus, dataset, measure, metrics
+from tilewright.cost_model import baselines, corpus, dataset, metrics
 from tilewright.cost_model.choice import Choice
 from tilewright.cost_model.features import NAMES, VERSION
 from tilewright.cost_model.files import PRIOR
-from tilewright.cost_model.measure import Task
-from tilewright.cost_model.model import Model, infer, load
+from tilewright.cost_model.model import Model, infer
 from tilewright.cost_model.records import Database
-from tilewright.cost_model.search import (
-    EvolutionarySearch,
-    GuidedSearch,
-    Learner,
-    RandomSearch,
-    Search,
-    online_trainer,
-)
-from tilewright.cost_model.spaces import Space, space
+from tilewright.cost_model.spaces import space
 from tilewright.cost_model.training import Group, Optimizer, Settings, Trainer, scored, softened
-from tilewright.errors import ScheduleError
-from tilewright.kernel import Kernel
 from tilewright.target import host
 from tilewright.transforms.heuristic import heuristic
-from tilewright.transforms.schedule import Schedule
 
 DATA = Path(__file__).parent / "data" / "measurements.jsonl.xz"
 SEEDS = (0, 1, 2, 3, 4)
-FIGURE = ("resnet18 conv", "product")
 
 
 def say(line: str) -> None:
@@ -175,7 +162,7 @@ def table(parts: dict[str, list[Group]], models: Sequence[Model], model: Model) 
 
 def judge(args: argparse.Namespace) -> None:
     """Microseconds a candidate, compiled and in NumPy; milliseconds a kernel when compiling."""
-    model = known(args)
+    model = searches.known(args)
     compiled = tw.compile(infer)
     for sample in [s for s in corpus.corpus() if s.part == "test"][:: max(args.every, 1)]:
         s = space(sample.kernel, host(), 1)
@@ -205,111 +192,6 @@ def _best(run: Callable[[], Any], rounds: int = 7) -> float:
     return min(found)
 
 
-def known(args: argparse.Namespace) -> Model:
-    """The model in a file. Ends the program if there is none."""
-    found = load(args.model, NAMES, VERSION)
-    if found is None:
-        sys.exit(f"no trusted model in {args.model}: run `train`, or see TILEWRIGHT_SHOW=tune")
-    return found
-
-
-# -- searches --------------------------------------------------------------------------------------
-
-
-def search(kernel: Kernel, how: str, model: Model, s: Space, seed: int, trainer: Trainer) -> Search:
-    """A search by name."""
-    if how == "random":
-        return RandomSearch(s, seed)
-    if how == "evolutionary":
-        return EvolutionarySearch(s, seed)
-    if how == "model":
-        return GuidedSearch(s, Learner(s, model, trainer), seed)
-    untaught = Model.blank(NAMES, VERSION)
-    return GuidedSearch(s, Learner(s, untaught, trainer), seed, founders=16)
-
-
-def trace(kernel: Kernel, found: Search, s: Space, trials: int, batch: int = 16) -> list[float]:
-    """The best ratio to the default schedule's time after every trial."""
-    curve: list[float] = []
-    best = 1.0
-    while len(curve) < trials:
-        points = found.propose(min(batch, trials - len(curve)))
-        if not len(points):
-            break
-        schedules, seconds = [], np.full(len(points), np.inf)
-        for p in points:
-            try:
-                schedules.append(s.schedule(p))
-            except ScheduleError:
-                schedules.append(None)
-        tasks = [Task.of(kernel, c) for c in schedules if c is not None]
-        outcomes = iter(measure.outcomes(tasks))
-        for n, c in enumerate(schedules):
-            outcome = None if c is None else next(outcomes)
-            if outcome is not None and outcome.ratio is not None and not outcome.error:
-                seconds[n] = outcome.ratio
-                best = min(best, outcome.ratio)
-            if c is not None:
-                curve.append(best)
-        found.observe(points, seconds)
-    return curve
-
-
-def trials(args: argparse.Namespace) -> None:
-    """What 0, 16 and 64 trials reach of the best of many, on held-out kernels."""
-    model, trainer = known(args), online_trainer(tw.compile)
-    samples = [s for s in corpus.corpus() if s.part == "test" and space(s.kernel, host()).holes]
-    rows = []
-    for sample in samples[:: max(args.every, 1)][: args.kernels]:
-        s = space(sample.kernel, host(), 1)
-        long = trace(sample.kernel, search(sample.kernel, "model", model, s, 1, trainer), s,
-                     args.best // 2)  # fmt: skip
-        other = trace(sample.kernel, RandomSearch(s, 2), s, args.best - len(long))
-        guided = trace(sample.kernel, search(sample.kernel, "model", model, s, 0, trainer), s, 64)
-        chosen = Choice(host(), 1, None, model)(sample.kernel)
-        zero = ratio_of(sample.kernel, chosen, s)
-        best = min([1.0, *long, *other, *guided, zero])
-        at = [1.0, zero, *(guided[min(n, len(guided)) - 1] if guided else 1.0 for n in (16, 64))]
-        rows.append([best / x for x in at])
-        say(f"{sample.name:34} best {1 / best:5.2f}x the heuristic; of the best: "
-            + " ".join(f"{x:.3f}" for x in rows[-1]))  # fmt: skip
-    means = np.exp(np.log(np.array(rows)).mean(0))
-    say(f"geometric mean of {len(rows)}: heuristic {means[0]:.3f}, model without trials "
-        f"{means[1]:.3f}, 16 trials {means[2]:.3f}, 64 trials {means[3]:.3f}")  # fmt: skip
-
-
-def ratio_of(kernel: Kernel, schedule: Schedule, s: Space) -> float:
-    """The measured quotient of a schedule's and the default's time."""
-    if schedule == s.default:
-        return 1.0
-    (outcome,) = measure.outcomes([Task.of(kernel, schedule)])
-    return outcome.ratio if outcome.ratio is not None else float("inf")
-
-
-def curves(args: argparse.Namespace) -> None:
-    """Figure 12 of the TVM paper: best so far against trials, by search."""
-    model, trainer = known(args), online_trainer(tw.compile)
-    wanted = [s for s in corpus.corpus() if any(f in s.name for f in args.only.split(","))]
-    found: dict[str, dict[str, list[float]]] = {}
-    for sample in wanted[: args.kernels]:
-        s = space(sample.kernel, host(), 1)
-        found[sample.name] = {}
-        for how in ("model", "untaught", "evolutionary", "random"):
-            count = args.best if how == "random" else args.trials
-            curve = trace(sample.kernel, search(sample.kernel, how, model, s, 0, trainer), s, count)
-            found[sample.name][how] = curve
-        least = found[sample.name]["random"][-1]
-        reached = {
-            how: next((n + 1 for n, x in enumerate(c) if x <= least), None)
-            for how, c in found[sample.name].items()
-        }
-        say(f"{sample.name:34} random's best of {args.best}: {1 / least:.3f}x the heuristic; "
-            f"reached after trials: {reached}")  # fmt: skip
-    if args.svg is not None:
-        args.svg.write_text(tw.viz.curves(found))
-        say(f"wrote {args.svg}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -322,11 +204,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="ends collecting")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=150)
-    parser.add_argument("--kernels", type=int, default=30)
-    parser.add_argument("--every", type=int, default=1, help="take each n-th kernel")
-    parser.add_argument("--best", type=int, default=1000, help="trials of the long search")
-    parser.add_argument("--trials", type=int, default=128, help="trials of the short ones")
-    parser.add_argument("--only", default="resnet18,product", help="names of the figure's kernels")
+    parser.add_argument("--kernels", type=int, default=30, help="held-out kernels of `trials`")
+    parser.add_argument("--every", type=int, default=1, help="judge each n-th kernel")
+    parser.add_argument("--best", type=int, default=2000, help="trials of the long searches")
+    parser.add_argument("--trials", type=int, default=200, help="trials of the guided curves")
     parser.add_argument("--svg", type=Path)
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
@@ -338,8 +219,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "pack": pack,
     "train": train,
     "judge": judge,
-    "trials": trials,
-    "curves": curves,
+    "trials": searches.trials,
+    "curves": searches.curves,
 }
 
 if __name__ == "__main__":
