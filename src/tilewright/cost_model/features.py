@@ -160,8 +160,14 @@ class Extractor:
 
     def __call__(self, walks: Walks) -> Any:
         """float32 [n, len(NAMES)]."""
-        found = self._table(walks)
-        return np.stack([np.asarray(found[name], np.float32) for name in NAMES], axis=1)
+        return self.described(walks)[0]
+
+    def described(self, walks: Walks) -> tuple[Any, Any]:
+        """Features and seconds, for what the features take."""
+        seconds, bounds = self._bounds(walks)
+        found = self._table(walks, bounds)
+        columns = [np.asarray(found[name], np.float32) for name in NAMES]
+        return np.stack(columns, axis=1), seconds
 
     def seconds(self, walks: Walks) -> Any:
         """The roofline of each schedule: float64 [n], seconds."""
@@ -293,10 +299,9 @@ class Extractor:
         moved = (a.moves[None, stored] & wide[:, None, :]).any(2)
         return (moved & (step != 1) & ~walks.turned[:, None]).mean(1)
 
-    def _table(self, walks: Walks) -> dict[str, Any]:
+    def _table(self, walks: Walks, b: dict[str, Any]) -> dict[str, Any]:
         m, s, a = self.machine, self.space, self.accesses
         n, count = walks.unroll.shape
-        _, b = self._bounds(walks)
         one = np.ones(n)
         unroll, lanes = walks.unroll.astype(np.float64), walks.lanes.astype(np.float64)
         chunk, rounds = unroll * lanes, b["rounds"]

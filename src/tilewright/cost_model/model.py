@@ -127,8 +127,10 @@ Infer = Callable[[Params, Array, Array, Array], Array]
 
 
 def batched(run: Infer, params: Params, mean: Array, scale: Array, x: Array) -> Array:
-    """`run` on any number of rows, in batches of a few sizes, for each of which there is one
-    program: float32[n]."""
+    """`run` on any number of rows, float32[n]: in batches of a few sizes, for each of which there
+    is one program; NumPy needs none."""
+    if run is infer:
+        return infer(params, mean, scale, x)
     result = np.empty(len(x), np.float32)
     for start in range(0, len(x), SIZES[-1]):
         rows = x[start : start + SIZES[-1]]

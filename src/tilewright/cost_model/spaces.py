@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -56,8 +56,8 @@ SPARE: Final = 2
 """Registers that sums leave to what is read."""
 WRITTEN_OUT: Final = 32
 """Points of the largest window that is written out."""
-DRAWN, ROUNDS_OF_DRAWING = 4096, 20
-"""Points drawn at once, of which few may be legal, and how often at most."""
+DRAWN, ROUNDS_OF_DRAWING = 8, 20
+"""Points drawn at once for each that is wanted, since some are not legal, and how often at most."""
 LARGEST: Final = 20_000
 """Points up to which a space is listed rather than drawn from."""
 
@@ -112,22 +112,36 @@ class Space:
 
     # -- points ------------------------------------------------------------------------------------
 
-    @property
-    def size(self) -> int:
-        """Points, legal or not."""
-        return math.prod(len(h.choices) for h in self.holes)
+    @functools.cached_property
+    def parts(self) -> tuple[tuple[tuple[int, ...], Points], ...]:
+        """Groups of holes, as their numbers, with what may fill each group, int64 [m, group's
+        holes]. Legal points take one row of every group; not all that do are legal."""
+        return tuple(((n,), np.arange(len(h.choices))[:, None]) for n, h in enumerate(self.holes))
 
     @functools.cached_property
     def shape(self) -> Any:
-        return np.array([len(h.choices) for h in self.holes], np.int64)
+        """Rows of each group."""
+        return np.array([len(rows) for _, rows in self.parts], np.int64)
+
+    def combined(self, rows: Any) -> Points:
+        """The points that take some rows [n, groups] of the groups."""
+        found = np.empty((len(rows), len(self.holes)), np.int64)
+        for (holes, filled), r in zip(self.parts, np.asarray(rows).T, strict=True):
+            found[:, holes] = filled[r]
+        return found
+
+    @functools.cached_property
+    def _choices(self) -> tuple[tuple[str, Any], ...]:
+        """The values of each hole, None where they are no numbers."""
+        return tuple((h.name, np.asarray(h.choices) if _numeric(h) else None) for h in self.holes)
 
     def values(self, points: Points) -> dict[str, Any]:
         """For each hole the values that fill it, an array [n] of numbers, or of the numbers of
         choices that are none."""
         columns = np.asarray(points, np.int64).T
         return {
-            h.name: np.asarray(h.choices)[c] if _numeric(h) else c
-            for h, c in zip(self.holes, columns, strict=True)
+            name: c if choices is None else choices[c]
+            for (name, choices), c in zip(self._choices, columns, strict=True)
         }
 
     def value(self, point: Sequence[int]) -> dict[str, Any]:
@@ -151,9 +165,10 @@ class Space:
     @functools.cached_property
     def every(self) -> Points | None:
         """All legal points, if the space is small enough to be listed."""
-        if self.size > LARGEST:
+        size = math.prod(self.shape.tolist())
+        if size > LARGEST:
             return None
-        grid = np.indices(tuple(self.shape)).reshape(len(self.holes), self.size).T
+        grid = self.combined(np.indices(tuple(self.shape)).reshape(len(self.parts), size).T)
         return grid[self.legal(grid)]
 
     def random(self, rng: np.random.Generator, n: int) -> Points:
@@ -163,14 +178,16 @@ class Space:
             return self.every[rows]
         found = np.empty(0, np.int64)
         for _ in range(ROUNDS_OF_DRAWING):
-            drawn = rng.integers(0, self.shape, (max(DRAWN, 8 * n), len(self.holes)))
-            drawn = drawn[self.legal(drawn)]
-            numbers = np.ravel_multi_index(tuple(drawn.T), tuple(self.shape))
-            found = np.unique(np.concatenate([found, numbers]))
+            drawn = rng.integers(0, math.prod(self.shape.tolist()), DRAWN * n)
+            drawn = drawn[self.legal(self.numbered(drawn))]
+            found = np.unique(np.concatenate([found, drawn]))
             if len(found) >= n:
                 break
-        chosen = found[rng.permutation(len(found))[:n]]
-        return np.stack(np.unravel_index(chosen, tuple(self.shape)), axis=1)
+        return self.numbered(found[rng.permutation(len(found))[:n]])
+
+    def numbered(self, numbers: Any) -> Points:
+        """The points that have some numbers int64 [n] among all combinations of rows."""
+        return self.combined(np.stack(np.unravel_index(numbers, tuple(self.shape)), axis=1))
 
     def walks(self, points: Points) -> Walks:
         """How the points walk the axes."""
@@ -221,11 +238,15 @@ class Space:
         same = [b for b, o in enumerate(self.operands) if o.read is e]
         return (same or [b for b, o in enumerate(self.operands) if o.load.buffer is buffer])[0]
 
-    def _axes(self, h: str) -> Any:
-        """For each choice of a hole the number of its axis, -1 for none."""
-        (hole,) = (x for x in self.holes if x.name == h)
-        axes = [self.by_name[n] if n else None for n in hole.choices]
-        return np.array([-1 if a is None else self.number[a] for a in axes])
+    @functools.cached_property
+    def _axes(self) -> dict[str, Any]:
+        """For each hole of names, for each of its choices, the number of the axis; -1 for none."""
+        number = {n: self.number[a] for n, a in self.by_name.items()} | {"": -1}
+        return {
+            h.name: np.array([number[c] for c in h.choices])
+            for h in self.holes
+            if all(c in number for c in h.choices)
+        }
 
     # -- parts of schedules ------------------------------------------------------------------------
 
@@ -316,21 +337,64 @@ class Tiles(Space):
         return self.plain & ~self.moves[:, vector].T
 
     def fits(self, v: Mapping[str, Any], n: int) -> Any:
-        vector, rows = self._axes("vector")[v["vector"]], self._axes("rows")[v["rows"]]
+        return self._is_tile(v) & self._is_way(v) & self._go_together(v)
+
+    def _is_tile(self, v: Mapping[str, Any]) -> Any:
+        """Whether there is such a tile: it fits the axes and the registers."""
+        vector, rows = self._axes["vector"][v["vector"]], self._axes["rows"][v["rows"]]
         width, height, across = v["width"], v["height"], v["across"] > 0
         lanes = np.minimum(v["lanes"], self.most[vector])
         ok = (vector != rows) & (across | (lanes == v["lanes"]) | (v["lanes"] == self.lanes))
         ok &= (width == 1) | (width * np.where(across, 1, lanes) <= self.extents[vector])
         ok &= (height <= np.where(rows >= 0, self.extents[rows], 1)) & ((height > 1) | (rows < 0))
-        ok &= width * height * len(self.sums) <= self.target.registers - SPARE
-        parts = v["parts"] > 0
+        return ok & (width * height * len(self.sums) <= self.target.registers - SPARE)
+
+    def _is_way(self, v: Mapping[str, Any]) -> Any:
+        """Whether tiles can be computed so: reductions in parts by themselves only."""
+        special = (v["stage"] > 0) | (v["copy"] > 0) | (v["turn"] > 0) | (v["window"] > 0)
+        return ~((v["parts"] > 0) & (special | (v["order"] > 0))) & (
+            (v["order"] < 2) | (v["stage"] > 0)
+        )
+
+    def _go_together(self, v: Mapping[str, Any]) -> Any:
+        """Whether a tile can be computed in a way."""
+        vector, rows = self._axes["vector"][v["vector"]], self._axes["rows"][v["rows"]]
+        height, lanes = v["height"], np.minimum(v["lanes"], self.most[vector])
         stage, copy, turn = v["stage"] > 0, v["copy"] > 0, v["turn"] > 0
-        ok &= ~stage | (self.staged(vector, rows).any(1) & ~across)
-        ok &= ~copy | (self.copied(vector).any(1) & ~across)
-        ok &= ~turn | ((rows >= 0) & ~across & (height <= lanes) & (lanes > 1) & (lanes <= 16))
-        ok &= ~parts | ~(stage | copy | turn | across | (v["window"] > 0) | (v["order"] > 0))
-        ok &= ~(across & (v["window"] > 0))
-        return ok & ((v["order"] < 2) | (stage & self.first[vector, rows]))
+        across = v["across"] > 0
+        ok = ~across | ~(stage | copy | turn | (v["parts"] > 0) | (v["window"] > 0))
+        ok &= ~stage | self._some_staged[vector, rows]
+        ok &= ~copy | self.copied(vector).any(1)
+        ok &= ~turn | ((rows >= 0) & (height <= lanes) & (lanes > 1) & (lanes <= 16))
+        return ok & ((v["order"] < 2) | self.first[vector, rows])
+
+    @functools.cached_property
+    def parts(self) -> tuple[tuple[tuple[int, ...], Points], ...]:
+        """Tiles, and ways to compute them: of all combinations of both many are legal, of all
+        combinations of choices one in a hundred."""
+        tile = ("vector", "rows", "lanes", "width", "height", "across")
+        way = tuple(h.name for h in self.holes if h.name not in tile)
+        return self._listed(tile, self._is_tile), self._listed(way, self._is_way)
+
+    def _listed(
+        self, group: tuple[str, ...], test: Callable[[Mapping[str, Any]], Any]
+    ) -> tuple[tuple[int, ...], Points]:
+        """The numbers of the holes of a group, and what fills them that passes a test."""
+        numbers = tuple(n for n, h in enumerate(self.holes) if h.name in group)
+        shape = [len(self.holes[n].choices) for n in numbers]
+        grid = np.indices(shape).reshape(len(shape), math.prod(shape)).T
+        every = np.zeros((len(grid), len(self.holes)), np.int64)
+        every[:, numbers] = grid
+        return numbers, grid[test(self.values(every))]
+
+    @functools.cached_property
+    def _some_staged(self) -> Any:
+        """bool [axes, axes + 1]: whether there is something to stage for chunks of one axis, the
+        other being the rows (the last: none)."""
+        every = np.arange(len(self.axes))
+        return np.stack(
+            [self.staged(every, np.full(len(every), r)).any(1) for r in (*every, -1)], 1
+        )
 
     @functools.cached_property
     def most(self) -> Any:
@@ -344,10 +408,9 @@ class Tiles(Space):
         count, every = len(self.axes), np.arange(len(self.axes))
         shared = np.isin(every, [self.number[a] for a in self.walked.axes])
         found = np.zeros((count, count + 1), bool)
-        for a in every:
-            for r in (*every, -1):
-                moved = self.staged(np.array([a]), np.array([r]))[0] @ self.moves
-                found[a, r] = not np.any(moved & shared & (every != a) & (every != r))
+        for r in (*every, -1):
+            moved = self.staged(every, np.full(count, r)) @ self.moves  # [axes, axes]
+            found[:, r] = ~np.any(moved & shared & (every != every[:, None]) & (every != r), 1)
         return found
 
     def _ordered(self, vector: Axis, rows: Axis | None, order: str) -> list[Axis]:
@@ -392,7 +455,7 @@ class Tiles(Space):
 
     def fill(self, walks: Walks, v: Mapping[str, Any]) -> None:
         n = np.arange(len(walks))
-        vector, rows = self._axes("vector")[v["vector"]], self._axes("rows")[v["rows"]]
+        vector, rows = self._axes["vector"][v["vector"]], self._axes["rows"][v["rows"]]
         across = v["across"] > 0
         some = rows >= 0
         walks.unroll[n, vector] = v["width"]
@@ -432,8 +495,8 @@ class Maps(Space):
         )
 
     def fits(self, v: Mapping[str, Any], n: int) -> Any:
-        vector, rows = self._axes("vector")[v["vector"]], self._axes("rows")[v["rows"]]
-        inner = self._axes("inner")[v["inner"]]
+        vector, rows = self._axes["vector"][v["vector"]], self._axes["rows"][v["rows"]]
+        inner = self._axes["inner"][v["inner"]]
         ok = (v["rounds"] - 1) * v["lanes"] < self.extents[vector]
         turned = rows >= 0
         ok &= ~turned | ((rows != vector) & (v["rounds"] == 1) & (inner < 0) & (v["lanes"] > 1))
@@ -454,8 +517,8 @@ class Maps(Space):
 
     def fill(self, walks: Walks, v: Mapping[str, Any]) -> None:
         n = np.arange(len(walks))
-        vector, rows = self._axes("vector")[v["vector"]], self._axes("rows")[v["rows"]]
-        inner = self._axes("inner")[v["inner"]]
+        vector, rows = self._axes["vector"][v["vector"]], self._axes["rows"][v["rows"]]
+        inner = self._axes["inner"][v["inner"]]
         turned = rows >= 0
         walks.unroll[n, vector], walks.lanes[n, vector] = v["rounds"], v["lanes"]
         high = np.minimum(v["lanes"], self.extents[rows])
