@@ -32,7 +32,7 @@ from tilewright.loops import Accumulate, Alloc, Block, Stmt, block, loop, store
 from tilewright.ops import elementwise as el
 from tilewright.ops.base import same_type
 from tilewright.ops.elementwise import number
-from tilewright.ops.nests import extreme, minus, plus, vectors
+from tilewright.ops.nests import each, extreme, minus, plus, vectors
 from tilewright.ops.samples import AWKWARD_AXES, Example, numbers, of_kinds, samples
 from tilewright.ops.shape import Pad
 from tilewright.scalars import REDUCTIONS
@@ -254,11 +254,11 @@ class Lines:
         if self.inner > 1:
             return self.columns(line, index("*", line, as_index(n * self.inner)))
         if self.piece:
-            return loop(line, self.pieces(index("*", line, as_index(n))))
+            return each(line, (), self.pieces(index("*", line, as_index(n))))
         together = self.together
         groups, rest = divmod(self.outer, together)
         group = axis("o", groups)
-        many = loop(group, self.chains(index("*", group, as_index(together * n)), together))
+        many = each(group, (), self.chains(index("*", group, as_index(together * n)), together))
         few = self.chains(as_index(groups * together * n), rest)
         return block(*([many] if groups else []), *([few] if rest else []))
 
@@ -369,10 +369,10 @@ class Lines:
         run = axis("j", self.n)
         row = plus(first, index("*", self.at(run), as_index(self.inner)))
         if self.inner > STRIP * lanes:
-            acc = Buffer("acc", self.wide, (self.inner,), "temp")
+            acc = Buffer("acc", self.wide, (self.inner,))
             begin = vectors(self.inner, lanes, lambda i, _: [store(acc, (i,), self.start)])
             steps = vectors(self.inner, lanes, lambda i, _: self.advance(acc, (i,), plus(row, i)))
-            return block(Alloc(acc), loop(line, *begin, loop(run, *steps)))
+            return each(line, [Alloc(acc)], *begin, loop(run, *steps))
         memory: list[Stmt] = []
         begin, steps = [], []
         for at in range(0, self.inner, lanes):
@@ -384,4 +384,4 @@ class Lines:
             memory.append(Alloc(part))
             begin.append(loop(one, store(part, (one,), self.start), kind="vector", lanes=full))
             steps.append(loop(lane, *step, kind="vector", lanes=full))
-        return loop(line, Block((*memory, *begin, loop(run, *steps))))
+        return each(line, memory, *begin, loop(run, *steps))
