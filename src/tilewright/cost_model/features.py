@@ -157,6 +157,8 @@ class Extractor:
         reduced = {k for r in nodes if isinstance(r, Reduce) for k in r.axes}
         self.reduced = np.array([a in reduced for a in space.axes], bool)
         self.groups = _groups(space)
+        self.copying = self._copying()
+        self.beside = float((~self.accesses.summed & ~self.accesses.stored).sum())
 
     def __call__(self, walks: Walks) -> Any:
         """float32 [n, len(NAMES)]."""
@@ -175,191 +177,146 @@ class Extractor:
 
     def terms(self, walks: Walks) -> Any:
         """What `seconds` is made of: float64 [n, len(TERMS)], seconds."""
-        return self._bounds(walks)[1]["times"]
+        return self._bounds(walks)[1]["times"].T
 
     # -- parts ---------------------------------------------------------------------------------
 
+    # Arrays below have the schedules along their last dimension, so that what is done for each of
+    # them is done in vectors: [axes, n], [accesses, n], [levels, axes, n].
+
     def _bounds(self, walks: Walks) -> tuple[Any, dict[str, Any]]:
-        m, s = self.machine, self.space
-        n, count = walks.unroll.shape
-        a = self.accesses
-        unroll, lanes = walks.unroll.astype(np.float64), walks.lanes.astype(np.float64)
-        chunk = np.minimum(unroll * lanes, np.maximum(self.extents, 1))
-        rounds = np.ceil(self.extents / np.maximum(unroll * lanes, 1))
-        # Levels: inner[n, level, axis] points of each axis.
-        level = np.arange(count + 1)
-        inside = walks.rank[:, None, :] >= level[None, :, None]
-        if len(self.groups) > 1:  # nests side by side: each runs in full for every row
-            inside = inside | (~self.shared & (level < count)[:, None])[None]
-        inner = np.where(inside, self.extents, chunk[:, None, :])
-        outer = np.where(inside, 1.0, rounds[:, None, :])
-        nested = self.shared if len(self.groups) > 1 else self.shared | True
-        repeats = np.exp((np.log(outer) * nested).sum(2))  # [n, level]
-        logs = np.log2(inner)
-        elements = np.exp2(logs @ a.moves.T.astype(np.float64))  # [n, level, access]
-        elements = np.minimum(elements, a.total / a.itemsize)
-        packed = np.zeros((n, len(a.itemsize)), bool)
+        m, s, a = self.machine, self.space, self.accesses
+        unroll, lanes = _columns(walks.unroll), _columns(walks.lanes)
+        extents, chunk = self.extents[:, None], unroll * lanes
+        rounds = np.ceil(extents / np.maximum(chunk, 1))
+        packed = np.zeros((len(a.itemsize), len(walks)), bool)
         own = a.operand >= 0
         if own.any():
-            chosen = walks.staged | walks.copied
-            packed[:, own] = chosen[:, a.operand[own]]
-        contiguous = (np.abs(a.step) == 1) & a.known[:, None]
-        run = np.exp2(logs @ contiguous.T.astype(np.float64))
-        run = np.where(packed[:, None, :], elements, run) * a.itemsize
-        lines = elements * a.itemsize * np.maximum(1.0, LINE / np.maximum(run, a.itemsize))
-        lines = np.where(elements * a.itemsize <= a.itemsize, a.itemsize, lines)
-        working = lines.sum(2)  # [n, level] bytes
-        traffic = working * repeats
+            packed[own] = (walks.staged | walks.copied).T[a.operand[own]]
+        nest = self._touched(walks, np.minimum(chunk, np.maximum(extents, 1)), rounds, packed)
+        l1, l2, l3 = (nest.misses(size) for size in (m.l1_bytes, m.l2_bytes, m.l3_bytes))
+        tile = self._round(unroll, lanes, rounds, packed)
+        cycles = tile["cycles"]
+        if s.walked.is_map:  # what is computed of the sums
+            tiles = np.maximum(rounds, 1)[self.shared].prod(0)
+            cycles = cycles + tiles * unroll[self.shared].prod(0) * self.after
+        copies = (walks.staged | walks.copied) @ self.copying
+        stores = self._scattered(walks, lanes)
+        results = float(np.prod(self.extents[self.shared])) if self.shared.any() else 1.0
+        writes = np.where(walks.turned, 0.4 * results, np.where(stores > 0, 1.5 * results, 0.0))
+        arithmetic = (cycles + copies + writes) / (m.flops / 2 / (m.vector_bytes / self.itemsize))
+        threads = float(max(s.threads, 1))
+        split = np.where(walks.parallel.T, rounds, 1.0).prod(0)
+        busiest = np.ceil(split / threads) * threads / np.maximum(split, 1.0)
+        share = np.where(split > 1, busiest / threads, 1.0)
+        times = np.stack(
+            [arithmetic * share, l1 / m.l2_rate * share, l2 / m.l3_rate * share, l3 / m.dram_rate]
+        )
+        largest = times.max(0)
+        return largest + EXPOSED * (times.sum(0) - largest), {
+            **tile, "unroll": unroll, "lanes": lanes, "rounds": rounds, "chunk": chunk,
+            "packed": packed, "times": times, "largest": largest, "l1": l1, "l2": l2, "l3": l3,
+            "nest": nest, "split": split, "busiest": busiest, "copies": copies, "stores": stores,
+            "results": results,
+        }  # fmt: skip
 
-        def misses(size: float) -> Any:
-            """Bytes that come from beyond a cache: of the levels that fit it, the outermost."""
-            fits = working <= size
-            least = np.where(fits, traffic, np.inf).min(1)
-            once = working[:, 0] * (working[:, 0] > size)
-            return np.where(np.isfinite(least), np.maximum(least, once), traffic[:, -1])
+    def _touched(self, walks: Walks, chunk: Any, rounds: Any, packed: Any) -> _Touched:
+        """What each level of the loop nest touches, in elements and in bytes of cache lines."""
+        a, count = self.accesses, len(self.extents)
+        level = np.arange(count + 1)
+        inside = np.ascontiguousarray(walks.rank.T)[None] >= level[:, None, None]
+        nested = np.ones(count, bool)
+        if len(self.groups) > 1:  # nests side by side: each runs in full for every row
+            inside |= (~self.shared & (level < count)[:, None])[:, :, None]
+            nested = self.shared
+        inner = np.where(inside, self.extents[:, None], chunk)  # points of each axis
+        repeats = np.where(inside, 1.0, rounds)[:, nested].prod(1)
+        elements = _products(inner, a.moves)
+        elements = np.minimum(elements, (a.total / a.itemsize)[:, None])
+        run = _products(inner, (np.abs(a.step) == 1) & a.known[:, None])
+        size = a.itemsize[:, None]
+        run = np.where(packed, elements, run) * size
+        lines = elements * size
+        lines = np.where(lines <= size, size, lines * np.maximum(1.0, LINE / np.maximum(run, size)))
+        return _Touched(elements, lines.sum(1), repeats)
 
-        l1, l2, l3 = misses(m.l1_bytes), misses(m.l2_bytes), misses(m.l3_bytes)
-        # One round of the tile.
-        vector = m.vector_bytes / self.itemsize
-        wide = lanes > 1
-        of_wide = (a.moves[None] & wide[:, None, :]).any(2)  # [n, access]
-        step = np.abs((a.step[None] * wide[:, None, :]).sum(2))
+    def _round(self, unroll: Any, lanes: Any, rounds: Any, packed: Any) -> dict[str, Any]:
+        """What a round of the tile does, and the cycles of all of them."""
+        s, a, m = self.space, self.accesses, self.machine
+        n, wide = unroll.shape[1], lanes > 1
+        of_wide = _any(a.moves, wide)
+        step = np.abs(a.step @ wide.astype(np.float64))
         gathers = of_wide & (step != 1) & ~packed
-        in_sums = a.summed[None] & np.ones((n, 1), bool)
+        in_sums = a.summed[:, None]
         cycles, vectors, gathered, singles, body = (np.zeros(n) for _ in range(5))
         width = np.ones(n)
         for group in self.groups:
             axes = self.shared | group
-            log_unroll = np.log(unroll) * axes
             mine = ~(a.moves & ~axes).any(1)
-            instances = np.exp((log_unroll[:, None, :] * a.moves[None]).sum(2)) * mine
-            some = (instances * (of_wide & ~gathers & in_sums)).sum(1)
-            hard = (instances * (gathers & in_sums)).sum(1)
-            single = (instances * (~of_wide & in_sums)).sum(1)
-            here = np.exp(log_unroll.sum(1))
+            instances = _products(unroll[None], a.moves & axes)[0] * mine[:, None]
+            some = (instances * (of_wide & ~gathers & in_sums)).sum(0)
+            hard = (instances * (gathers & in_sums)).sum(0)
+            single = (instances * (~of_wide & in_sums)).sum(0)
+            here = unroll[axes].prod(0)
             reads = some + GATHERED * hard + 0.5 * single
             if not s.sums:
-                reads = (instances * np.where(gathers, GATHERED, 1.0)).sum(1)
+                reads = (instances * np.where(gathers, GATHERED, 1.0)).sum(0)
             in_flight = here * max(len(s.sums) / len(self.groups), 1)
             summing = bool((group & self.reduced).any())
             slow = np.maximum(1.0, LATENCY / in_flight) if summing else 1.0
             weight = max(self.weight / len(self.groups), 1.0)
-            points = np.exp((np.log(np.maximum(rounds, 1)) * axes).sum(1))
+            points = np.maximum(rounds, 1)[axes].prod(0)
             cycles = cycles + points * np.maximum(here * weight * slow, reads)
             vectors, gathered, singles = vectors + some, gathered + hard, singles + single
             body = np.maximum(body, here)
-            width = np.maximum(width, np.exp((np.log(lanes) * axes).sum(1)))
-        across = np.zeros(n, bool)
-        if self.reduced.any():
-            across = (walks.lanes[:, self.reduced] > 1).any(1)
-        used, weight = width / vector, max(self.weight, 1.0)
-        in_flight = body * max(len(s.sums) / len(self.groups), 1)
-        if s.walked.is_map:  # what is computed of the sums
-            tiles = np.exp((np.log(np.maximum(rounds, 1)) * self.shared).sum(1))
-            cycles += tiles * np.exp((np.log(unroll) * self.shared).sum(1)) * self.after
-        rate = m.flops / 2 / vector
-        copies = np.zeros(n)
-        for b, o in enumerate(s.operands):
-            size = float(o.size(list(s.axes)))
-            first = (a.operand == b).argmax()
-            straight = bool((np.abs(a.step[first]) == 1).any())
-            each = ELEMENT_COPIED if straight else ELEMENT_TURNED
-            taken = (walks.staged | walks.copied)[:, b] & (not o.is_constant)
-            copies = copies + np.where(taken, size * each, 0.0)
-        stores = self._scattered(walks)
-        results = float(np.prod(self.extents[self.shared])) if self.shared.any() else 1.0
-        writes = np.where(walks.turned, 0.4 * results, np.where(stores > 0, 1.5 * results, 0.0))
-        arithmetic = (cycles + copies + writes) / rate
-        threads = float(max(s.threads, 1))
-        split = np.where(walks.parallel, rounds, 1.0).prod(1)
-        busiest = np.ceil(split / threads) * threads / np.maximum(split, 1.0)
-        share = np.where(split > 1, busiest / threads, 1.0)
-        times = np.stack(
-            [arithmetic * share, l1 / m.l2_rate * share, l2 / m.l3_rate * share, l3 / m.dram_rate],
-            1,
-        )
-        return times.max(1) + EXPOSED * (times.sum(1) - times.max(1)), {
-            "times": times, "l1": l1, "l2": l2, "l3": l3, "working": working, "rounds": rounds,
-            "chunk": chunk, "lines": lines, "elements": elements, "vectors": vectors,
-            "gathered": gathered, "singles": singles, "body": body, "width": width, "used": used,
-            "in_flight": in_flight, "across": across, "split": split, "busiest": busiest,
-            "copies": copies, "stores": stores, "results": results, "packed": packed,
-            "weight": weight, "of_wide": of_wide & in_sums, "single": ~of_wide & in_sums,
+            width = np.maximum(width, lanes[axes].prod(0))
+        return {
+            "cycles": cycles, "vectors": vectors, "gathered": gathered, "singles": singles,
+            "body": body, "width": width, "used": width / (m.vector_bytes / self.itemsize),
+            "in_flight": body * max(len(s.sums) / len(self.groups), 1),
+            "of_wide": of_wide & in_sums, "single": ~of_wide & in_sums,
             "step": np.where(gathers, step, 1.0),
         }  # fmt: skip
 
-    def _scattered(self, walks: Walks) -> Any:
+    def _copying(self) -> Any:
+        """Cycles that copying takes, float64 [operands]."""
+        a, s = self.accesses, self.space
+        found = np.zeros(len(s.operands))
+        for b, o in enumerate(s.operands):
+            if not o.is_constant:
+                first = (a.operand == b).argmax()
+                straight = bool((np.abs(a.step[first]) == 1).any())
+                each = ELEMENT_COPIED if straight else ELEMENT_TURNED
+                found[b] = float(o.size(list(s.axes))) * each
+        return found
+
+    def _scattered(self, walks: Walks, lanes: Any) -> Any:
         """Share of what is written that does not lie along the lanes."""
-        a = self.accesses
-        wide = walks.lanes > 1
+        a, wide = self.accesses, lanes > 1
         stored = a.stored
         if not stored.any():
             return np.zeros(len(walks))
-        step = np.abs((a.step[None, stored] * wide[:, None, :]).sum(2))
-        moved = (a.moves[None, stored] & wide[:, None, :]).any(2)
-        return (moved & (step != 1) & ~walks.turned[:, None]).mean(1)
+        step = np.abs(a.step[stored] @ wide.astype(np.float64))
+        return (_any(a.moves[stored], wide) & (step != 1) & ~walks.turned).mean(0)
 
     def _table(self, walks: Walks, b: dict[str, Any]) -> dict[str, Any]:
-        m, s, a = self.machine, self.space, self.accesses
-        n, count = walks.unroll.shape
+        """All features, [n] each."""
+        m, s, nest = self.machine, self.space, b["nest"]
+        n, count = len(walks), len(self.extents)
         one = np.ones(n)
-        unroll, lanes = walks.unroll.astype(np.float64), walks.lanes.astype(np.float64)
-        chunk, rounds = unroll * lanes, b["rounds"]
-        wide = lanes > 1
-        of_lanes = np.where(wide, unroll, 1.0).prod(1)
-        rows = np.where(~wide & self.shared, unroll, 1.0).prod(1)
-        reduced = np.where(self.reduced, chunk, 1.0).prod(1)
-        waste = 1 - self.extents / np.maximum(rounds * chunk, 1)
-        bodies = (1.0 + (self.extents % np.maximum(chunk, 1) > 0)) * one[:, None]
-        per = b["body"] * b["weight"]
-        tile_level = np.clip(self.shared.sum(), 0, count)
-        tile = b["working"][:, tile_level]
-        panel = b["working"][:, max(tile_level - 1, 0)]
-        wanted = (b["elements"][:, 0] * a.itemsize).sum(1)
-        high = np.where(~wide & self.shared, unroll, 1.0)
-        byte_step = np.abs(a.step) * a.itemsize[:, None]
-        colliding = (byte_step % ALIAS == 0) & (byte_step > 0)
-        colliding = colliding[None] & ~b["packed"][:, :, None]
-        collide = np.where(colliding, high[:, None, :], 1.0).max((1, 2), initial=1.0)
-        largest = b["times"].max(1, keepdims=True)
-        bound = np.log2(np.maximum(b["times"] / largest, 1e-4))
-        per_operation = b["copies"] / self.operations
-        order = np.argsort(walks.rank, axis=1)
-        inner_rounds = np.take_along_axis(rounds, order, 1)
-        innermost = inner_rounds[:, -1] if count else one
-        bytes_at = b["elements"] * a.itemsize
-        tile_bytes, all_bytes = bytes_at[:, tile_level], bytes_at[:, 0]
-        unpacked = ~b["packed"]
-        byte_step = np.abs(a.step) * a.itemsize[:, None]
-        of_sums = (byte_step * self.reduced).max(1, initial=0.0)
-        in_rows = ~wide & self.shared & (unroll > 1)
-        of_rows = (byte_step[None] * in_rows[:, None, :]).max(2, initial=0.0)
-        wide_step = np.where(b["of_wide"] & unpacked, of_sums, 0.0).max(1)
-        single_step = np.where(b["single"] & unpacked, np.maximum(of_sums, of_rows), 0.0).max(1)
-        lanes_rank = np.where(wide & self.shared, walks.rank, -1).max(1, initial=-1)
-        rows_rank = np.where(in_rows, walks.rank, -1).max(1, initial=-1)
-        outer_count = int(self.shared.sum())
-        moved = one < 0
-        if count:
-            last = order[:, max(outer_count - 1, 0)]
-            moved = (b["of_wide"] & a.moves[:, last].T).any(1)
-        beside = float((~a.summed & ~a.stored).sum())
-
-        def log_ratio(x: Any, size: float) -> Any:
-            return np.log2(np.maximum(x, 1.0) / size)
-
+        tile_level = int(np.clip(self.shared.sum(), 0, count))
+        tile, panel = nest.bytes[tile_level], nest.bytes[max(tile_level - 1, 0)]
+        bound = np.log2(np.maximum(b["times"] / b["largest"], 1e-4))
+        per = b["body"] * max(self.weight, 1.0)
+        across = np.zeros(n, bool)
+        if self.reduced.any():
+            across = (b["lanes"][self.reduced] > 1).any(0)
+        wanted = (nest.elements[0] * self.accesses.itemsize[:, None]).sum(0)
         return {
-            "log2 wide panel over l1": log_ratio((tile_bytes * b["of_wide"]).sum(1), m.l1_bytes),
-            "log2 single panel over l1": log_ratio((tile_bytes * b["single"]).sum(1), m.l1_bytes),
-            "log2 wide bytes over l2": log_ratio((all_bytes * b["of_wide"]).sum(1), m.l2_bytes),
-            "log2 single bytes over l2": log_ratio((all_bytes * b["single"]).sum(1), m.l2_bytes),
-            "log2 wide step over page": np.log2(1 + wide_step / ALIAS),
-            "wide rows collide": (wide_step > 0) & (wide_step % ALIAS == 0),
-            "log2 single step over page": np.log2(1 + single_step / ALIAS),
-            "lanes outside": (lanes_rank >= 0) & (rows_rank > lanes_rank),
-            "wide read again": ~moved,
-            "log2 lane step": np.log2(np.clip(b["step"].max(1, initial=1.0), 1, 64)),
-            "log2 loads of a result": one * np.log2(1 + beside),
+            **self._tile_table(b),
+            **self._panel_table(walks, b, tile_level),
+            "log2 lane step": np.log2(np.clip(b["step"].max(0, initial=1.0), 1, 64)),
+            "log2 loads of a result": one * np.log2(1 + self.beside),
             "log2 operations": one * np.log2(self.operations),
             "log2 bytes": one * np.log2(self.moved),
             "log2 operations per byte": one * np.log2(self.operations / self.moved),
@@ -374,13 +331,7 @@ class Extractor:
             "latency bound": np.maximum(0.0, 1 - b["in_flight"] / LATENCY),
             "log2 lanes": np.log2(b["width"]),
             "lanes used": b["used"],
-            "log2 vectors a round": np.log2(of_lanes),
-            "log2 rows a round": np.log2(rows),
-            "log2 reduced round": np.log2(reduced),
-            "lanes across": b["across"],
-            "vector waste": np.where(wide, waste, 0.0).sum(1),
-            "rows waste": np.where(wide, 0.0, waste).sum(1),
-            "copies of code": np.log2(bodies).sum(1),
+            "lanes across": across,
             "log2 code": np.log2(per),
             "loads per operation": b["vectors"] / per,
             "singles per operation": b["singles"] / per,
@@ -389,28 +340,117 @@ class Extractor:
             "turned": walks.turned,
             "staged": walks.staged.sum(1),
             "copied": walks.copied.sum(1),
-            "log2 copied bytes per operation": np.log2(1 + 64 * per_operation),
+            "log2 copied bytes per operation": np.log2(1 + 64 * b["copies"] / self.operations),
             "parts": walks.part > 0,
             "log2 slices": np.log2(np.maximum(walks.slices, 1)),
-            "colliding rows": np.log2(collide),
             "log2 tile bytes over l1": np.log2(tile / m.l1_bytes),
             "log2 tile bytes over l2": np.log2(tile / m.l2_bytes),
             "log2 panel bytes over l2": np.log2(panel / m.l2_bytes),
-            "log2 bytes over l3": np.log2(b["working"][:, 0] / m.l3_bytes),
+            "log2 bytes over l3": np.log2(nest.bytes[0] / m.l3_bytes),
             "l1 misses per operation": np.log2(1e-3 + b["l1"] / self.operations),
             "l2 misses per operation": np.log2(1e-3 + b["l2"] / self.operations),
             "l3 misses per operation": np.log2(1e-3 + b["l3"] / self.operations),
-            "line use": wanted
-            / np.maximum(b["lines"][:, -1].sum(1) * 0 + b["lines"][:, 0].sum(1), 1),
+            "line use": wanted / np.maximum(nest.bytes[0], 1),
             "log2 parallel rounds": np.log2(b["split"]),
             "imbalance": b["busiest"] - 1,
             "log2 threads": one * np.log2(max(s.threads, 1)),
-            "log2 innermost rounds": np.log2(np.maximum(innermost, 1)),
-            "arithmetic bound": bound[:, 0],
-            "l1 bound": bound[:, 1],
-            "l2 bound": bound[:, 2],
-            "l3 bound": bound[:, 3],
+            "arithmetic bound": bound[0],
+            "l1 bound": bound[1],
+            "l2 bound": bound[2],
+            "l3 bound": bound[3],
         }
+
+    def _tile_table(self, b: dict[str, Any]) -> dict[str, Any]:
+        """Features of the tile's shape."""
+        wide, chunk, extents = b["lanes"] > 1, b["chunk"], self.extents[:, None]
+        unroll, shared, reduced = b["unroll"], self.shared[:, None], self.reduced[:, None]
+        waste = 1 - extents / np.maximum(b["rounds"] * chunk, 1)
+        bodies = 1.0 + (extents % np.maximum(chunk, 1) > 0)
+        return {
+            "log2 vectors a round": np.log2(np.where(wide, unroll, 1.0).prod(0)),
+            "log2 rows a round": np.log2(np.where(~wide & shared, unroll, 1.0).prod(0)),
+            "log2 reduced round": np.log2(np.where(reduced, chunk, 1.0).prod(0)),
+            "vector waste": np.where(wide, waste, 0.0).sum(0),
+            "rows waste": np.where(wide, 0.0, waste).sum(0),
+            "copies of code": np.log2(bodies.prod(0)),
+        }
+
+    def _panel_table(self, walks: Walks, b: dict[str, Any], tile_level: int) -> dict[str, Any]:
+        """Features of the panels that the sums of one tile read, and of the order of its loops."""
+        m, a, count = self.machine, self.accesses, len(self.extents)
+        n, shared = len(walks), self.shared[:, None]
+        wide, unroll, unpacked = b["lanes"] > 1, b["unroll"], ~b["packed"]
+        size = a.itemsize[:, None]
+        tile_bytes = b["nest"].elements[tile_level] * size
+        all_bytes = b["nest"].elements[0] * size
+        byte_step = np.abs(a.step) * size
+        of_sums = (byte_step * self.reduced).max(1, initial=0.0)[:, None]
+        in_rows = ~wide & shared & (unroll > 1)
+        of_rows = (byte_step[:, :, None] * in_rows).max(1, initial=0.0)
+        wide_step = np.where(b["of_wide"] & unpacked, of_sums, 0.0).max(0)
+        single_step = np.where(b["single"] & unpacked, np.maximum(of_sums, of_rows), 0.0).max(0)
+        high = np.where(~wide & shared, unroll, 1.0)
+        colliding = (byte_step % ALIAS == 0) & (byte_step > 0)
+        collide = np.where(colliding[:, :, None] & unpacked[:, None], high, 1.0)
+        rank = np.ascontiguousarray(walks.rank.T)
+        lanes_rank = np.where(wide & shared, rank, -1).max(0, initial=-1)
+        rows_rank = np.where(in_rows, rank, -1).max(0, initial=-1)
+        innermost, moved = np.ones(n), np.zeros(n, bool)
+        if count:
+            order, every = np.argsort(walks.rank, axis=1), np.arange(n)
+            innermost = b["rounds"][order[:, -1], every]
+            last = order[:, max(int(self.shared.sum()) - 1, 0)]
+            moved = (b["of_wide"] & a.moves[:, last]).any(0)
+
+        def log_ratio(x: Any, size: float) -> Any:
+            return np.log2(np.maximum(x, 1.0) / size)
+
+        return {
+            "log2 wide panel over l1": log_ratio((tile_bytes * b["of_wide"]).sum(0), m.l1_bytes),
+            "log2 single panel over l1": log_ratio((tile_bytes * b["single"]).sum(0), m.l1_bytes),
+            "log2 wide bytes over l2": log_ratio((all_bytes * b["of_wide"]).sum(0), m.l2_bytes),
+            "log2 single bytes over l2": log_ratio((all_bytes * b["single"]).sum(0), m.l2_bytes),
+            "log2 wide step over page": np.log2(1 + wide_step / ALIAS),
+            "wide rows collide": (wide_step > 0) & (wide_step % ALIAS == 0),
+            "log2 single step over page": np.log2(1 + single_step / ALIAS),
+            "colliding rows": np.log2(collide.max((0, 1), initial=1.0)),
+            "lanes outside": (lanes_rank >= 0) & (rows_rank > lanes_rank),
+            "wide read again": ~moved,
+            "log2 innermost rounds": np.log2(np.maximum(innermost, 1)),
+        }
+
+
+@dataclass(frozen=True)
+class _Touched:
+    """What the levels of a loop nest touch: `elements` [levels, accesses, n] of each access, the
+    `bytes` [levels, n] of all cache lines, and how often the level runs, `repeats` [levels, n]."""
+
+    elements: Any
+    bytes: Any
+    repeats: Any
+
+    def misses(self, size: float) -> Any:
+        """Bytes [n] that come from beyond a cache: of the levels that fit it, the outermost."""
+        fits, traffic = self.bytes <= size, self.bytes * self.repeats
+        least = np.where(fits, traffic, np.inf).min(0)
+        once = self.bytes[0] * (self.bytes[0] > size)
+        return np.where(np.isfinite(least), np.maximum(least, once), traffic[-1])
+
+
+def _columns(rows: Any) -> Any:
+    """Integers [n, axes] as float64 [axes, n], rows in one piece."""
+    return np.ascontiguousarray(rows.T, np.float64)
+
+
+def _products(factors: Any, chosen: Any) -> Any:
+    """Products of the factors [levels, axes, n] over chosen axes, bool [accesses, axes]: [levels,
+    accesses, n]."""
+    return np.stack([factors[:, axes].prod(1) for axes in chosen], 1)
+
+
+def _any(chosen: Any, flags: Any) -> Any:
+    """Whether a flag [axes, n] of any chosen axis, bool [accesses, axes], is set: [accesses, n]."""
+    return (chosen.astype(np.float32) @ flags.astype(np.float32)) > 0
 
 
 def _groups(space: Nest) -> list[Any]:
