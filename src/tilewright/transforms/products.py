@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tilewright.expr import CONSTANT, Axis, Expr, Load, Reduce, is_static, static, walk
@@ -39,6 +39,9 @@ first and the second level cache."""
 FAR = 1.5
 """Loads that an element costs which is read for every chunk from beyond the second level cache;
 others of those that are read one by one cost half a load."""
+MISSED, STREAM = 1.0, 4
+"""Cycles for each line that is read one by one from beyond the first level cache; and lines from
+which on those that follow on one another are fetched ahead of their use."""
 COLLIDING, WAYS = 2.0, 7
 """What rows cost of which more than so many share a set of the first level cache."""
 BODY, CODE = 0.01, 30_000.0
@@ -115,6 +118,27 @@ class Operand:
         """Whether too many of so many points of the axis share a set."""
         apart = ALIAS_BYTES // math.gcd(self.step(a) * self.load.type.itemsize, ALIAS_BYTES)
         return self.step(a) != 0 and rows / apart > WAYS
+
+    def lines(self, points: Mapping[Axis, int]) -> float:
+        """Cache lines that are touched over so many points of each axis: runs of neighbours, or
+        rows of them, of which some axes step over the same (y + ky, an image's windows)."""
+        size = self.load.type.itemsize
+        span, runs = size, list[tuple[int, int]]()
+        moved = [(abs(self.step(a)) * size, n) for a, n in points.items() if self.moves(a)]
+        for step, n in sorted(moved):
+            near, count = runs[-1] if runs else (0, 0)
+            if step <= max(span, LINE_BYTES):
+                span += step * (n - 1)
+            elif near and step % near == 0 and step <= near * count:
+                runs[-1] = near, count + step // near * (n - 1)
+            else:
+                runs.append((step, n))
+        return math.prod(n for _, n in runs) * (1 + (span - size) / LINE_BYTES)
+
+    def streams(self, k: Axis) -> bool:
+        """Whether the points of an axis follow on one another for some lines."""
+        step = abs(self.step(k)) * self.load.type.itemsize
+        return 0 < step <= LINE_BYTES and step * static(k.extent) >= STREAM * LINE_BYTES
 
     @functools.cached_property
     def is_plain(self) -> bool:
@@ -259,7 +283,11 @@ class Product:
         for width in (1, 2, 3, 4):
             if width > 1 and (width * lanes > static(vector.extent) or width > room):
                 return
-            most = min(room // width, static(rows.extent), lanes if turned else room)
+            # sums, a vector of each column and an element of one row at a time: none is spilled
+            free = (self.target.registers - width - 1) // len(self.tiled)
+            most = min(room // width, free // width, static(rows.extent), lanes if turned else room)
+            if not most:
+                return
             for high in _heights(static(rows.extent), most):
                 plans = {vector: Plan(unroll=width, lanes=lanes)}
                 if high > 1:
@@ -328,12 +356,13 @@ class Product:
         near = 1.0 if lines <= self.target.l1_bytes else SECOND_LEVEL
         if 2 * lines > self.target.l2_bytes:  # what else is read needs room too
             near = THIRD_LEVEL
+        missed = self.missed(singles, {rows: high}, lines)
         chunks, rest = divmod(static(vector.extent), width * lanes)
         again = [o.size([rows, *self.summed]) * o.itemsize for o in singles]  # for every chunk
         single = sum(FAR if n > self.target.l2_bytes else 0.5 for n in again)
         for times, vectors in ((chunks, width), (1, -(-rest // lanes))):
             reads = vectors * load * near * len(wide) + single * high
-            work = max(high * vectors * sums, reads / near) + CROWDED * reads
+            work = max(high * vectors * sums, reads / near) + CROWDED * reads + missed
             step += panels * times * (work if vectors else 0.0) * far
         rounds = self.results / (static(rows.extent) * static(vector.extent))
         rate = 1 / lanes if turned is None else TURNED * lanes / high
@@ -343,6 +372,16 @@ class Product:
         bodies = sum(2 if static(a.extent) % p.chunk else 1 for a, p in plans.items())
         cycles += min(BODY * cycles, CODE) * (bodies - 2 + (4 if turned is not None else 0))
         return Tile(order, (*plans.items(),), tuple(staged), turned, cycles)
+
+    def missed(self, singles: Sequence[Operand], tile: Mapping[Axis, int], nbytes: int) -> float:
+        """Cycles in each step for lines of what a tile reads one by one, if these do not stay in
+        the first level cache beside `nbytes` of other operands."""
+        points = {**tile, **{k: static(k.extent) for k in self.summed}}
+        scattered = [o for o in singles if not o.streams(self.summed[-1])]
+        touched = sum(o.lines(points) for o in scattered)
+        if touched * LINE_BYTES + nbytes <= self.target.l1_bytes:
+            return 0.0
+        return MISSED * touched / math.prod(points[k] for k in self.summed)
 
     def lines_of(self, o: Operand, vector: Axis, chunk: int) -> float:
         """Cycles for the cache lines that making words of a large operand touches: narrow numbers
