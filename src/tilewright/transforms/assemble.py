@@ -61,6 +61,7 @@ from tilewright.transforms import fusion
 from tilewright.transforms.ahead import Split, packed, split
 from tilewright.transforms.collapse import collapse
 from tilewright.transforms.complex_parts import split_complex, split_function
+from tilewright.transforms.groups import separated
 from tilewright.transforms.loopify import walked
 from tilewright.transforms.lowering import axes_for, position
 from tilewright.transforms.packing import Block as Copy
@@ -400,7 +401,7 @@ class _Builder:
         if not k.body or any(static(a.extent) == 0 for a in k.axes):
             return []
         k, origin = split_complex(k)
-        k = collapse(k)
+        k = collapse(separated(k))
         types = [(b.dtype, b.shape, b.scope) for b in k.params]
         text = f"{types} {kernels.show(replace(k, name=''), Canonical())}"
         made = self.by_text.get(text)
