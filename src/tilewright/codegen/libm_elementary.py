@@ -638,6 +638,9 @@ def _simple_power(x: Expr, n: float) -> Expr | None:
         return integer_power(x * x, 2)
     if n in (-1.0, -2.0):
         return integer_power(1.0 / x, -int(n))
+    if n == -1.5:  # 1/x has the range of the result, and +-0 of both zeros and infinities is 0
+        inverse = 1.0 / (x + 0.0)
+        return inverse * apply("sqrt", inverse)
     if n not in (-0.5, 0.5, 1.5, 2.5):
         return None
     a = x + 0.0  # unlike the root's, the power of -0 is that of 0, and that of -inf is that of inf

@@ -34,9 +34,19 @@ from tilewright.expr import (
 from tilewright.graph import Graph, Input, Node, Pick, users
 from tilewright.kernel import Assign, Kernel
 from tilewright.ops.elementwise import Elementwise
-from tilewright.ops.shape import Broadcast, Cast, Concatenate, Flip, Pad, Reshape, Slice, Transpose
+from tilewright.ops.shape import (
+    Broadcast,
+    Cast,
+    Concatenate,
+    Flip,
+    Pad,
+    Reduction,
+    Reshape,
+    Slice,
+    Transpose,
+)
 from tilewright.transforms.index_rules import simplify
-from tilewright.transforms.lowering import Lowering, axes_for, position
+from tilewright.transforms.lowering import Lowering, axes_for, is_few, position, written_out
 from tilewright.transforms.simplify import is_widening
 
 DEAR: Final = 8
@@ -60,6 +70,10 @@ cache, and what is its own on a thread's stack."""
 ONCE, ROW, MANY = 0, 1, 2
 """How often a sink reads one element: once; again along inner axes only (so the value can be
 computed before the inner loop); or again along outer axes."""
+
+NONE, PLAIN, OTHER = 0, 1, 2
+"""What reduces a node on the way to its sinks: nothing; plain reductions, each of whose terms is
+evaluated once; or others."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +124,8 @@ def keep(graph: Graph) -> dict[Node, str]:
     size: dict[Node, int] = {}
     for n in nodes:
         inlined = [a for a in dict.fromkeys(n.args) if a in weight]
-        weight[n] = min(cost(n) + sum(weight[a] for a in inlined), 1 << 20)
+        terms = _few_terms(n) or 1
+        weight[n] = min(terms * (cost(n) + sum(weight[a] for a in inlined)), 1 << 20)
         size[n] = 1 + sum(size[a] for a in inlined)
         beyond = _beyond(n, readers)
         sinks, rereads, reduced = reach[n]
@@ -124,9 +139,10 @@ def keep(graph: Graph) -> dict[Node, str]:
 
 
 def _reason(
-    n: Node, weight: int, size: int, sinks: int, rereads: int, reduced: bool, readers: list[Node]
+    n: Node, weight: int, size: int, sinks: int, rereads: int, reduced: int, readers: list[Node]
 ) -> str | None:
-    if n.op.fusion in ("reduction", "contraction"):
+    few = _few_terms(n) > 0 and reduced == PLAIN and sinks == 1 and rereads != MANY
+    if n.op.fusion in ("reduction", "contraction") and not few:
         if sinks > 1:
             return "several readers would each reduce again"
         if rereads != ONCE:
@@ -141,10 +157,18 @@ def _reason(
     if sinks > 1 and weight >= DEAR:
         return f"{sinks} readers would each recompute it"
     often = not is_widening(n) and _often(n, readers)
-    few = 1 if often else 2 if _contracted(readers) else DEAR
-    if rereads == MANY and weight >= few:
+    dear = 1 if often else 2 if _contracted(readers) else DEAR
+    if rereads == MANY and weight >= dear:
         return "each of its elements is read many times"
     return None
+
+
+def _few_terms(n: Node) -> int:
+    """The terms of a reduction that are so few that another reduction may compute them, or 0."""
+    if not isinstance(n.op, Reduction):
+        return 0
+    extents = [n.args[0].type.shape[d] for d in n.op.axes]
+    return static(product(extents)) if is_few(extents) else 0
 
 
 def _beyond(n: Node, readers: dict[Node, list[Node]]) -> list[Node]:
@@ -188,22 +212,24 @@ def _contracted(readers: Sequence[Node]) -> bool:
 
 def _reach(
     nodes: list[Node], readers: dict[Node, list[Node]], forced: dict[Node, str]
-) -> dict[Node, tuple[int, int, bool]]:
-    """For each node: how many sinks evaluate it, how often one re-reads it, and whether through a
-    reduction. Assumes everything that is not forced into memory is inlined."""
+) -> dict[Node, tuple[int, int, int]]:
+    """For each node: how many sinks evaluate it, how often one re-reads it, and through what
+    reductions. Assumes everything that is not forced into memory is inlined."""
     sinks: dict[Node, frozenset[tuple[Node, ...]]] = {}
     rereads: dict[Node, int] = {}
-    reduced: dict[Node, bool] = {}
+    reduced: dict[Node, int] = {}
     for n in reversed(nodes):
         found: set[tuple[Node, ...]] = set()
-        again, under = ONCE, False
+        again, under = ONCE, NONE
         for u in dict.fromkeys(readers[n]):
             moves = not isinstance(u.op, (Elementwise, Cast))
-            ends = u in forced or u.op.fusion in ("reduction", "contraction")
+            reduces = u.op.fusion in ("reduction", "contraction")
+            ends = u in forced or reduces
             onward = frozenset([(u,)]) if ends else sinks[u]
             found |= {(u, *s) if moves and not ends else s for s in onward}
             again = max(again, _edge(u, n), ONCE if ends else rereads[u])
-            under |= u.op.fusion in ("reduction", "contraction") or (not ends and reduced[u])
+            through = PLAIN if isinstance(u.op, Reduction) else OTHER if reduces else NONE
+            under = max(under, through, NONE if ends else reduced[u])
         if n in forced:
             found.add((n,))
         sinks[n] = frozenset(sorted(found, key=len)[:MOST_SINKS])
@@ -280,7 +306,7 @@ def _assigns(n: Node, buffer: Buffer, lowering: Lowering) -> tuple[tuple[Axis, .
             assigns.append(Assign(buffer, tuple(index), own, value))
         return (), assigns
     axes = axes_for(n.type.shape)
-    (value,) = simplify([lowering.compute(n, position(axes))])
+    (value,) = simplify([written_out(lowering.compute(n, position(axes)))])
     return axes, [Assign(buffer, position(axes), (), value)]
 
 

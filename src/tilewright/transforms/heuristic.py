@@ -28,6 +28,7 @@ from tilewright.expr import (
 from tilewright.kernel import Assign, Kernel
 from tilewright.target import Target
 from tilewright.transforms.index_rules import affine, flat
+from tilewright.transforms.pairs import walk_of_pairs
 from tilewright.transforms.products import Product, Tile, turned_tile
 from tilewright.transforms.schedule import (
     Order,
@@ -237,6 +238,11 @@ class _Planner:
             self.plans.update(tile.plans)
             self.tile = tile
             return list(tile.axes)
+        pairs = walk_of_pairs(axes, tiled, lanes, self.target)
+        if pairs is not None:
+            order, plans = pairs
+            self.plans.update(plans)
+            return order
         if across:
             for r in tiled:
                 self.reduction(r)

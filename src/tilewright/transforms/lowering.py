@@ -1,19 +1,48 @@
 """Lowering: from kept nodes of a graph to the scalar expression of their elements.
 
 Knows how to inline producers: `Op.lower` asks for an argument's element at some index and gets a
-load if the argument is kept in memory, the producer's own expression otherwise. Refuses to decide
-what is kept (`fusion`).
+load if the argument is kept in memory, the producer's own expression otherwise. A reduction inside
+another one is of few terms, and becomes a plain expression of them. Refuses to decide what is kept
+(`fusion`).
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from tilewright.errors import InternalError
-from tilewright.expr import Axis, Buffer, Expr, as_index, axis, load
+from tilewright.expr import (
+    Axis,
+    Buffer,
+    Expr,
+    Extent,
+    Reduce,
+    apply,
+    as_index,
+    axis,
+    depends,
+    is_static,
+    load,
+    product,
+    static,
+    substitute,
+    walk,
+)
 from tilewright.graph import Node, View
+from tilewright.ops import elementwise as el
 
 AXIS_NAMES = "ijklmnpq"
+FEW: Final = 4
+"""Terms up to which a reduction is written out where another one reads it: points have two
+coordinates or three, and what all pairs of them make is not worth an array."""
+_COMBINED: Final = {
+    "sum": el.add, "prod": el.multiply, "max": el.maximum, "min": el.minimum,
+    "all": el.logical_and, "any": el.logical_or,
+}  # fmt: skip
+"""The elementwise function that combines two terms of a reduction."""
 
 
 class Lowering:
@@ -58,3 +87,38 @@ def axes_for(shape: Sequence[object]) -> tuple[Axis, ...]:
 def position(axes: Sequence[Axis]) -> tuple[Expr, ...]:
     """The index made of the axes; an axis with one point is just 0."""
     return tuple(as_index(0) if a.extent == 1 else a for a in axes)
+
+
+def is_few(extents: Sequence[Extent]) -> bool:
+    """Whether a reduction over so many points may be written out."""
+    return all(map(is_static, extents)) and 0 < static(product(extents)) <= FEW
+
+
+def written_out(root: Expr) -> Expr:
+    """The expression with every reduction of few terms that depends on the axes of one around it
+    as a plain expression of its terms, in their order."""
+    while True:
+        env: dict[Expr, Expr] = {}
+        for outer in walk(root):
+            if isinstance(outer, Reduce):
+                inner = [e for e in walk(outer.body) if isinstance(e, Reduce)]
+                env |= {r: _terms(r) for r in inner if _is_short(r) and depends(r, outer.axes)}
+        if not env:
+            return root
+        (root,) = substitute([root], env)
+
+
+def _is_short(r: Reduce) -> bool:
+    """Whether it can be written out at once: it has few terms, and no reduction inside."""
+    nested = any(isinstance(e, Reduce) for e in walk(r.body))
+    return not nested and is_few([a.extent for a in r.axes])
+
+
+def _terms(r: Reduce) -> Expr:
+    points = itertools.product(*(range(static(a.extent)) for a in r.axes))
+    terms: list[Expr] = []
+    for p in points:
+        env: dict[Expr, Expr] = dict(zip(r.axes, map(as_index, p), strict=True))
+        terms += substitute([r.body], env)
+    combine = functools.partial(apply, _COMBINED[r.kind].row.scalar)
+    return functools.reduce(combine, terms)

@@ -1,0 +1,88 @@
+"""Reductions over pairs of points: nothing of the size of all pairs is kept, and the values are
+NumPy's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilewright as tw
+
+
+def forces(x: Any, mass: Any) -> Any:
+    """Softened gravity on each point; x is [..., n, d]."""
+    d = x[..., None, :, :] - x[..., :, None, :]
+    pull = mass * ((d * d).sum(axis=-1) + 1e-2) ** -1.5
+    return (d * pull[..., None]).sum(axis=-2)
+
+
+def density(q: Any, x: Any) -> Any:
+    d = q[:, None, :] - x[None, :, :]
+    return np.exp(-0.5 * (d * d).sum(-1)).sum(1)
+
+
+def nearest(q: Any, x: Any) -> Any:
+    return np.abs(q[:, None, :] - x[None, :, :]).max(-1).min(1)
+
+
+def energy(x: Any, charge: Any) -> Any:
+    d = x[:, None, :] - x[None, :, :]
+    return ((charge[:, None] * charge) / np.sqrt((d * d).sum(-1) + 0.1)).sum()
+
+
+def points(*shape: int, dtype: Any = np.float32) -> Any:
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(dtype)
+
+
+CASES: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
+    (forces, (points(70, 3), np.abs(points(70)))),
+    (forces, (points(33, 2, dtype=np.float64), np.abs(points(33, dtype=np.float64)))),
+    (forces, (points(5, 3), np.abs(points(5)))),
+    (forces, (points(3, 40, 3), np.abs(points(40)))),
+    (forces, (points(40, 1), np.abs(points(40)))),
+    (forces, (points(40, 5), np.abs(points(40)))),
+    (density, (points(50, 2), points(21, 2))),
+    (density, (points(21, 4), points(50, 4))),
+    (nearest, (points(37, 3), points(64, 3))),
+    (energy, (points(45, 3), points(45))),
+]
+
+
+@pytest.mark.parametrize(("f", "args"), CASES)
+def test_pairs_are_what_numpy_makes_of_them(f: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    exact = f(*(a.astype(np.float64) for a in args))
+    bound = 1e-4 if args[0].dtype == np.float32 else 1e-12
+    np.testing.assert_allclose(tw.compile(f)(*args), exact, bound, bound * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_change_no_bit(threads: int) -> None:
+    args = points(300, 3), np.abs(points(300))
+    one, more = (tw.compile(forces, threads=n)(*args) for n in (1, threads))
+    np.testing.assert_array_equal(one, more)
+
+
+@pytest.mark.parametrize(("f", "args"), [CASES[0], CASES[1], CASES[6], CASES[7], CASES[8]])
+def test_no_array_of_all_pairs_is_kept(f: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    (kernel,) = tw.compile(f).lower(*args).kernels
+    pairs = args[0].shape[0] * args[1].shape[0]
+    assert not kernel.locals and all(math.prod(b.shape) < pairs for b in kernel.params)
+
+
+def test_terms_that_another_reduction_reads_are_written_out() -> None:
+    (kernel,) = tw.compile(density).lower(points(50, 3), points(21, 3)).kernels
+    text = str(kernel)
+    assert text.count(" sum[") == 1, text
+    (kernel,) = tw.compile(lambda q, x: (q[:, None] - x).sum(-1)).lower(*CASES[7][1]).kernels
+    assert str(kernel).count(" sum[") == 1, kernel  # nothing reads this sum again
+
+
+def test_lanes_go_along_the_results_and_components_are_written_out() -> None:
+    lowered = tw.compile(forces).lower(points(1000, 3), np.abs(points(1000)))
+    schedule = str(*lowered.schedules.values())
+    assert "Vectorize(i." in schedule and "Unroll(j)" in schedule, schedule
+    assert 'Vectorize("k' not in schedule
