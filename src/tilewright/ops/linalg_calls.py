@@ -25,6 +25,9 @@ from tilewright.target import Lapack
 BLOCK: Final = 64
 """Columns that blocked routines treat together, at most (ILAENV); workspaces allow for it."""
 
+SERIAL: Final = 96 * 96
+"""Elements of a matrix up to which libraries are expected not to divide their work."""
+
 REFLECTORS: Final = 65 * 64
 """Elements that xORMQR and xORMLQ use besides (TSIZE)."""
 
@@ -36,23 +39,24 @@ class Caller:
     """Calls of a LAPACK on elements of one type.
 
     Fortran takes every argument by address, so letters and numbers stand in memory of their own,
-    which `memory` declares and fills. The lengths of the letters follow at the end, by value.
+    which `constants` declares and fills, once for a batch; `memory` is what a matrix of it needs.
+    The lengths of the letters follow at the end, by value.
     """
 
     def __init__(self, lapack: Lapack, dtype: DType) -> None:
         self.lapack, self.dtype = lapack, dtype
         self.integer = dtypes.int64 if lapack.integer_bytes == 8 else dtypes.int32
-        self.memory: list[Stmt] = []
+        self.constants: list[Stmt] = []
         self._constants: dict[tuple[DType, float], Buffer] = {}
         self.info = Buffer("info", self.integer, (), "stack")
-        self.memory.append(Alloc(self.info))
+        self.memory: list[Stmt] = [Alloc(self.info)]
 
     def constant(self, value: float, dtype: DType) -> Buffer:
         """Memory that holds a number; equal ones share it."""
         key = dtype, value
         if key not in self._constants:
             held = self._constants[key] = Buffer("argument", dtype, (), "stack")
-            self.memory += [Alloc(held), store(held, (), number(value, dtype))]
+            self.constants += [Alloc(held), store(held, (), number(value, dtype))]
         return self._constants[key]
 
     def work(self, name: str, *shape: int, dtype: DType | None = None) -> Buffer:
@@ -81,16 +85,29 @@ class Caller:
         As in NumPy, the length is what the routine itself calls best, which decides how it is
         blocked, and so how it rounds; but at most `size`, which must be enough for it to work.
         """
-        space, length = self.work("space", size), Buffer("length", self.integer, (), "stack")
-        best = cast(space[0], dtypes.int64)
+        length, asked, status = (
+            Buffer(name, self.integer, (), "stack") for name in ("length", "asked", "status")
+        )
+        answer = Buffer("answer", self.dtype, (), "stack")
+
+        def unread(a: Argument) -> Argument:
+            """An array that is not read: only its first element may be written."""
+            held = a.buffer if isinstance(a, (Matrix, Ref)) else a
+            if not isinstance(held, Buffer) or not held.shape:
+                return a
+            return asked if held.dtype == self.integer else answer
+
+        query = (*map(unread, args), answer, length, *map(unread, after), status)
+        best = cast(answer[()], dtypes.int64)
         best = select(best < as_index(size), best, as_index(size))
-        self.memory += [
-            Alloc(length),
+        call = self.call(routine, *query)
+        self.constants += [
+            *map(Alloc, (length, asked, status, answer)),
             store(length, (), number(-1, self.integer)),
-            self.call(routine, *args, space, length, *after, self.info),
+            call,
             store(length, (), cast(best, self.integer)),
         ]
-        return [space, length, self.info]
+        return [self.work("space", size), length, self.info]
 
     def _ref(self, a: Argument) -> Ref:
         match a:
@@ -114,9 +131,11 @@ class Caller:
         return number(math.nan, self.dtype)
 
     def each(self, buffer: Buffer, body: Callable[[tuple[Expr, ...]], Sequence[Stmt]]) -> Stmt:
-        """`body` for every matrix of a batch, after all memory that it asks for."""
-        nest = each_matrix(buffer, body, parallel=False)  # the library has threads of its own
-        return block(*self.memory, nest)
+        """`body` for every matrix of a batch, after all memory that it asks for. Matrices are
+        dealt to threads if they are so small that the library uses none of its own."""
+        m, n = (static(extent) for extent in buffer.shape[-2:])
+        nest = each_matrix(buffer, body, self.memory, parallel=m * n <= SERIAL)
+        return block(*self.constants, nest)
 
 
 def _start(buffer: Buffer, lead: Sequence[Expr]) -> Ref:
