@@ -272,6 +272,20 @@ def test_only_a_short_preparation_is_not_improved_by_llvm(monkeypatch: pytest.Mo
     assert not any(llvm.AS_PRINTED in head for head in defined(program, once=True))
 
 
+@pytest.mark.parametrize("dtype", ["int16", "float16", "bfloat16"])
+def test_short_lanes_of_a_preparation_are_blended(dtype: str) -> None:
+    """LLVM ended the process: thirteen lanes of sixteen bits, in a function it need not improve."""
+    a = np.random.default_rng(0).integers(-9, 9, 13)
+    c = tw.constant(a.astype(tw.numpy.dtype(dtype)))
+
+    def f(x: Any) -> Any:
+        held = tw.numpy.array(c)
+        return np.argmax(held), np.max(held), x
+
+    position, largest, _ = tw.compile(f)(np.float32(1))
+    assert position == np.argmax(a) and largest == a.max()
+
+
 def test_equal_layers_share_code_and_not_weights() -> None:
     weights = [normal(128, 128) / 8 for _ in range(4)]
 
