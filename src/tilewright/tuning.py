@@ -16,67 +16,23 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any, Final, TextIO
-
-import numpy as np
+from typing import Any, TextIO
 
 from tilewright import loops
 from tilewright.compile import Compiled, compile, machine
-from tilewright.cost_model import corpus, encoding, features, measure, records
+from tilewright.cost_model import corpus, encoding, features, records
 from tilewright.cost_model.choice import prior
-from tilewright.cost_model.measure import Limits, Task
 from tilewright.cost_model.model import Model
-from tilewright.cost_model.records import Database, Record
+from tilewright.cost_model.records import Database
+from tilewright.cost_model.rounds import BATCH, Bench, Tell, Tuned
 from tilewright.cost_model.search import (
     EvolutionarySearch,
     GuidedSearch,
     Learner,
-    Search,
     online_trainer,
 )
-from tilewright.cost_model.spaces import Points, Space, space
-from tilewright.errors import ScheduleError
+from tilewright.cost_model.spaces import space
 from tilewright.kernel import Kernel
-from tilewright.transforms.schedule import Schedule
-
-BATCH: Final = 16
-"""Candidates of one kernel that are proposed and measured before the model is asked again."""
-HOPE: Final = 0.3
-"""Share of its time that a kernel is expected to lose in its first batch; what later batches did
-gain, fading, is what is expected of the next."""
-FADING: Final = 0.5
-
-
-@dataclass
-class Tuned:
-    """One kernel while it is tuned. `calls`: how often a run of the program calls it."""
-
-    kernel: Kernel
-    calls: int
-    space: Space
-    search: Search
-    default: float = math.inf  # seconds
-    best: float = math.inf
-    schedule: Schedule | None = None
-    expected: float = HOPE
-    trials: int = 0
-    errors: int = 0
-    done: bool = False
-    curve: list[tuple[int, float]] = field(default_factory=list)
-    """(trials, best seconds) whenever it became faster."""
-    known: dict[Schedule, float] = field(default_factory=dict)
-    """Seconds of what was tried: different points may be the same schedule."""
-
-    @property
-    def ratio(self) -> float:
-        """How many times as fast as the heuristic's schedule the best is."""
-        return self.default / self.best if math.isfinite(self.best) else 1.0
-
-    @property
-    def promise(self) -> float:
-        """Seconds of a run of the program that the next batch is expected to gain."""
-        known = self.best if math.isfinite(self.best) else 1.0
-        return self.calls * known * self.expected
 
 
 @dataclass(frozen=True)
@@ -167,12 +123,13 @@ def tune(
             tuned.append(Tuned(k, calls.get(k.name, 1), s, search))
     if kept is not None and executor is None:
         kept.insert([], [], [encoding.Machine.here()])
-    budget = _Budget(seconds, trials)
+    budget, bench = _Budget(seconds, trials), Bench(kept, executor, count)
     status = _Status(lowered.name, sys.stderr if progress is True else progress or None)
     interrupted = False
     try:
         while not budget.spent and (left := [t for t in tuned if not t.done]):
-            _round(max(left, key=lambda t: t.promise), budget, kept, executor, count, status, tuned)
+            t = max(left, key=lambda t: t.promise)
+            t.round(bench, budget.left, _teller(status, t, tuned, budget))
     except KeyboardInterrupt:
         interrupted = True
     finally:
@@ -199,7 +156,7 @@ def bench(
     **Arguments:** `kernels`: names and kernels, those of `cost_model.corpus` by default. `seconds`
     ends it early. The others as for `tune`.
 
-    **Returns** how many measurements were stored.
+    **Returns** how many schedules were measured.
     """
     kept = records.database() if database is None else database
     if kernels is None:
@@ -208,120 +165,25 @@ def bench(
     if kept is not None and executor is None:
         kept.insert([], [], [encoding.Machine.here()])
     status = _Status("bench", sys.stderr if progress is True else progress or None)
-    budget, stored, target = _Budget(seconds, each * len(pairs)), 0, machine()
+    budget, where = _Budget(seconds, each * len(pairs)), Bench(kept, executor, threads)
     try:
         for name, k in pairs:
             if budget.spent:
                 break
-            s = space(k, target, threads)
+            s = space(k, machine(), threads)
             if not s.holes:
                 continue
             t = Tuned(k, 1, s, EvolutionarySearch(s, seed))
+            tell = _teller(status, t, [t], budget)
             while t.trials < each and not t.done and not budget.spent:
-                stored += _round(t, budget, kept, executor, threads, status, [t], each - t.trials)
+                t.round(where, min(budget.left, each - t.trials), tell)
             status.note(f"{name}: {t.trials} trials, {t.errors} failed, best {t.ratio:.2f}x")
     finally:
         status.end()
-    return stored
+    return budget.count
 
 
-# -- one round -----------------------------------------------------------------------------------
-
-
-def _round(
-    t: Tuned,
-    budget: _Budget,
-    kept: Database | None,
-    executor: Executor | None,
-    threads: int,
-    status: _Status,
-    every: Sequence[Tuned],
-    most: int = BATCH,
-) -> int:
-    """Propose, measure and observe one batch of a kernel; how many measurements were stored."""
-    points, schedules = _proposed(t, min(BATCH, most, budget.left))
-    if not schedules:
-        t.done = True
-        return 0
-    before = t.best
-    tasks = [Task.of(t.kernel, s, threads, LIMITS) for s in schedules]
-    earlier = _earlier(kept, t.kernel, threads, executor)
-    new = [task for task in tasks if task.schedule not in earlier]
-    measured = iter(measure.outcomes(new, executor))
-    seconds = np.full(len(tasks), np.inf)
-    stored = 0
-    tried = 0
-    for n, task in enumerate(tasks):
-        record = earlier.get(task.schedule)
-        if record is None:
-            record = next(measured).record(task, features.VERSION)
-            if kept is not None:
-                stored += kept.insert([record], [t.kernel])
-            budget.count += 1
-        tried += 1
-        seconds[n] = t.known[schedules[n]] = _noted(t, record, schedules[n])
-        status.show(t, every, budget)
-        if budget.late:
-            break
-    t.search.observe(points[:tried], seconds[:tried])
-    gained = 1 - t.best / before if math.isfinite(before) else t.expected
-    t.expected = FADING * t.expected + (1 - FADING) * max(gained, 0.0)
-    return stored
-
-
-LIMITS: Final = Limits()
-
-
-def _proposed(t: Tuned, count: int) -> tuple[Points, list[Schedule]]:
-    """Points that are legal and new, with their schedules. Others are observed: as failed, or as
-    what the same schedule took."""
-    found: dict[Schedule, Any] = {}
-    for _ in range(4):
-        points = t.search.propose(count - len(found))
-        old: list[tuple[Any, float]] = []
-        for p in points:
-            try:
-                schedule = t.space.schedule(p)
-            except ScheduleError:
-                old.append((p, math.inf))
-                continue
-            if schedule in t.known:
-                old.append((p, t.known[schedule]))
-            else:
-                found.setdefault(schedule, p)
-        if old:
-            t.search.observe(np.array([p for p, _ in old]), np.array([x for _, x in old]))
-        if len(found) >= count or not len(points):
-            break
-    return np.array(list(found.values()), np.int64), list(found)
-
-
-def _earlier(
-    kept: Database | None, kernel: Kernel, threads: int, executor: Executor | None
-) -> dict[str, Record]:
-    """What was measured before on this machine by this compiler, by the schedule's text."""
-    if kept is None or executor is not None:
-        return {}
-    found = kept.records(encoding.key(kernel), encoding.machine_key(machine()), threads)
-    compiler = measure.compiler_version()
-    return {r.schedule: r for r in found if r.compiler == compiler}
-
-
-def _noted(t: Tuned, r: Record, schedule: Schedule) -> float:
-    """Write a measurement into the kernel's account; seconds as if the default took what it took at
-    first, since machines drift."""
-    t.trials += 1
-    if r.error or r.seconds is None or r.reference is None:
-        t.errors += 1
-        return math.inf
-    if not math.isfinite(t.default):
-        t.default = t.best = r.reference
-        t.curve.append((0, t.best))
-    seconds = r.ratio * t.default
-    if seconds < t.best:
-        t.best, t.schedule = seconds, schedule
-        t.curve.append((t.trials, seconds))
-    return seconds
+# -- budget and progress ---------------------------------------------------------------------------
 
 
 @dataclass
@@ -399,6 +261,17 @@ class _Status:
         if self.stream is not None and self.live and self.width:
             self.stream.write("\n")
             self.width = 0
+
+
+def _teller(status: _Status, t: Tuned, every: Sequence[Tuned], budget: _Budget) -> Tell:
+    """Counts the trials of a kernel, shows them, and says when time is up."""
+
+    def tell(is_new: bool) -> bool:
+        budget.count += is_new
+        status.show(t, every, budget)
+        return budget.late
+
+    return tell
 
 
 def _calls(program: loops.Program) -> dict[str, int]:

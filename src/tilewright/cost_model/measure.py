@@ -25,7 +25,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -254,29 +254,27 @@ class Runner:
         for name in list(self._children):
             self._end(name)
 
-    def outcomes(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+    def outcomes(self, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
         """Measure the tasks, in their order: while one runs the next are built. One caller at a
         time; others wait."""
         with self._lock, ThreadPoolExecutor(BUILDERS, "tilewright-build") as builders:
             waiting: deque[tuple[Task, Future[_Made]]] = deque()
             remaining = iter(tasks)
-            done = False
             try:
-                while not done:
+                while True:
                     if not waiting or waiting[0][0].threads == 1:
                         for task in islice(remaining, AHEAD * BUILDERS - len(waiting)):
                             waiting.append((task, builders.submit(self._built, task)))
-                    if waiting:
-                        task, made = waiting.popleft()
-                        if task.threads > 1:
-                            wait([others for _, others in waiting])
-                        yield self._timed(task, made.result())
-                    else:
-                        done = True
+                    if not waiting:
+                        return
+                    task, made = waiting.popleft()
+                    if task.threads > 1:
+                        wait([others for _, others in waiting])
+                    yield self._timed(task, made.result())
             finally:
                 for _, made in waiting:
                     made.cancel()
-                if not done:  # nobody waits for what is being built
+                if waiting:  # nobody waits for what is being built
                     for name in [n for n in self._children if n != "time"]:
                         self._end(name)
 
@@ -378,11 +376,13 @@ def described() -> str:
     return encoding.Machine.here().to_json()
 
 
-def outcomes(tasks: Iterable[Task], executor: Executor | None = None) -> Iterator[Outcome]:
+def outcomes(
+    tasks: Iterable[Task], executor: Executor | None = None
+) -> Generator[Outcome, None, None]:
     """Measure the tasks, in their order: here, or by the workers of an executor. Dask's is
     `dask.distributed.Client(address).get_executor()`; its workers should run one task at a time
     (`dask worker --nthreads 1 --nworkers 1`), one worker a machine. What goes wrong with a worker
-    is the outcome's error."""
+    is the outcome's error. Who takes fewer than all closes it: others wait for this machine."""
     if executor is None:
         yield from _runner().outcomes(tasks)
         return

@@ -1,0 +1,182 @@
+"""Rounds: the schedules of one kernel, proposed, measured and kept.
+
+Knows that a schedule is tried once, that what a database has is not measured again, and that a
+schedule leads only when it was measured a few times: the fastest of many is also the luckiest.
+Refuses to know how candidates are chosen (`search`), how they are measured (`measure`), and how
+kernels share a budget (`tilewright.tuning`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Executor
+from contextlib import closing
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any, Final
+
+import numpy as np
+
+from tilewright.cost_model import encoding, features, measure
+from tilewright.cost_model.measure import Limits, Task
+from tilewright.cost_model.records import Database, Record
+from tilewright.cost_model.search import Search
+from tilewright.cost_model.spaces import Points, Space
+from tilewright.errors import ScheduleError
+from tilewright.kernel import Kernel
+from tilewright.transforms.schedule import Schedule
+
+BATCH: Final = 16
+"""Candidates of one kernel that are proposed and measured before the model is asked again."""
+CONFIRMED: Final = 4
+"""Measurements of a schedule that is to be the best so far; their mean counts."""
+HOPE: Final = 0.3
+"""Share of its time that a kernel is expected to lose in its first batch; what later batches did
+gain, fading, is what is expected of the next."""
+FADING: Final = 0.5
+LIMITS: Final = Limits()
+
+Tell = Callable[[bool], bool]
+"""Told of every trial, with whether it was measured now; answers whether to stop."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where candidates are measured, on how many threads, and the database they are kept in."""
+
+    kept: Database | None = None
+    executor: Executor | None = None
+    threads: int = 1
+
+    def earlier(self, kernel: Kernel, s: Space) -> dict[str, list[Record]]:
+        """What was measured before on this machine by this compiler, by the schedule's text."""
+        found: dict[str, list[Record]] = {}
+        if self.kept is not None and self.executor is None:
+            here = encoding.machine_key(s.target)
+            compiler = measure.compiler_version()
+            for r in self.kept.records(encoding.key(kernel), here, self.threads):
+                if r.compiler == compiler:
+                    found.setdefault(r.schedule, []).append(r)
+        return found
+
+    def measured(self, kernel: Kernel, tasks: Sequence[Task]) -> Generator[Record, None, None]:
+        """Measure, and keep at once what each task came to."""
+        with closing(measure.outcomes(tasks, self.executor)) as found:
+            for record in measure.records(tasks, found, features.VERSION):
+                if self.kept is not None:
+                    self.kept.insert([record], [kernel])
+                yield record
+
+
+@dataclass
+class Tuned:
+    """One kernel while it is tuned. `calls`: how often a run of the program calls it."""
+
+    kernel: Kernel
+    calls: int
+    space: Space
+    search: Search
+    default: float = math.inf  # seconds
+    best: float = math.inf
+    schedule: Schedule | None = None
+    expected: float = HOPE
+    trials: int = 0
+    errors: int = 0
+    done: bool = False
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    """(trials, best seconds) whenever it became faster."""
+    known: dict[Schedule, float] = field(default_factory=dict)
+    """Seconds of what was tried: different points may be the same schedule."""
+    earlier: dict[str, list[Record]] | None = None
+    """Records by schedule, once a round has looked for them."""
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast as the heuristic's schedule the best is."""
+        return self.default / self.best if math.isfinite(self.best) else 1.0
+
+    @property
+    def promise(self) -> float:
+        """Seconds of a run of the program that the next batch is expected to gain."""
+        known = self.best if math.isfinite(self.best) else 1.0
+        return self.calls * known * self.expected
+
+    def round(self, bench: Bench, most: int, tell: Tell) -> None:
+        """Propose, measure and observe a batch of at most so many."""
+        points, schedules = self._proposed(min(BATCH, most))
+        if not schedules:
+            self.done = True
+            return
+        if self.earlier is None:
+            self.earlier = bench.earlier(self.kernel, self.space)
+        before = self.best
+        tasks = [Task.of(self.kernel, s, bench.threads, LIMITS) for s in schedules]
+        new = [t for t in tasks if t.schedule not in self.earlier]
+        tried = 0
+        with closing(bench.measured(self.kernel, new)) as measured:
+            for schedule, task in zip(schedules, tasks, strict=True):
+                is_new = task.schedule not in self.earlier
+                if is_new:
+                    self.earlier[task.schedule] = [next(measured)]
+                self.known[schedule] = self._seconds(task)
+                self.trials += 1
+                self.errors += not math.isfinite(self.known[schedule])
+                tried += 1
+                if tell(is_new):
+                    break
+        self._lead(bench, dict(zip(schedules[:tried], tasks, strict=False)))
+        seconds = np.array([self.known[s] for s in schedules[:tried]])
+        self.search.observe(points[:tried], seconds)
+        gained = 1 - self.best / before if math.isfinite(before) else self.expected
+        self.expected = FADING * self.expected + (1 - FADING) * max(gained, 0.0)
+
+    def _proposed(self, count: int) -> tuple[Points, list[Schedule]]:
+        """Points that are legal and new, with their schedules. Others are observed: as failed, or
+        as what the same schedule took."""
+        found: dict[Schedule, Any] = {}
+        for _ in range(4):
+            points = self.search.propose(count - len(found))
+            old: list[tuple[Any, float]] = []
+            for p in points:
+                try:
+                    schedule = self.space.schedule(p)
+                except ScheduleError:
+                    old.append((p, math.inf))
+                    continue
+                if schedule in self.known:
+                    old.append((p, self.known[schedule]))
+                else:
+                    found.setdefault(schedule, p)
+            if old:
+                seconds = np.array([x for _, x in old])
+                self.search.observe(np.array([p for p, _ in old]), seconds)
+            if len(found) >= count or not len(points):
+                break
+        return np.array(list(found.values()), np.int64), list(found)
+
+    def _seconds(self, task: Task) -> float:
+        """What a task takes by all measurements, in seconds as if the default took what it took at
+        first, since machines drift; infinite if one of them failed."""
+        assert self.earlier is not None, "it was measured"
+        found = self.earlier[task.schedule]
+        if not all(r.seconds and r.reference for r in found):
+            return math.inf
+        if not math.isfinite(self.default):
+            assert found[0].reference is not None, "checked above"
+            self.default = self.best = found[0].reference
+            self.curve.append((0, self.best))
+        return fmean(r.ratio for r in found) * self.default
+
+    def _lead(self, bench: Bench, tasks: dict[Schedule, Task]) -> None:
+        """The fastest of a batch is the best so far if it still is when measured again."""
+        assert self.earlier is not None, "it was measured"
+        while (first := min(tasks, key=lambda s: self.known[s])) and self.known[first] < self.best:
+            records = self.earlier[tasks[first].schedule]
+            missing = CONFIRMED - len(records)
+            if missing <= 0:
+                self.best, self.schedule = self.known[first], first
+                self.curve.append((self.trials, self.best))
+                return
+            records.extend(bench.measured(self.kernel, [tasks[first]] * missing))
+            self.known[first] = self._seconds(tasks[first])
