@@ -452,7 +452,7 @@ def test_special_values_of_two_operands_are_numpys(name: str, dtype: DType) -> N
 
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0, 3.0, 4.0, -1.0, -0.5, 0.5, -2.0, 1.5,
-                                      2.5, 3.5, -1.5])  # fmt: skip
+                                      2.5, 3.5, -1.5, -3.0, 5.0, -6.0, 16.0, 17.0])  # fmt: skip
 def test_a_literal_exponent_is_no_less_accurate(exponent: float) -> None:
     x = np.concatenate([special_values(float32), np.linspace(0, 9, 999, dtype=np.float32)])
     x = np.concatenate([x, bit_patterns(float32, 2000, 13)])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import tilewright as tw
+from tilewright.expr import Apply, Reduce, walk
 
 
 def forces(x: Any, mass: Any) -> Any:
@@ -36,6 +37,10 @@ def energy(x: Any, charge: Any) -> Any:
 
 def points(*shape: int, dtype: Any = np.float32) -> Any:
     return np.random.default_rng(sum(shape)).standard_normal(shape).astype(dtype)
+
+
+def energy_slope(x: Any, charge: Any) -> Any:
+    return tw.grad(energy)(x, charge)
 
 
 CASES: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
@@ -71,6 +76,25 @@ def test_no_array_of_all_pairs_is_kept(f: Callable[..., Any], args: tuple[Any, .
     (kernel,) = tw.compile(f).lower(*args).kernels
     pairs = args[0].shape[0] * args[1].shape[0]
     assert not kernel.locals and all(math.prod(b.shape) < pairs for b in kernel.params)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [45, 64])
+def test_gradients_compute_pairs_again_and_both_ways_round_at_once(dtype: Any, n: int) -> None:
+    x, charge = points(n, 3, dtype=dtype), points(n, dtype=dtype)
+    lowered = tw.compile(energy_slope).lower(x, charge)
+    (kernel,) = lowered.kernels
+    assert all(math.prod(b.shape) < n * n for b in kernel.params)
+    sums = [e for e in walk(*(a.value for a in kernel.body)) if isinstance(e, Reduce)]
+    roots = [e for e in walk(*sums) if isinstance(e, Apply) and e.op.name == "sqrt"]
+    assert len(sums) == 2 and len(roots) == 1, kernel
+
+    d = (x[:, None] - x).astype(np.float64)
+    pull = -(charge[:, None] * charge) * ((d * d).sum(-1) + 0.1) ** -1.5
+    exact = 2 * (pull[..., None] * d).sum(1)
+    bound = 1e-4 if dtype == np.float32 else 1e-12
+    found = tw.compile(energy_slope)(x, charge)
+    np.testing.assert_allclose(found, exact, bound, bound * np.abs(exact).max())
 
 
 def test_terms_that_another_reduction_reads_are_written_out() -> None:

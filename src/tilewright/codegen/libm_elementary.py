@@ -626,8 +626,12 @@ def _positive_power_double(a: Expr, y: Expr) -> Expr:
     return scaled(e + 1.0, n)
 
 
+WIDENED: Final = 16
+"""Whole exponents up to which products of float64 raise a float32."""
+
+
 def _simple_power(x: Expr, n: float) -> Expr | None:
-    """x**n where a few products, a root or a quotient give it; below 2 ULP.
+    """x**n where a few products, a root or a quotient give it; below 2.5 ULP.
 
     No product leaves the range unless the result does: of the factors none is further from 1 than
     the result.
@@ -638,6 +642,9 @@ def _simple_power(x: Expr, n: float) -> Expr | None:
         return integer_power(x * x, 2)
     if n in (-1.0, -2.0):
         return integer_power(1.0 / x, -int(n))
+    if x.type == float32 and n.is_integer() and abs(n) <= WIDENED:  # in float64 nothing is lost
+        raised = integer_power(cast(x, float64), abs(int(n)))
+        return cast(raised if n > 0 else 1.0 / raised, float32)
     if n == -1.5:  # 1/x has the range of the result, and +-0 of both zeros and infinities is 0
         inverse = 1.0 / (x + 0.0)
         return inverse * apply("sqrt", inverse)

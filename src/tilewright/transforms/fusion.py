@@ -11,7 +11,7 @@ nodes evaluate it), how often a sink re-reads one of its elements, and what reco
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -33,11 +33,13 @@ from tilewright.expr import (
 )
 from tilewright.graph import Graph, Input, Node, Pick, users
 from tilewright.kernel import Assign, Kernel
+from tilewright.ops import elementwise as el
 from tilewright.ops.elementwise import Elementwise
 from tilewright.ops.shape import (
     Broadcast,
     Cast,
     Concatenate,
+    Fill,
     Flip,
     Pad,
     Reduction,
@@ -46,7 +48,7 @@ from tilewright.ops.shape import (
     Transpose,
 )
 from tilewright.transforms.index_rules import simplify
-from tilewright.transforms.lowering import Lowering, axes_for, is_few, position, written_out
+from tilewright.transforms.lowering import Lowering, axes_for, is_few, joined, position, written_out
 from tilewright.transforms.simplify import is_widening
 
 DEAR: Final = 8
@@ -71,9 +73,14 @@ ONCE, ROW, MANY = 0, 1, 2
 """How often a sink reads one element: once; again along inner axes only (so the value can be
 computed before the inner loop); or again along outer axes."""
 
-NONE, PLAIN, OTHER = 0, 1, 2
-"""What reduces a node on the way to its sinks: nothing; plain reductions, each of whose terms is
-evaluated once; or others."""
+UNREDUCED, PLAIN, OTHER = 1, 2, 4
+"""What reduces a node on the way to its sinks, one or several of: nothing; plain reductions, each
+of whose terms is evaluated once; others."""
+AGAIN: Final = 64
+"""Scalar work of an element that is done again for a second reduction rather than kept, where an
+array of it would be much larger than all that it is made of."""
+GROWN: Final = 2
+"""How many times larger that is."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,8 @@ def is_opaque(node: Node) -> bool:
 def cost(node: Node) -> int:
     """Scalar work of one element, in multiply-adds."""
     op = node.op
+    if op == el.power and isinstance(node.args[1].op, Fill):
+        return DEAR  # most literal exponents are a few products, a quotient and a root
     if isinstance(op, Elementwise):
         return op.row.cost
     if isinstance(op, (Reshape, Transpose, Slice, Flip, Broadcast)) or not node.args:
@@ -131,6 +140,8 @@ def keep(graph: Graph) -> dict[Node, str]:
         sinks, rereads, reduced = reach[n]
         if rereads == MANY and _passed_on(n, readers[n]):
             rereads = ONCE
+        if sinks > 1 and reduced == PLAIN and rereads != MANY and _done_again(n, weight, sinks):
+            sinks = 1
         reason = forced.get(n) or _reason(n, weight[n], size[n], sinks, rereads, reduced, beyond)
         if reason is not None:
             kept[n] = reason
@@ -147,7 +158,7 @@ def _reason(
             return "several readers would each reduce again"
         if rereads != ONCE:
             return "each of its elements is read many times"
-        return "a reduction reads it" if reduced else None
+        return "a reduction reads it" if reduced & (PLAIN | OTHER) else None
     if not n.args:
         return None
     if size > MOST_OPS:
@@ -169,6 +180,28 @@ def _few_terms(n: Node) -> int:
         return 0
     extents = [n.args[0].type.shape[d] for d in n.op.axes]
     return static(product(extents)) if is_few(extents) else 0
+
+
+def _done_again(n: Node, inlined: Mapping[Node, int], sinks: int) -> bool:
+    """Whether to compute a node, of all pairs of what some arrays hold, once for each sink: it is
+    much larger than they are, and no great work. `inlined` are the nodes that are not kept."""
+    if not is_static(n.type.size):
+        return False
+    seen, stack, read, work = {n}, [n], 0, 0
+    while stack:
+        at = stack.pop()
+        work += cost(at) * (_few_terms(at) or 1)
+        for a in at.args:
+            if a in seen or isinstance(a.op, Fill):
+                continue
+            seen.add(a)
+            if a in inlined:
+                stack.append(a)
+            elif isinstance(a.type, tuple) or not is_static(a.type.size):
+                return False
+            else:
+                read += static(a.type.size)
+    return work * (sinks - 1) <= AGAIN and static(n.type.size) >= GROWN * read
 
 
 def _beyond(n: Node, readers: dict[Node, list[Node]]) -> list[Node]:
@@ -220,7 +253,7 @@ def _reach(
     reduced: dict[Node, int] = {}
     for n in reversed(nodes):
         found: set[tuple[Node, ...]] = set()
-        again, under = ONCE, NONE
+        again, under = ONCE, 0
         for u in dict.fromkeys(readers[n]):
             moves = not isinstance(u.op, (Elementwise, Cast))
             reduces = u.op.fusion in ("reduction", "contraction")
@@ -228,8 +261,8 @@ def _reach(
             onward = frozenset([(u,)]) if ends else sinks[u]
             found |= {(u, *s) if moves and not ends else s for s in onward}
             again = max(again, _edge(u, n), ONCE if ends else rereads[u])
-            through = PLAIN if isinstance(u.op, Reduction) else OTHER if reduces else NONE
-            under = max(under, through, NONE if ends else reduced[u])
+            through = PLAIN if isinstance(u.op, Reduction) else OTHER if reduces else UNREDUCED
+            under |= through if ends else reduced[u]
         if n in forced:
             found.add((n,))
         sinks[n] = frozenset(sorted(found, key=len)[:MOST_SINKS])
@@ -306,7 +339,7 @@ def _assigns(n: Node, buffer: Buffer, lowering: Lowering) -> tuple[tuple[Axis, .
             assigns.append(Assign(buffer, tuple(index), own, value))
         return (), assigns
     axes = axes_for(n.type.shape)
-    (value,) = simplify([written_out(lowering.compute(n, position(axes)))])
+    (value,) = simplify([joined(written_out(lowering.compute(n, position(axes))))])
     return axes, [Assign(buffer, position(axes), (), value)]
 
 

@@ -13,8 +13,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from tilewright import dtypes
 from tilewright.errors import InternalError
 from tilewright.expr import (
+    Apply,
     Axis,
     Buffer,
     Expr,
@@ -43,6 +45,9 @@ _COMBINED: Final = {
     "all": el.logical_and, "any": el.logical_or,
 }  # fmt: skip
 """The elementwise function that combines two terms of a reduction."""
+_DIFFERENCE: Final = el.subtract.row.scalar
+_COMMUTING: Final = (el.add.row.scalar, el.multiply.row.scalar)
+_SQUARES: Final = (el.square.row.scalar, el.multiply.row.scalar)
 
 
 class Lowering:
@@ -122,3 +127,39 @@ def _terms(r: Reduce) -> Expr:
         terms += substitute([r.body], env)
     combine = functools.partial(apply, _COMBINED[r.kind].row.scalar)
     return functools.reduce(combine, terms)
+
+
+def joined(root: Expr) -> Expr:
+    """The expression with reductions over equal extents over the same axes, and terms alike that
+    differ in the order of what they add or multiply, or in the sign of what they square: of a pair
+    of points and the same pair the other way round a good part is the same."""
+    sums = [e for e in walk(root) if isinstance(e, Reduce)]
+    if len(sums) < 2 or any(isinstance(e, Reduce) for r in sums for e in walk(r.body)):
+        return root
+    first, env = sums[0].axes, dict[Expr, Expr]()
+    for r in sums[1:]:
+        if [a.extent for a in r.axes] == [a.extent for a in first]:
+            (body,) = substitute([r.body], dict(zip(r.axes, first, strict=True)))
+            env[r] = Reduce(r.kind, first, body)
+    (root,) = substitute([root], env)
+    return _ordered(root)
+
+
+def _ordered(root: Expr) -> Expr:
+    """The expression with one term for all that have the same value whatever the order of their
+    operands."""
+    done: dict[Expr, Expr] = {}
+    known: dict[tuple[str, frozenset[Expr]], Expr] = {}
+    for e in walk(root):
+        children = tuple([done[c] for c in e.children])
+        new = e if children == e.children else e.with_children(children)
+        if isinstance(new, Apply) and dtypes.is_float(new.type):
+            if new.op in _SQUARES and children[0] is children[-1]:
+                x = children[0]
+                if isinstance(x, Apply) and x.op is _DIFFERENCE:
+                    x = known.setdefault((x.op.name, frozenset(x.children)), x)
+                new = new.with_children((x,) * len(children))
+            if new.op in _COMMUTING:
+                new = known.setdefault((new.op.name, frozenset(new.children)), new)
+        done[e] = new
+    return done[root]

@@ -68,7 +68,7 @@ def walk_of_pairs(
     vector = min(reversed(wide), key=lambda a: _cost(a, inside, BROADCAST))
     if _cost(vector, inside, BROADCAST) >= _cost(summed[-1], inside, 0.0):
         return None
-    written = _components(vector, axes, terms, summed)
+    written = _components(vector, axes, summed, terms, inside)
     rows = _registers(vector, written, tiled, summed)
     vectors = static(vector.extent) // lanes
     most = max(1, min(WIDEST, (target.registers - SPARE) // rows, vectors // ROUNDS))
@@ -80,8 +80,8 @@ def walk_of_pairs(
 
 
 def _is_paired(a: Axis, inside: Sequence[Load]) -> bool:
-    """Whether most of what is read in each round is the same for all points of the axis."""
-    return 2 * sum(a.serial in e.free for e in inside) < len(inside)
+    """Whether some of what is read in each round is the same for all points of the axis."""
+    return any(a.serial not in e.free for e in inside)
 
 
 def _cost(a: Axis, inside: Sequence[Load], same: float) -> float:
@@ -101,15 +101,20 @@ def _cost(a: Axis, inside: Sequence[Load], same: float) -> float:
 
 
 def _components(
-    vector: Axis, axes: Sequence[Axis], terms: Sequence[Expr], summed: Sequence[Axis]
+    vector: Axis,
+    axes: Sequence[Axis],
+    summed: Sequence[Axis],
+    terms: Sequence[Expr],
+    inside: Sequence[Load],
 ) -> list[Axis]:
-    """The short axes along which a good part of what is computed for a pair is the same."""
+    """The short axes along which a good part of what is computed or read for a pair is the same."""
     pairs = [e for e in terms if isinstance(e, Apply) and depends(e, summed)]
     found: list[Axis] = []
     for a in axes:
-        shared = sum(e.op.cost for e in pairs if a.serial not in e.free)
+        work: float = sum(e.op.cost for e in pairs if a.serial not in e.free)
+        work += _cost(vector, [e for e in inside if a.serial not in e.free], 0.0)
         room = COMPONENTS // math.prod(static(b.extent) for b in found)
-        if a is not vector and 1 < static(a.extent) <= room and shared >= WORTH:
+        if a is not vector and 1 < static(a.extent) <= room and work >= WORTH:
             found.append(a)
     return found
 
