@@ -154,12 +154,16 @@ def _ordered(root: Expr) -> Expr:
         children = tuple([done[c] for c in e.children])
         new = e if children == e.children else e.with_children(children)
         if isinstance(new, Apply) and dtypes.is_float(new.type):
-            if new.op in _SQUARES and children[0] is children[-1]:
-                x = children[0]
-                if isinstance(x, Apply) and x.op is _DIFFERENCE:
-                    x = known.setdefault((x.op.name, frozenset(x.children)), x)
+            x, op = children[0], new.op
+            if (
+                op in _SQUARES
+                and x is children[-1]
+                and isinstance(x, Apply)
+                and x.op is _DIFFERENCE
+            ):
+                x = known.setdefault((x.op.name, frozenset(x.children)), x)
                 new = new.with_children((x,) * len(children))
-            if new.op in _COMMUTING:
-                new = known.setdefault((new.op.name, frozenset(new.children)), new)
+            if op in _COMMUTING:
+                new = known.setdefault((op.name, frozenset(new.children)), new)
         done[e] = new
     return done[root]
