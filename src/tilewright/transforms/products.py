@@ -42,6 +42,12 @@ others of those that are read one by one cost half a load."""
 MISSED, STREAM = 1.0, 4
 """Cycles for each line that is read one by one from beyond the first level cache; and lines from
 which on those that follow on one another are fetched ahead of their use."""
+AGAIN, IN_TURNS = 1.3, 17.0
+"""What it costs to read a line from beyond the second level cache for the next rows, and to write
+one of many rows in turns."""
+AHEAD = 8
+"""Second level caches that panels fill which are packed ahead and read for every row of an image:
+they come from the third."""
 COLLIDING, WAYS = 2.0, 7
 """What rows cost of which more than so many share a set of the first level cache."""
 BODY, CODE = 0.01, 30_000.0
@@ -341,20 +347,14 @@ class Product:
                     copied += rate * 2 * size
         packed = [o for o in wide if (o.read, vector) in staged]
         inside = sum(o.size([vector, *self.summed]) * o.itemsize for o in wide)
-        outer = [a for a in self.axes if a is not rows and a is not vector]
-        before = [a for a in outer if any(o.moves(a) for o in packed)] if packed else outer
-        after = [a for a in outer if a not in before]
-        if packed or (inside > self.target.l2_bytes and stretches >= 4):
-            order = (*before, vector, *after, rows)
-        else:
-            order = (*outer, rows, vector)
+        order = self.order(vector, rows, packed, inside, panels, stretches)
         spread = [e for e, at in staged if at is None]
         singly = [o for o in singles if o.read not in spread]
         far = COLLIDING if any(o.collide(rows, high) for o in singly) else 1.0
         sums, step = len(self.tiled), 0.0
         lines = inside // max(static(vector.extent), 1) * width * lanes
         near = 1.0 if lines <= self.target.l1_bytes else SECOND_LEVEL
-        if 2 * lines > self.target.l2_bytes:  # what else is read needs room too
+        if lines > self.target.l2_bytes:
             near = THIRD_LEVEL
         missed = self.missed(singles, {rows: high}, lines)
         chunks, rest = divmod(static(vector.extent), width * lanes)
@@ -372,6 +372,30 @@ class Product:
         bodies = sum(2 if static(a.extent) % p.chunk else 1 for a, p in plans.items())
         cycles += min(BODY * cycles, CODE) * (bodies - 2 + (4 if turned is not None else 0))
         return Tile(order, (*plans.items(),), tuple(staged), turned, cycles)
+
+    def order(
+        self,
+        vector: Axis,
+        rows: Axis,
+        packed: Sequence[Operand],
+        inside: int,
+        panels: int,
+        stretches: int,
+    ) -> tuple[Axis, ...]:
+        """The loops around a tile, outermost first: what is packed in a call is read by all rows
+        before the next columns are, and so is a large operand, if that costs more to read for
+        every panel of rows than results cost that are written in turns. Panels that are packed
+        ahead follow on one another in memory, which is read fastest from end to end."""
+        outer = [a for a in self.axes if a is not rows and a is not vector]
+        before = [a for a in outer if any(o.moves(a) for o in packed)] if packed else outer
+        after = [a for a in outer if a not in before]
+        again = AGAIN * panels * inside
+        turns = IN_TURNS * static(rows.extent) * static(vector.extent) * self.outs[0].itemsize
+        if packed and all(o.is_constant for o in packed) and inside <= AHEAD * self.target.l2_bytes:
+            return (*before, *after, *((vector, rows) if after else (rows, vector)))
+        if packed or (inside > self.target.l2_bytes and stretches >= 4 and again > turns):
+            return (*before, vector, *after, rows)
+        return (*outer, rows, vector)
 
     def missed(self, singles: Sequence[Operand], tile: Mapping[Axis, int], nbytes: int) -> float:
         """Cycles in each step for lines of what a tile reads one by one, if these do not stay in
