@@ -150,6 +150,10 @@ def test_coefficients_that_steps_read(monkeypatch: pytest.MonkeyPatch) -> None:
     tiled = tw.compile(f)
     np.testing.assert_array_equal(tiled(u, c), expected)
     assert is_tiled(tiled, u, c)
+    want = u.astype(np.float64)
+    for _ in range(6):
+        want = np.pad(want[1:-1] * c[2:] + want[2:] * c[0], ((1, 1), (0, 0)))
+    np.testing.assert_allclose(expected, want, rtol=1e-5, atol=1e-6 * np.abs(want).max())
 
 
 @pytest.mark.parametrize(

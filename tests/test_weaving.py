@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 import tilewright as tw
 from tilewright import expr as E
@@ -75,6 +75,7 @@ def test_many_elements_come_to_the_bits_of_few(function: Any) -> None:
     whole = np.atleast_2d(f(x))
     few = [np.atleast_2d(f(part)) for part in np.array_split(x, 8)]
     assert_array_equal(whole, np.concatenate(few, axis=1))
+    assert_allclose(whole, np.atleast_2d(function(x.astype(np.float64))), rtol=1e-5, atol=1e-6)
 
 
 def test_two_rounds_are_woven_where_there_are_many() -> None:
