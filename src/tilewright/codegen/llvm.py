@@ -21,6 +21,8 @@ from tilewright import dtypes
 from tilewright.codegen import intrinsics
 from tilewright.codegen.llvm_memory import ZERO, Slot, ValuePrinter
 from tilewright.codegen.llvm_values import (
+    AS_PRINTED,
+    NO_UNWINDING,
     Operand,
     constant,
     identity,
@@ -69,8 +71,6 @@ STACK_ALIGN = 64
 ENTRY = "tilewright_entry"
 """The placeholder for the name under which the program is found; see `named`."""
 
-AS_PRINTED = " noinline optnone"
-"""Attributes of functions that LLVM need not improve: code generation takes half the time."""
 BRIEF_NS = 20e6
 """Up to this long, a program that runs once takes less than its improvement would."""
 SHORT_LANES = (" x i16>", " x half>", " x bfloat>")
@@ -108,7 +108,8 @@ def print_program(
     shared = _shared_flips(program, target)
     flips: dict[str, Buffer] = {}
     for f in program.functions:
-        printer = FunctionPrinter(f, native, regions, AS_PRINTED if brief else "", shared)
+        attributes = AS_PRINTED if brief or _only_calls(f) else ""
+        printer = FunctionPrinter(f, native, regions, attributes, shared)
         parts += [printer.text(external=f is program.entry), *printer.tasks.values()]
         declarations |= printer.declarations
         zero_bytes = max(zero_bytes, printer.zero_bytes)
@@ -128,6 +129,11 @@ def print_program(
 def _nanoseconds(program: Program) -> float:
     """Roughly how long a program runs."""
     return cost_of(program.entry.body, {f.name: f for f in program.functions}).ns
+
+
+def _only_calls(f: Function) -> bool:
+    """Whether a function is one call after the other."""
+    return all(isinstance(s, Block | Call | Alloc) for s in statements(f.body))
 
 
 def _shared_flips(program: Program, target: Target | None) -> int:
@@ -177,29 +183,41 @@ class FunctionPrinter(ValuePrinter):
         super().__init__(native, function.body.writes, _passed(function.body))
         self.function, self.regions, self.attributes = function, regions, attributes
         self.shared_flips, self.flips = shared_flips, dict[str, Buffer]()
-        self.allocas: list[str] = []
+        self.arguments: dict[Buffer, int] = {}  # the places of pointers in the entry's array
+        self.first: list[str] = []  # what stands before all other lines
         self.tasks: dict[str, str] = {}
         self.stretches: dict[Axis, tuple[str, str]] = {}  # what a region runs of its inner axes
 
     def text(self, external: bool) -> str:
         """The definition. The external one gets its pointers in an array."""
-        self.pointer = {b: f"%p{k}" for k, b in enumerate(self.function.params)}
-        pointers = list(self.pointer.values())
         if external:
-            head = f"define void @{ENTRY}(ptr %args){self.attributes} {{\nentry:"
-            for k, p in enumerate(pointers):
-                self.emit(f"%a{k} = getelementptr ptr, ptr %args, i64 {k}")
-                self.emit(f"{p} = load ptr, ptr %a{k}")
+            self.arguments = {b: k for k, b in enumerate(self.function.params)}
+            head = f"define void @{ENTRY}(ptr %args)"
         else:
-            params = [f"ptr noalias noundef {p}" for p in pointers]
+            self.pointer = {b: f"%p{k}" for k, b in enumerate(self.function.params)}
+            params = [f"ptr noalias noundef {p}" for p in self.pointer.values()]
             if self.function.name in self.regions:
                 params += self.scalars(self.regions[self.function.name])
-            signature = f"@{self.function.name}({', '.join(params)})"
-            head = f"define internal void {signature}{self.attributes} {{\nentry:"
+            head = f"define internal void @{self.function.name}({', '.join(params)})"
+        head += f"{NO_UNWINDING}{self.attributes} {{\nentry:"
         self.statement(self.function.body)
         if self.streamed:
             self.emit("fence seq_cst")
-        return "\n".join([head, *self.allocas, *self.lines, "  ret void", "}"])
+        return "\n".join([head, *self.first, *self.lines, "  ret void", "}"])
+
+    def base(self, buffer: Buffer) -> str:
+        if buffer not in self.pointer:
+            self.pointer[buffer] = f"%p{self.arguments[buffer]}"
+            self.first += self.argument(buffer, self.pointer[buffer])
+        return self.pointer[buffer]
+
+    def argument(self, buffer: Buffer, name: str) -> tuple[str, str]:
+        """Lines that load a pointer out of the external function's array."""
+        place = f"{name}.place"
+        return (
+            f"  {place} = getelementptr ptr, ptr %args, i64 {self.arguments[buffer]}",
+            f"  {name} = load ptr, ptr {place}",
+        )
 
     # -- statements ---------------------------------------------------------------------------
 
@@ -369,11 +387,19 @@ class FunctionPrinter(ValuePrinter):
         size = max(static(buffer.size), 1)
         align = STACK_ALIGN if size > 1 else buffer.dtype.itemsize
         count = f"[{size} x {memory_type(buffer.dtype)}]" if size > 1 else memory_type(buffer.dtype)
-        self.allocas.append(f"  {name} = alloca {count}, align {align}")
+        self.first.append(f"  {name} = alloca {count}, align {align}")
         self.pointer[buffer] = name
 
     def call(self, s: Call) -> None:
+        """Of the entry's pointers each call loads its own. There may be hundreds: to hold them
+        in registers and on the stack was a third of what an entry cost LLVM."""
         texts, types = [], []
+        kept, refs = self.pointer, dict.fromkeys(a.buffer for a in s.args if isinstance(a, Ref))
+        if self.arguments:
+            own = {b: self.fresh("arg") for b in refs if b in self.arguments}
+            self.pointer = {**kept, **own}
+            for b, name in own.items():
+                self.lines += self.argument(b, name)
         for a in s.args:
             if isinstance(a, Ref):
                 texts.append(f"ptr {self.address(a.buffer, self.settled(affine(a.offset)))}")
@@ -382,6 +408,7 @@ class FunctionPrinter(ValuePrinter):
                 value = self.value_of(a)
                 texts.append(str(value))
                 types.append(value.type)
+        self.pointer = kept
         if s.library is not None:
             self.declarations.add(f"declare void @{s.function}({', '.join(types)})")
         if s.function in self.regions:
@@ -402,7 +429,7 @@ class FunctionPrinter(ValuePrinter):
     def divide(self, region: Region, texts: Sequence[str], types: Sequence[str]) -> None:
         """Have the pool run a region: its arguments travel in an environment of 8 bytes each."""
         env, n = self.fresh("env"), region.extent
-        self.allocas.append(f"  {env} = alloca [{len(texts)} x i64], align 8")
+        self.first.append(f"  {env} = alloca [{len(texts)} x i64], align 8")
         extent = str(n) if isinstance(n, int) else self.value_of(n).text
         self.lines += divided(region, env, texts, extent)
         self.declarations.add(DECLARATION)

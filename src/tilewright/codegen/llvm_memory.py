@@ -199,9 +199,13 @@ class ValuePrinter(Emitter):
 
     # -- memory ------------------------------------------------------------------------------------
 
+    def base(self, buffer: Buffer) -> str:
+        """The pointer to a buffer."""
+        return self.pointer[buffer]
+
     def address(self, buffer: Buffer, form: Affine) -> str:
         """A pointer to the element at a scalar flat offset; constants become displacements."""
-        base, element = self.pointer[buffer], memory_type(buffer.dtype)
+        base, element = self.base(buffer), memory_type(buffer.dtype)
         if form.terms:
             rest = self.moving(form)
             found = self.known.get((buffer, self.key(rest)))
@@ -562,7 +566,7 @@ class ValuePrinter(Emitter):
         element = memory_type(buffer.dtype)
         if step is None:
             at = self.splat(self.known_value(self.expanded(offset.expr())), self.lanes)
-            base = self.pointer[buffer]
+            base = self.base(buffer)
         else:
             lanes = ", ".join(f"i64 {i * step}" for i in range(self.lanes))
             at = Operand(f"<{lanes}>", dtypes.int64, self.lanes)

@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from tilewright.codegen.llvm_values import AS_PRINTED, NO_UNWINDING
 from tilewright.codegen.pool import PARALLEL
 from tilewright.expr import (
     Apply,
@@ -367,8 +368,9 @@ def task(region: Region, types: Sequence[str]) -> str:
         ]
         given.append(f"{t} %a{k}")
     calls = _calls if region.outer else _call
+    signature = f"@{region.function.name}.task(ptr %env, i64 %begin, i64 %end)"
     return "\n".join([
-        f"define internal void @{region.function.name}.task(ptr %env, i64 %begin, i64 %end) {{",
+        f"define internal void {signature}{NO_UNWINDING}{AS_PRINTED} {{",
         "entry:",
         *lines,
         *calls(region, given),
