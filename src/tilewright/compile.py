@@ -248,9 +248,9 @@ def chooser(target: Target, count: int) -> Scheduler | None:
     loaded only where something was measured or learned."""
     if not learned():
         return None
-    from tilewright.cost_model import choice
+    from tilewright.cost_model.deferred import Deferred
 
-    return choice.chooser(target, count)
+    return Deferred(target, count)
 
 
 def _disk_key(

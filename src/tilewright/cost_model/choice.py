@@ -7,6 +7,7 @@ Refuses to measure (`measure`) and to learn (`training`).
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,8 +15,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from tilewright.cost_model import encoding
 from tilewright.cost_model.encoding import machine_key
-from tilewright.cost_model.features import NAMES, VERSION
+from tilewright.cost_model.features import NAMES, VERSION, told
 from tilewright.cost_model.files import PRIOR, follows_model
 from tilewright.cost_model.model import Infer, Model, infer, load
 from tilewright.cost_model.records import Database, database
@@ -28,7 +30,7 @@ from tilewright.target import Target
 from tilewright.transforms.heuristic import heuristic
 from tilewright.transforms.schedule import Schedule
 
-LOOKED_AT: Final = 192
+LOOKED_AT: Final = 384
 """Points of a space among which the model chooses while a program is compiled."""
 MARGIN: Final = math.log(1.8)
 """By how much the model must expect to gain: nearer to the heuristic it is not believed. Of the
@@ -36,6 +38,12 @@ kernels it has not seen a tenth is changed then, and gains; at 1.1 half are, and
 (docs/cost_model.md)."""
 TRIED: Final = 64
 """Points tried in the order of expectation: shapes forbid a few that numbers allow."""
+
+MOST_KEPT: Final = 4096
+"""Kernels for which a process remembers what the model chose."""
+
+_expected: Final[dict[tuple[Any, ...], Schedule]] = {}
+"""In the names of the canonical form, by its key, for whom and by what it was chosen."""
 
 
 @functools.cache
@@ -78,7 +86,8 @@ class Choice:
     def cache_key(self) -> str:
         """Names what choices follow from: machine code made by others is not used."""
         stamp = "" if self.database is None else self.database.stamp
-        return f"measured {stamp} model {self.model is not None} threads {self.threads}"
+        model = "" if self.model is None else hashlib.sha256(self.model.content).hexdigest()[:16]
+        return f"measured {stamp} model {model} threads {self.threads}"
 
     def on(self, target: Target) -> Choice:
         """The same for another machine."""
@@ -86,12 +95,13 @@ class Choice:
 
     def __call__(self, kernel: Kernel) -> Schedule:
         found = self.measured(kernel)
-        if found is None and self.model is not None:
-            found = self.expected(kernel)
-        return heuristic(kernel, self.target) if found is None else found
+        if found is not None:
+            return found
+        return heuristic(kernel, self.target) if self.model is None else self.expected(kernel)
 
     def measured(self, kernel: Kernel) -> Schedule | None:
-        """The fastest schedule that was measured on this machine, if any was."""
+        """The fastest schedule of those that were measured on this machine, the heuristic's among
+        them; None where none was."""
         if self.database is None:
             return None
         try:
@@ -99,33 +109,45 @@ class Choice:
         except BadDatabase as e:
             show("tune", e)
             return None
-        return found[0][0] if found else None
+        if not found:
+            return None
+        schedule, ratio = found[0]
+        return schedule if ratio < 1 else heuristic(kernel, self.target)
 
-    def expected(self, kernel: Kernel) -> Schedule | None:
-        """The schedule that the model expects to be faster than the heuristic's; None if there is
-        none. The same every time: points are drawn alike."""
-        return better(self.options(space(kernel, self.target, self.threads), LOOKED_AT, 1))
+    def expected(self, kernel: Kernel) -> Schedule:
+        """The schedule that the model expects to be faster than the heuristic's, or that one if
+        there is none. The same every time: points are drawn alike."""
+        key = encoding.key(kernel), self.target, self.threads, self.model, self.run
+        found = _expected.get(key)
+        if found is not None:
+            return encoding.native(kernel, found)
+        s = space(kernel, self.target, self.threads)
+        schedule = better(self.options(s, LOOKED_AT, 1)) or s.default
+        if len(_expected) >= MOST_KEPT:
+            _expected.clear()
+        _expected[key] = encoding.portable(kernel, schedule)
+        return schedule
 
     def judge(self, s: Space, walks: Walks) -> Any:
         """Log seconds, float64 [n]: the model's, or the roofline's where there is no model."""
-        seconds = s.extractor.seconds(walks)
+        features, seconds = s.extractor.described(walks)
         if self.model is None:
             return np.log(seconds)
-        return self.model.judge(s.extractor(walks), seconds, self.run)
+        return self.model.on(told(self.target)).judge(features, seconds, self.run)
 
     def options(self, s: Space, looked_at: int, most: int) -> list[Option]:
         """The default schedule, then up to so many others, no two alike, in the order of
         expectation, of as many points as are looked at."""
-        first = self.judge(s, s.walks_of([s.default]))
-        found = [Option(s.default, math.exp(first[0]))]
         points = s.random(np.random.default_rng(0), looked_at)
-        if len(points) == 0 or not s.holes:
+        walks = s.walks_of([s.default])
+        seconds = self.judge(s, walks.then(s.walks(points)) if s.holes else walks)
+        found = [Option(s.default, math.exp(seconds[0]))]
+        if not s.holes:
             return found
-        seconds = self.judge(s, s.walks(points))
-        order = np.argsort(seconds, kind="stable")[:TRIED]
+        order = np.argsort(seconds[1:], kind="stable")[:TRIED]
         for n, schedule in _legal(s, points[order]):
             if all(schedule != o.schedule for o in found):
-                found.append(Option(schedule, math.exp(seconds[order[n]])))
+                found.append(Option(schedule, math.exp(seconds[1 + order[n]])))
             if len(found) > most:
                 break
         return found

@@ -22,6 +22,7 @@ import numpy as np
 
 from tilewright.cost_model import choice, encoding
 from tilewright.cost_model.choice import LOOKED_AT, MARGIN, Choice, better
+from tilewright.cost_model.deferred import Deferred
 from tilewright.cost_model.features import EXPOSED, NAMES, TERMS, USUAL
 from tilewright.cost_model.model import Model, correction, standardised
 from tilewright.cost_model.spaces import Space, space
@@ -144,6 +145,8 @@ def explained(
     `rates` are the machine's, measured (`roofline.measured`); without them bounds are at those of
     a usual one.
     """
+    if isinstance(scheduler, Deferred):
+        scheduler = scheduler.choice
     asked = scheduler if isinstance(scheduler, Choice) else choice.chooser(target, threads)
     asked = asked or Choice(target, threads)
     at = f"the measured rates of {_threads(threads)}"

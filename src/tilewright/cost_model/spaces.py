@@ -58,7 +58,7 @@ WRITTEN_OUT: Final = 32
 """Points of the largest window that is written out."""
 DRAWN, ROUNDS_OF_DRAWING = 8, 20
 """Points drawn at once for each that is wanted, since some are not legal, and how often at most."""
-LARGEST: Final = 20_000
+LARGEST: Final = 8192
 """Points up to which a space is listed rather than drawn from."""
 
 

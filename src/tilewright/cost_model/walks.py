@@ -6,8 +6,10 @@ what follows from them (`features`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
+
+import numpy as np
 
 from tilewright.expr import Axis, Expr, Reduce
 from tilewright.kernel import Kernel
@@ -53,3 +55,8 @@ class Walks:
 
     def __len__(self) -> int:
         return len(self.turned)
+
+    def then(self, others: Walks) -> Walks:
+        """These schedules and others of the same kernel."""
+        pairs = ((getattr(self, f.name), getattr(others, f.name)) for f in fields(self)[1:])
+        return Walks(self.axes, *map(np.concatenate, pairs))
