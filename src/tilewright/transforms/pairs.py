@@ -69,6 +69,8 @@ def walk_of_pairs(
     if _cost(vector, inside, BROADCAST) >= _cost(summed[-1], inside, 0.0):
         return None
     written = _components(vector, axes, summed, terms, inside)
+    if not written and any(vector.serial in e.free for e in inside):
+        return None  # rows of an array are added up: the wider they are read, the better
     rows = _registers(vector, written, tiled, summed)
     vectors = static(vector.extent) // lanes
     most = max(1, min(WIDEST, (target.registers - SPARE) // rows, vectors // ROUNDS))

@@ -52,7 +52,8 @@ AGAIN: Final = 16
 """Rows of a stretch for each row beside it that is computed twice."""
 PARTS: Final = 4
 MOST_PARTS: Final = 16
-"""Stretches there should be, for as many threads, and at most."""
+"""Stretches there should be, for as many threads, and at most; if there are more, they are a
+multiple of it, all as long."""
 LINE: Final = 64
 SKEW: Final = 2 * LINE
 """Bytes between the rows of a window: rows 4 KiB apart would share sets of the first-level cache.
@@ -254,7 +255,10 @@ def _sizes(
     if most < 2:
         return most, rows
     steps = -(-length // -(-length // most))
-    return steps, max(AGAIN * distance * (steps - 1), -(-rows // MOST_PARTS))
+    shortest = max(AGAIN * distance * (steps - 1), -(-rows // MOST_PARTS))
+    count = rows // shortest
+    even = count - count % (PARTS if count >= PARTS else 2)
+    return steps, -(-rows // max(even, 1))
 
 
 def _stride(b: Buffer) -> int:
