@@ -18,7 +18,7 @@ import tilewright as tw
 from tilewright.cost_model import corpus, encoding, measure
 from tilewright.cost_model.choice import Choice
 from tilewright.cost_model.corpus import Sample
-from tilewright.cost_model.features import NAMES, VERSION
+from tilewright.cost_model.features import NAMES, VERSION, told
 from tilewright.cost_model.measure import Task
 from tilewright.cost_model.model import Model, load
 from tilewright.cost_model.records import Database
@@ -62,7 +62,7 @@ def known(args: argparse.Namespace) -> Model:
     found = load(args.model, NAMES, VERSION)
     if found is None:
         sys.exit(f"no trusted model in {args.model}: run `train`, or see TILEWRIGHT_SHOW=tune")
-    return found
+    return found.on(told(host()))
 
 
 def run(t: Tuned, where: Bench, trials: int) -> Tuned:

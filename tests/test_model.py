@@ -17,8 +17,9 @@ import pytest
 
 import tilewright as tw
 from synthetic_space import NAMES, VERSION, group, spaces
-from tilewright.cost_model import baselines, metrics
+from tilewright.cost_model import baselines, metrics, transfer
 from tilewright.cost_model import model as models
+from tilewright.cost_model.distillation import shown, softened
 from tilewright.cost_model.model import BadModel, Model, correction, infer, init, load
 from tilewright.cost_model.training import (
     Batch,
@@ -34,7 +35,6 @@ from tilewright.cost_model.training import (
     mean_score,
     scaling,
     scored,
-    softened,
     stepper,
 )
 
@@ -63,7 +63,8 @@ def example(width: int = 8, machine: tuple[str, ...] = MACHINE) -> Model:
     params = init(rng, n, width)
     params["w3"] = rng.standard_normal(width).astype(np.float32)
     mean, scale = (rng.random(n).astype(np.float32) + 0.5 for _ in range(2))
-    return Model(params, ("a", "b", "c", "d", "é"), 7, mean, scale, machine, (0.9, 0.8))
+    features = ("a", "b", "c", "d", "é")
+    return Model(params, features, 7, mean, scale, machine, (0.9, 0.8), ("zen 64", "old 16"))
 
 
 # -- metrics ---------------------------------------------------------------------------------------
@@ -178,7 +179,7 @@ def test_what_is_stored_is_what_there_was(tmp_path: Path) -> None:
         content = (tmp_path / "model.npz").read_bytes()
         again = Model.parsed(content)
         assert (again.features, again.version, again.machine) == (m.features, 7, m.machine)
-        assert again.held_out == m.held_out
+        assert (again.held_out, again.trained_on) == (m.held_out, m.trained_on)
         for name, a in m.params.items():
             np.testing.assert_array_equal(again.params[name], a)
         np.testing.assert_array_equal(again.mean, m.mean)
@@ -334,7 +335,7 @@ def test_adam_is_optax_adam() -> None:
         jax_frontend.from_jax(reference.update),
     )
     g = [group(s, 30, i) for i, s in enumerate(spaces(4, 3))]
-    mean, scale = scaling(g, False)
+    mean, scale, _ = scaling(g, False)
     start = replace(Model.blank(NAMES, VERSION, 16), mean=mean, scale=scale)
     settings = Settings(kernels=4, candidates=16)
     found = [Trainer(o, settings, tw.compile).fine_tuned(start, g, 4) for o in (adam(1e-2), other)]
@@ -405,20 +406,50 @@ def slow_machine(count: int, seed: int, told: bool = False) -> list[Group]:
 
 def test_fine_tuning_needs_few_records(trainer: Trainer, trained: Model) -> None:
     here = slow_machine(12, 8)
-    few = [
-        replace(g, features=g.features[:12], roofline=g.roofline[:12], seconds=g.seconds[:12])
-        for g in here[:4]
-    ]  # 48 records
+    few = [g.some(np.arange(12)) for g in here[:4]]  # 48 records
     held_out = here[4:]
     seconds = [g.seconds for g in held_out]
     blank = replace(Model.blank(NAMES, VERSION, 32), mean=trained.mean, scale=trained.scale)
-    tuner = Trainer(adam(1e-3), replace(SMALL, kernels=4, decay=0.01), tw.compile)
+    by = transfer.trainer(tw.compile)
+    claimed = replace(trained, held_out=(0.9, 0.8))
+    fitted = transfer.tuned(claimed, few, by)
+    assert fitted.held_out == (0.9, 0.8) and claimed.params is trained.params
     shipped, tuned, anew = (
         metrics.pairwise_accuracy(seconds, scored(m, held_out, trainer.run))
-        for m in (trained, tuner.fine_tuned(trained, few, 60), tuner.fine_tuned(blank, few, 60))
+        for m in (trained, fitted, transfer.tuned(blank, few, by))
     )
     assert tuned > shipped + 0.02
     assert tuned > anew + 0.02
+
+
+def test_inputs_that_never_change_say_nothing_elsewhere(
+    trainer: Trainer, groups: list[Group]
+) -> None:
+    told = [replace(g, machine=np.array([5, 6], np.float32)) for g in groups[:12]]
+    model = trainer.trained(told[:8], told[8:], (NAMES, MACHINE, VERSION))
+    assert not model.params["w1"][len(NAMES) :].any()
+    x, seconds = told[0].features, told[0].roofline
+    here, there = (model.on(dict(zip(MACHINE, m, strict=True))) for m in ((5, 6), (3, 9)))
+    np.testing.assert_array_equal(here.judge(x, seconds), there.judge(x, seconds))
+
+
+def test_a_student_is_shown_what_leads(groups: list[Group]) -> None:
+    g = groups[0]
+    says = np.random.default_rng(4).standard_normal(len(g))
+    (found,) = shown([g], [says], 16)
+    np.testing.assert_array_equal(np.log(found.seconds[:8]), np.sort(says)[:8])
+    assert len(found) == len(set(found.seconds)) == 16
+    rows = [int(np.flatnonzero(np.exp(says) == t)[0]) for t in found.seconds]
+    np.testing.assert_array_equal(found.features, g.features[rows])
+    np.testing.assert_array_equal(found.roofline, g.roofline[rows])
+    (whole,) = shown([g], [says], 1000)
+    assert len(whole) == len(g)
+
+
+def test_some_candidates_know_their_default(groups: list[Group]) -> None:
+    g = replace(groups[0], default=7)
+    assert g.some(np.array([3, 7, 1])).default == 1
+    assert g.some(np.array([3, 1])).default == -1
 
 
 def test_a_student_learns_two_machines_from_their_teachers(trainer: Trainer) -> None:
@@ -430,9 +461,10 @@ def test_a_student_learns_two_machines_from_their_teachers(trainer: Trainer) -> 
         ]
         for g in (fast, slow)
     }
-    lessons = softened([*fast[:16], *slow[:16]], teachers, 0.7, trainer.run)
-    (mean,) = mean_score(teachers[fast[0].machine.tobytes()], fast[:1], trainer.run)
-    expected = 0.7 * mean + 0.3 * np.log(fast[0].seconds)
+    measured = [*fast[:16], *slow[:16]]
+    says = [mean_score(teachers[g.machine.tobytes()], [g], trainer.run)[0] for g in measured]
+    lessons = softened(measured, says, 0.3)
+    expected = 0.7 * says[0] + 0.3 * np.log(fast[0].seconds)
     np.testing.assert_allclose(np.log(lessons[0].seconds), expected)
     judged = [*fast[16:], *slow[16:]]
     student, ignorant = (
@@ -459,7 +491,7 @@ def test_trees_learn_the_same(groups: list[Group], kind: str) -> None:
     threads = pytest.importorskip("threadpoolctl")  # comes with it
     held_out = groups[48:52]
     with threads.threadpool_limits(1):
-        found = baselines.trees(groups[:8], held_out, kind)
+        found = baselines.trees(groups[:8], kind)(held_out)
     seconds = [g.seconds for g in held_out]
     assert metrics.pairwise_accuracy(seconds, found) > 0.8
 

@@ -53,7 +53,7 @@ def model(groups: list[Group]) -> Model:
 @pytest.fixture(scope="module")
 def blank(groups: list[Group]) -> Model:
     """Nothing is known but the features' scale."""
-    mean, scale = scaling(groups, told=False)
+    mean, scale, _ = scaling(groups, told=False)
     return replace(Model.blank(NAMES, VERSION, WIDTH), mean=mean, scale=scale)
 
 

@@ -32,6 +32,7 @@ from tilewright.cost_model.search import (
     online_trainer,
 )
 from tilewright.cost_model.spaces import space
+from tilewright.cost_model.transfer import fitted
 from tilewright.kernel import Kernel
 
 
@@ -86,6 +87,7 @@ def tune(
     database: Database | None = None,
     model: Model | None = None,
     progress: TextIO | bool = True,
+    search: str = "guided",
     seed: int = 0,
     **kwargs: Any,
 ) -> Tuning:
@@ -99,13 +101,18 @@ def tune(
     **Arguments:** `seconds` or `trials`: the budget, of all kernels together (default: 20 seconds).
     `threads`: as for `compile`. `executor`: measures elsewhere, with those machines' own targets
     (`cost_model.measure`). `database`: another than the user's. `model`: another than the shipped
-    one. `progress`: a stream for it, stderr if True, nothing if False. `seed`: decides which
-    candidates are tried.
+    one. `progress`: a stream for it, stderr if True, nothing if False. `search`: how candidates are
+    chosen, one of `SEARCHES` (`cost_model.search`). `seed`: decides which candidates are tried.
 
     **Returns** a `Tuning`: a table of kernels, times before and after, and schedules.
 
-    **Raises:** what compiling `f` raises.
+    **Raises:** `NotAFunction`, `BadBudget`, `BadSearch`, and what compiling `f` raises.
     """
+    if not callable(f):
+        raise NotAFunction(f, "tune")
+    if search not in SEARCHES:
+        raise BadSearch(search, tuple(SEARCHES))
+    budget = _Budget(seconds, trials)
     compiled = f if isinstance(f, Compiled) else compile(f, threads=threads)
     lowered = compiled.lower(*args, **kwargs)
     count = threads or lowered.threads
@@ -115,15 +122,18 @@ def tune(
     known = prior() if model is None else model
     founders = 0 if known is not None else BATCH
     basis = known or Model.blank(features.NAMES, features.VERSION)
+    if kept is not None and executor is None:
+        basis = fitted(basis, kept, target, count, compile)
+    basis = basis.on(features.told(target))
     tuned: list[Tuned] = []
     for k in lowered.kernels:
         s = space(k, target, count)
         if s.holes:
-            search = GuidedSearch(s, Learner(s, basis, trainer), seed, founders=founders)
-            tuned.append(Tuned(k, calls.get(k.name, 1), s, search))
+            found = SEARCHES[search](s, Learner(s, basis, trainer), seed, founders)
+            tuned.append(Tuned(k, calls.get(k.name, 1), s, found))
     if kept is not None and executor is None:
         kept.insert([], [], [encoding.Machine.here()])
-    budget, bench = _Budget(seconds, trials), Bench(kept, executor, count)
+    bench = Bench(kept, executor, count)
     status = _Status(lowered.name, sys.stderr if progress is True else progress or None)
     interrupted = False
     try:
@@ -196,6 +206,12 @@ class _Budget:
     start: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
+        for name, value, kinds in (
+            ("seconds", self.seconds, (int, float)),
+            ("trials", self.trials, (int, np.integer)),
+        ):
+            if value is not None and not (isinstance(value, kinds) and value >= 0):
+                raise BadBudget(name, value)
         if self.seconds is None and self.trials is None:
             self.seconds = 20.0
 

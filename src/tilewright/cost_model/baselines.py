@@ -7,7 +7,7 @@ ask.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -35,15 +35,11 @@ def heuristic(groups: Sequence[Group]) -> list[Array]:
 
 
 def trees(
-    groups: Sequence[Group],
-    held_out: Sequence[Group],
-    kind: Literal["forest", "boosted"],
-    told: bool = False,
-    seed: int = 0,
-) -> list[Array]:
-    """Log seconds of the held-out groups' candidates, by a random forest or gradient-boosted trees
-    that learned what a network learns: the logarithm of time over estimate, less the kernel's mean,
-    from the same inputs."""
+    groups: Sequence[Group], kind: Literal["forest", "boosted"], told: bool = False, seed: int = 0
+) -> Callable[[Sequence[Group]], list[Array]]:
+    """A random forest or gradient-boosted trees that learned what a network learns from the same
+    inputs: the logarithm of time over estimate, less the kernel's mean. What it returns gives log
+    seconds of any groups' candidates, up to a constant for each group."""
     from sklearn import ensemble
 
     if kind == "forest":
@@ -55,7 +51,14 @@ def trees(
     ratios = [np.log(g.seconds / g.roofline) for g in groups]
     target = np.concatenate([r - r.mean() for r in ratios])
     regressor.fit(np.concatenate([g.inputs(told) for g in groups]), target)
-    return [np.log(g.roofline) + regressor.predict(g.inputs(told)) for g in held_out]
+
+    def scores(held_out: Sequence[Group]) -> list[Array]:
+        ends = np.cumsum([len(g) for g in held_out])[:-1]
+        found = regressor.predict(np.concatenate([g.inputs(told) for g in held_out]))
+        parts = np.split(found, ends)
+        return [np.log(g.roofline) + x for g, x in zip(held_out, parts, strict=True)]
+
+    return scores
 
 
 def row(name: str, groups: Sequence[Group], scores: Sequence[Array]) -> str:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tilewright.cost_model import encoding
+from tilewright.cost_model import encoding, features
 from tilewright.cost_model.corpus import part_of
+from tilewright.cost_model.model import Array
 from tilewright.cost_model.records import Database, Imported, Record, schedule_of
-from tilewright.cost_model.spaces import Space, space
+from tilewright.cost_model.spaces import space
 from tilewright.cost_model.training import Group
 from tilewright.errors import BadEncoding, ScheduleError
 from tilewright.target import Target
@@ -29,31 +30,67 @@ FEWEST = 4
 
 def groups(
     database: Database,
-    target: Target,
     threads: int = 1,
     part: str | None = None,
     progress: Callable[[str], None] = lambda line: None,
+    machine: str | None = None,
 ) -> list[Group]:
-    """The measured candidates of every kernel, those of one part of the corpus (`corpus.PARTS`) if
-    given, as features on the target. The first candidate is the default schedule.
+    """The measured candidates of every kernel on every machine that the database describes, those
+    of one part of the corpus (`corpus.PARTS`) or of one machine (a key) if given. The first
+    candidate is the schedule that is the machine's default.
 
     Times are those of the default schedule, by which all others were divided as they were measured,
     so that a machine that drifts does not matter within a kernel.
     """
     found: list[Group] = []
+    machines = _machines(database)
     texts = database.kernels()
     for n, (key, text) in enumerate(sorted(texts.items())):
         if part is not None and part_of(key) != part:
             continue
-        group = _group(key, text, list(database.records(kernel=key, threads=threads)), target)
-        if group is not None:
-            found.append(group)
+        by_machine: dict[str, list[Record]] = {}
+        for r in database.records(kernel=key, machine=machine, threads=threads):
+            by_machine.setdefault(r.machine, []).append(r)
+        for name in sorted(by_machine.keys() & machines.keys()):
+            group = _group(key, text, by_machine[name], machines[name])
+            if group is not None:
+                found.append(group)
         if n % 50 == 49:
             progress(f"{n + 1} of {len(texts)} kernels, {sum(map(len, found))} candidates")
     return found
 
 
-def _group(key: str, text: str, records: list[Record], target: Target) -> Group | None:
+def target_of(machine: encoding.Machine) -> Target:
+    """What the compiler knows of a machine that was described."""
+    return Target(
+        f"{machine.architecture}-unknown-linux-gnu",
+        machine.cpu,
+        ",".join(f"+{name}" for name in machine.features),
+        machine.vector_bytes,
+        machine.l1_bytes,
+        machine.l2_bytes,
+    )
+
+
+def described(machine: encoding.Machine) -> Array:
+    """What a network is told of it (`features.MACHINE`), float32."""
+    told = features.told(target_of(machine), machine.cores)
+    return np.array([*told.values()], np.float32)
+
+
+def _machines(database: Database) -> dict[str, tuple[Target, Array]]:
+    """The described machines by their keys: targets, and what a network is told of them."""
+    found = {}
+    for key, text in database.machines().items():
+        with suppress(BadEncoding):
+            m = encoding.Machine.from_json(text)
+            found[key] = target_of(m), described(m)
+    return found
+
+
+def _group(
+    key: str, text: str, records: list[Record], machine: tuple[Target, Array]
+) -> Group | None:
     """None if too little is known of the kernel."""
     good = [r for r in records if not r.error and r.seconds and r.reference]
     if len(good) < FEWEST:
@@ -62,22 +99,21 @@ def _group(key: str, text: str, records: list[Record], target: Target) -> Group 
         kernel = encoding.decode(text)
     except BadEncoding:
         return None
+    target, told = machine
     s = space(kernel, target, good[0].threads)
     default = float(np.median([r.reference for r in good if r.reference]))
     ratios: dict[Schedule, list[float]] = {}
     for r in good:
         with suppress(ScheduleError):
             ratios.setdefault(schedule_of(r.schedule, kernel), []).append(r.ratio)
-    ratios.pop(s.default, None)
+    # What is the default today need not be what it was when the others were divided by it.
+    first = ratios.pop(s.default, [1.0])
     schedules = [s.default, *ratios]
-    seconds = default * np.array([1.0, *(float(np.mean(x)) for x in ratios.values())])
-    return of(key, s, schedules, seconds) if len(schedules) >= FEWEST else None
-
-
-def of(key: str, s: Space, schedules: list[Schedule], seconds: np.ndarray) -> Group:
-    """The group of some schedules of a space, the default one first."""
-    walks = s.walks_of(schedules)
-    return Group(key, s.extractor(walks), s.extractor.seconds(walks), seconds, default=0)
+    seconds = default * np.array([float(np.mean(x)) for x in (first, *ratios.values())])
+    if len(schedules) < FEWEST:
+        return None
+    rows, estimate = s.extractor.described(s.walks_of(schedules))
+    return Group(key, rows, estimate, seconds, told, default=0)
 
 
 # -- files -----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ levels against caches are the usual model of tiled loops (Lam, Rothberg, Wolf, A
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -22,9 +22,11 @@ import numpy as np
 from tilewright.cost_model.walks import Nest, Walks
 from tilewright.expr import Apply, Expr, Load, Reduce, walk
 from tilewright.roofline import work_of
+from tilewright.runtime.threads import cores
+from tilewright.target import Target
 from tilewright.transforms.index_rules import affine, flat
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Grows whenever a feature changes its meaning: weights of other versions are not used."""
 
 LINE: Final = 64
@@ -116,9 +118,32 @@ class Machine:
     l3_rate: float
     dram_rate: float
 
+    @staticmethod
+    def of(target: Target) -> Machine:
+        """The machine that a target describes, at the usual rates: narrower vectors do less
+        arithmetic in a cycle. Nothing is measured, so that features are the same every time."""
+        return replace(
+            USUAL, vector_bytes=target.vector_bytes, registers=target.registers,
+            l1_bytes=target.l1_bytes, l2_bytes=target.l2_bytes,
+            flops=USUAL.flops * target.vector_bytes / USUAL.vector_bytes,
+        )  # fmt: skip
+
 
 USUAL: Final = Machine(64, 32, 32 << 10, 1 << 20, 32 << 20, 1.16e11, 1.1e11, 9.0e10, 3.0e10)
 """A core of a server of 2024; a search that knows its own machine better says so."""
+
+MACHINE: Final = ("log2 vector bytes", "log2 registers", "log2 l1 bytes", "log2 l2 bytes",
+                  "log2 cores")  # fmt: skip
+"""What a network is told of the machine, beside the features. Clocks and rates are not among it:
+they vary from one measurement to the next, and no order within a kernel depends on a clock."""
+
+
+def told(target: Target, count: int | None = None) -> dict[str, float]:
+    """The numbers of `MACHINE` for a target and the cores of its machine: those that this process
+    may use, if not given."""
+    of_target = target.vector_bytes, target.registers, target.l1_bytes, target.l2_bytes
+    found = *of_target, cores() if count is None else count
+    return dict(zip(MACHINE, np.log2(found).tolist(), strict=True))
 
 
 @dataclass(frozen=True)

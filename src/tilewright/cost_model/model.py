@@ -27,6 +27,7 @@ import numpy as np
 
 from tilewright.errors import TilewrightError
 from tilewright.options import show
+from tilewright.target import Target
 
 Array = np.ndarray[Any, Any]
 Params = dict[str, Array]
@@ -154,7 +155,7 @@ class Model:
     the numbers that describe a machine, which follow the features, for a network that is told them
     (`on` settles them). `mean` and `scale`, float32[F + M], are of all of them. `held_out` is the
     top-1 score that it had on kernels it was not trained on, and the heuristic's on the same ones;
-    None if nobody measured.
+    None if nobody measured. `trained_on` names the machines it learned from (`machine_name`).
     """
 
     params: Params
@@ -164,6 +165,7 @@ class Model:
     scale: Array
     machine: tuple[str, ...] = ()
     held_out: tuple[float, float] | None = None
+    trained_on: tuple[str, ...] = ()
 
     @property
     def trusted(self) -> bool:
@@ -223,6 +225,7 @@ class Model:
             "held_out": np.array(held_out, "<f8"),
             "features": _names(self.features),
             "machine": _names(self.machine),
+            "trained_on": _names(self.trained_on),
         }
         file = io.BytesIO()
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -249,6 +252,7 @@ class Model:
             arrays["scale"],
             _strings(arrays["machine"]),
             tuple(arrays["held_out"].tolist()) or None,  # type: ignore[arg-type]
+            _strings(arrays["trained_on"]),
         )
         _check(model)
         return model
@@ -265,6 +269,11 @@ class Model:
             with suppress(OSError):
                 os.unlink(unfinished)
             raise
+
+
+def machine_name(target: Target) -> str:
+    """The kind of machine that weights know: processors of one name behave alike."""
+    return f"{target.cpu} {target.vector_bytes}"
 
 
 def load(path: Path, features: Sequence[str], version: int) -> Model | None:
@@ -297,6 +306,7 @@ _KINDS: Final = {
     "held_out": "<f8",
     "features": "<U",
     "machine": "<U",
+    "trained_on": "<U",
 }
 """The members of the file, and of which dtype each is."""
 _RANKS: Final = {"w1": 2, "w2": 2, "b3": 0, "version": 0}

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from tilewright.cost_model.features import Extractor
+from tilewright.cost_model.features import Extractor, Machine
 from tilewright.cost_model.walks import Walks
 from tilewright.expr import Axis, Expr, Reduce, is_static, static, walk
 from tilewright.kernel import Kernel
@@ -198,8 +198,8 @@ class Space:
 
     @functools.cached_property
     def extractor(self) -> Extractor:
-        """The features of this kernel's schedules, on the usual machine."""
-        return Extractor(self)
+        """The features of this kernel's schedules on the target."""
+        return Extractor(self, Machine.of(self.target))
 
     def features(self, points: Points) -> Any:
         """float32 [n, len(features.NAMES)]."""

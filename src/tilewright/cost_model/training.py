@@ -1,7 +1,7 @@
 """How the cost model learns: an order within each kernel first, seconds second.
 
 Knows records as arrays (`Group`), the loss, batches of constant shapes, when to stop, fine-tuning
-from few records and the distillation of several teachers. Refuses to know where records are from,
+from few records, and ensembles. Refuses to know where records are from,
 which optimiser runs (`Optimizer`: Optax's, by `tilewright.frontends.jax`, or `adam`) and how the
 step becomes machine code: what compiles is a parameter, as in `model`.
 
@@ -11,7 +11,7 @@ Everything is decided by the seed and the order of the groups: the same ones giv
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -70,6 +70,14 @@ class Group:
 
     def __len__(self) -> int:
         return len(self.seconds)
+
+    def some(self, rows: Array) -> Group:
+        """The candidates of some rows, int64[m]."""
+        default = next((n for n, row in enumerate(rows.tolist()) if row == self.default), -1)
+        return replace(
+            self, features=self.features[rows], roofline=self.roofline[rows],
+            seconds=self.seconds[rows], default=default,
+        )  # fmt: skip
 
     def inputs(self, told: bool) -> Array:
         """float32[n, F], or [n, F + M] for a model that is told the machine's description."""
@@ -244,13 +252,13 @@ def batches(rows: Sequence[Rows], rng: np.random.Generator, settings: Settings) 
         yield gathered([rows[i] for i in order[start : start + settings.kernels]], rng, settings)
 
 
-def scaling(groups: Sequence[Group], told: bool) -> tuple[Array, Array]:
-    """Mean and standard deviation of the inputs of all candidates, float32[F + M]; the deviation of
-    what never changes is 1."""
+def scaling(groups: Sequence[Group], told: bool) -> tuple[Array, Array, Array]:
+    """Mean and standard deviation of the inputs of all candidates, float32[F + M], and which of
+    them never change, bool[F + M]: the deviation of those is 1."""
     inputs = np.concatenate([g.inputs(told) for g in groups]).astype(np.float64)
     mean, scale = inputs.mean(axis=0), inputs.std(axis=0)
-    scale[scale < 1e-6 * np.maximum(np.abs(mean), 1)] = 1
-    return mean.astype(np.float32), scale.astype(np.float32)
+    still = scale < 1e-6 * np.maximum(np.abs(mean), 1)
+    return mean.astype(np.float32), np.where(still, 1, scale).astype(np.float32), still
 
 
 # -- training --------------------------------------------------------------------------------------
@@ -303,8 +311,10 @@ class Trainer:
         the version of the features. `progress` gets a line after each epoch.
         """
         features, machine, version = names
-        mean, scale = scaling(groups, bool(machine))
+        mean, scale, still = scaling(groups, bool(machine))
         params = initial(np.random.default_rng(seed), len(mean), self.settings.width)
+        # Of what never changed nothing is known: on a machine with other numbers it says nothing.
+        params["w1"][still] = 0
         model = Model(params, tuple(features), version, mean, scale, tuple(machine))
         return self.improved(model, groups, validation, seed, progress)
 
@@ -350,29 +360,10 @@ class Trainer:
         return replace(model, params=params, held_out=None)
 
 
-# -- ensembles and distillation --------------------------------------------------------------------
+# -- ensembles --------------------------------------------------------------------
 
 
 def mean_score(models: Sequence[Model], groups: Sequence[Group], run: Infer = infer) -> list[Array]:
     """The mean of the models' log seconds: an ensemble's prediction, float64[n] for each group."""
     each = [scored(m, groups, run) for m in models]
     return [np.mean(scores, axis=0) for scores in zip(*each, strict=True)]
-
-
-def softened(
-    groups: Sequence[Group],
-    teachers: Mapping[bytes, Sequence[Model]],
-    share: float = 0.7,
-    run: Infer = infer,
-) -> list[Group]:
-    """The groups with times to distil a student from (Hinton et al. 2015): a `share` of the mean of
-    the teachers' log seconds, the rest what was measured.
-
-    `teachers` are the models of each machine, by the bytes of its description (`Group.machine`).
-    """
-    found = []
-    for g in groups:
-        (taught,) = mean_score(teachers[g.machine.tobytes()], [g], run)
-        soft = share * taught + (1 - share) * np.log(g.seconds)
-        found.append(replace(g, seconds=np.exp(soft)))
-    return found
