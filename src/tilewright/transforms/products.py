@@ -33,26 +33,23 @@ COPIED, TURNED, SCATTERED = 0.1, 0.35, 1.5
 """Cycles to copy an element, to turn it in registers, to store or load it on its own."""
 LINE, LINE_BYTES = 25.0, 64
 """Cycles to read a line of a large matrix that is copied in columns, and its bytes."""
-CROWDED, SECOND_LEVEL, THIRD_LEVEL = 0.05, 2.0, 20.0
+CROWDED, SECOND_LEVEL, THIRD_LEVEL = 0.05, 4.0, 20.0
 """What a load costs that hides behind multiplications, and how many times that from beyond the
 first and the second level cache."""
 FAR = 1.5
 """Loads that an element costs which is read for every chunk from beyond the second level cache;
 others of those that are read one by one cost half a load."""
-MISSED, STREAM = 1.0, 4
-"""Cycles for each line that is read one by one from beyond the first level cache; and lines from
-which on those that follow on one another are fetched ahead of their use."""
+MISSED, STREAM = 1.0, 16
+"""Cycles for each line that is read one by one from beyond the first level cache; and points of an
+innermost loop from which on their lines, evenly apart, are fetched ahead of their use."""
 AGAIN, IN_TURNS = 1.3, 17.0
 """What it costs to read a line from beyond the second level cache for the next rows, and to write
 one of many rows in turns."""
-AHEAD = 8
-"""Second level caches that panels fill which are packed ahead and read for every row of an image:
-they come from the third."""
 COLLIDING, WAYS = 2.0, 7
 """What rows cost of which more than so many share a set of the first level cache."""
-BODY, CODE = 0.01, 30_000.0
+BODY, CODE, TURNING = 0.01, 30_000.0, 1
 """What one more copy of the tile's code is worth avoiding, as a share of the cycles and at most;
-turning it is four."""
+and how many copies turning it is, whose shuffles all tiles of a program share."""
 ACROSS = 10.0
 """Cycles to add the lanes of a sum."""
 
@@ -140,11 +137,6 @@ class Operand:
             else:
                 runs.append((step, n))
         return math.prod(n for _, n in runs) * (1 + (span - size) / LINE_BYTES)
-
-    def streams(self, k: Axis) -> bool:
-        """Whether the points of an axis follow on one another for some lines."""
-        step = abs(self.step(k)) * self.load.type.itemsize
-        return 0 < step <= LINE_BYTES and step * static(k.extent) >= STREAM * LINE_BYTES
 
     @functools.cached_property
     def is_plain(self) -> bool:
@@ -353,7 +345,7 @@ class Product:
         far = COLLIDING if any(o.collide(rows, high) for o in singly) else 1.0
         sums, step = len(self.tiled), 0.0
         lines = inside // max(static(vector.extent), 1) * width * lanes
-        near = 1.0 if lines <= self.target.l1_bytes else SECOND_LEVEL
+        near = 1.0 if 2 * lines <= self.target.l1_bytes else SECOND_LEVEL
         if lines > self.target.l2_bytes:
             near = THIRD_LEVEL
         missed = self.missed(singles, {rows: high}, lines)
@@ -370,7 +362,7 @@ class Product:
             rate = SCATTERED
         cycles = rounds * depth * step + copied + rate * self.results
         bodies = sum(2 if static(a.extent) % p.chunk else 1 for a, p in plans.items())
-        cycles += min(BODY * cycles, CODE) * (bodies - 2 + (4 if turned is not None else 0))
+        cycles += min(BODY * cycles, CODE) * (bodies - 2 + (TURNING if turned is not None else 0))
         return Tile(order, (*plans.items(),), tuple(staged), turned, cycles)
 
     def order(
@@ -384,14 +376,15 @@ class Product:
     ) -> tuple[Axis, ...]:
         """The loops around a tile, outermost first: what is packed in a call is read by all rows
         before the next columns are, and so is a large operand, if that costs more to read for
-        every panel of rows than results cost that are written in turns. Panels that are packed
-        ahead follow on one another in memory, which is read fastest from end to end."""
+        every panel of rows than results cost that are written in turns. Panels packed ahead that
+        stay in the second level cache are read for every row of an image, which need not."""
         outer = [a for a in self.axes if a is not rows and a is not vector]
         before = [a for a in outer if any(o.moves(a) for o in packed)] if packed else outer
         after = [a for a in outer if a not in before]
         again = AGAIN * panels * inside
         turns = IN_TURNS * static(rows.extent) * static(vector.extent) * self.outs[0].itemsize
-        if packed and all(o.is_constant for o in packed) and inside <= AHEAD * self.target.l2_bytes:
+        small = 2 * inside <= self.target.l2_bytes
+        if packed and all(o.is_constant for o in packed) and small:
             return (*before, *after, *((vector, rows) if after else (rows, vector)))
         if packed or (inside > self.target.l2_bytes and stretches >= 4 and again > turns):
             return (*before, vector, *after, rows)
@@ -401,9 +394,9 @@ class Product:
         """Cycles in each step for lines of what a tile reads one by one, if these do not stay in
         the first level cache beside `nbytes` of other operands."""
         points = {**tile, **{k: static(k.extent) for k in self.summed}}
-        scattered = [o for o in singles if not o.streams(self.summed[-1])]
-        touched = sum(o.lines(points) for o in scattered)
-        if touched * LINE_BYTES + nbytes <= self.target.l1_bytes:
+        touched = sum(o.lines(points) for o in singles)
+        near = touched * LINE_BYTES + nbytes <= self.target.l1_bytes
+        if near or points[self.summed[-1]] >= STREAM:
             return 0.0
         return MISSED * touched / math.prod(points[k] for k in self.summed)
 
