@@ -105,6 +105,41 @@ def pairwise_dist(points):
     return out
 
 
+def kernel_density(points, samples):
+    (n, d), m = points.shape, samples.shape[0]
+    columns, out = samples.T.copy(), np.empty(n, points.dtype)
+    half = points.dtype.type(-0.5)
+    for i in prange(n):
+        row = np.zeros(m, points.dtype)
+        for k in range(d):
+            own, column = points[i, k], columns[k]
+            for j in range(m):
+                row[j] += (column[j] - own) ** 2
+        total = points.dtype.type(0)
+        for j in range(m):
+            total += math.exp(half * row[j])
+        out[i] = total
+    return out
+
+
+def lennard_jones(points):
+    n, one, four = points.shape[0], points.dtype.type(1), points.dtype.type(24)
+    x, y, z = points[:, 0].copy(), points[:, 1].copy(), points[:, 2].copy()
+    out = np.empty_like(points)
+    for i in prange(n):
+        fx = fy = fz = points.dtype.type(0)
+        for j in range(n):
+            dx, dy, dz = x[i] - x[j], y[i] - y[j], z[i] - z[j]
+            inverse = one / (dx * dx + dy * dy + dz * dz + (one if i == j else one - one))
+            s = inverse * inverse * inverse
+            pull = four * inverse * s * (one - s - s)
+            fx += dx * pull
+            fy += dy * pull
+            fz += dz * pull
+        out[i, 0], out[i, 1], out[i, 2] = fx, fy, fz
+    return out
+
+
 def jacobi(a, b):
     n = b.size
     diagonal = np.diag(a).copy()

@@ -378,6 +378,23 @@ def pairwise_dist(x):
     return np.sqrt((d * d).sum(axis=-1))
 
 
+def kernel_density(x, samples):
+    """Gaussian kernels around the samples [m, d], added up at the points [n, d]."""
+    d = x[:, None, :] - samples[None, :, :]
+    return np.exp(-0.5 * (d * d).sum(axis=-1)).sum(axis=1)
+
+
+def lennard_jones_energy(x):
+    """Of all pairs of points [n, 3]; a point has none with itself."""
+    d = x[:, None, :] - x[None, :, :]
+    s = ((d * d).sum(axis=-1) + np.eye(len(x), dtype=x.dtype)) ** -3
+    return 2 * (s * s - s).sum()
+
+
+def lennard_jones(x):
+    return tw.grad(lennard_jones_energy)(x)
+
+
 def logistic_loss(w, x, y):
     return np.logaddexp(0, -y * (x @ w)).mean() + 0.005 * (w * w).sum()
 

@@ -102,6 +102,13 @@ def logistic_hessian(w: Any, x: Any, y: Any) -> Any:
     return (x.T * (p * (1 - p))) @ x / len(y) + 0.01 * np.eye(len(w))
 
 
+def lennard_jones_forces(x: Any) -> Any:
+    """The derivative of `programs.lennard_jones_energy`, by hand."""
+    d = x[:, None, :] - x[None, :, :]
+    r = (d * d).sum(axis=-1) + np.eye(len(x))
+    return ((24 * r**-4 - 48 * r**-7)[..., None] * d).sum(axis=1)
+
+
 def unquantised(x: Any, w: Any, w_scale: Any) -> Any:
     """What quantised products approximate; peers differ in how they quantise x."""
     return x @ (w * w_scale)

@@ -322,6 +322,20 @@ def pairwise_dist(x: Tensor) -> Tensor:
     return (d * d).sum(-1).sqrt()
 
 
+def kernel_density(x: Tensor, samples: Tensor) -> Tensor:
+    d = x[:, None, :] - samples[None, :, :]
+    return torch.exp(-0.5 * (d * d).sum(-1)).sum(1)
+
+
+def lennard_jones(x: Tensor) -> Tensor:
+    def energy(x: Tensor) -> Tensor:
+        d = x[:, None, :] - x[None, :, :]
+        s = ((d * d).sum(-1) + torch.eye(len(x), dtype=x.dtype)) ** -3
+        return 2 * (s * s - s).sum()
+
+    return torch.func.grad(energy)(x)
+
+
 def hessian_logreg(w: Tensor, x: Tensor, y: Tensor) -> Tensor:
     def loss(w: Tensor) -> Tensor:
         return F.softplus(-y * (x @ w)).mean() + 0.005 * (w * w).sum()

@@ -524,6 +524,26 @@ def _pairwise(name: str, n: int, d: int, anchor: bool) -> Workload:
     )  # fmt: skip
 
 
+def _density(name: str, n: int, m: int, d: int) -> Workload:
+    return Workload(
+        name, "science", "kernel_density", normal((n, d), (m, d)), (3 * d + 12) * n * m,
+        4 * d * (n + m), False, spread=1e-4, numba=True,
+    )  # fmt: skip
+
+
+def _lennard_jones(name: str, side: int) -> Workload:
+    def arguments(rng: Any) -> Arguments:
+        """A cubic lattice, a little disturbed."""
+        grid = np.stack(np.meshgrid(*[np.arange(side)] * 3), -1).reshape(-1, 3)
+        return ((1.2 * grid + 0.05 * rng.standard_normal(grid.shape)).astype("f4"),)
+
+    n = side**3
+    return Workload(
+        name, "science", "lennard_jones", arguments, 25 * n * n, 24 * n, False, spread=1e-4,
+        peers=AUTODIFF, numba=True, reference="lennard_jones_forces",
+    )  # fmt: skip
+
+
 def _logreg(name: str, n: int, d: int, anchor: bool) -> Workload:
     def arguments(rng: Any) -> Arguments:
         w, x = normal((d,), (n, d))(rng)
@@ -567,6 +587,8 @@ SCIENCE = [
     _nbody("nbody_333", 333, False),
     _pairwise("pairwise_dist", 2000, 3, True),
     _pairwise("pairwise_dist_700x10", 700, 10, False),
+    _density("kernel_density_1000x1500x2", 1000, 1500, 2),
+    _lennard_jones("lennard_jones_512", 8),
     _logreg("hessian_logreg", 500, 50, True),
     _logreg("hessian_logreg_3000x33", 3000, 33, False),
     _solve("batched_solve", 2048, 8, True),
