@@ -23,7 +23,7 @@ from tilewright.expr import Buffer, Extent, static
 from tilewright.graph import Op, Type
 from tilewright.loops import Alloc, Stmt, block
 from tilewright.ops import elementwise as el
-from tilewright.ops import linalg_calls, linalg_loops
+from tilewright.ops import linalg_calls, linalg_lanes, linalg_loops
 from tilewright.ops.base import sizes
 from tilewright.ops.contract import Dot
 from tilewright.ops.indexing import positions, take_along
@@ -225,11 +225,13 @@ class TriangularSolve(Op):
 
     def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
         (a, b), (out,) = args, outs
-        return linalg_loops.triangular_solve(out, a, b, self.upper, self.transpose_a, self.unit)
+        fits = linalg_lanes.fits(a, b)
+        solve = linalg_lanes.triangular_solve if fits else linalg_loops.triangular_solve
+        return solve(out, a, b, self.upper, self.transpose_a, self.unit)
 
     def calls(self, lapack: Lapack, outs: Sequence[Buffer], *args: Buffer) -> Stmt | None:
         (a, b), (out,) = args, outs
-        if 0 in out.shape or static(out.shape[-2]) <= SMALL:
+        if 0 in out.shape or static(out.shape[-2]) <= SMALL or linalg_lanes.fits(a, b):
             return None
         return linalg_calls.triangular_solve(
             lapack, out, a, b, self.upper, self.transpose_a, self.unit
@@ -339,7 +341,11 @@ class LU(Factorisation):
 
     def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
         lu, pivots, permutation = outs
-        return linalg_loops.lu(lu, pivots, permutation, args[0])
+        factorise = linalg_lanes.lu if linalg_lanes.fits(args[0]) else linalg_loops.lu
+        return factorise(lu, pivots, permutation, args[0])
+
+    def calls(self, lapack: Lapack, outs: Sequence[Buffer], *args: Buffer) -> Stmt | None:
+        return None if linalg_lanes.fits(args[0]) else super().calls(lapack, outs, *args)
 
     def _calls(self, lapack: Lapack, outs: Sequence[Buffer], a: Buffer) -> Stmt:
         lu, pivots, permutation = outs
