@@ -48,7 +48,7 @@ def both(x):
 compiled = tw.compile(options=Options(verify=True))(both)
 
 
-@pytest.mark.parametrize("n", (LONG, LONG + 1, 700, 5 * BLOCK - 1, 3001))
+@pytest.mark.parametrize("n", (LONG, LONG + 1, 700, 5 * BLOCK - 1, 3001, 65 * BLOCK + 9))
 def test_positions_are_those_of_numpy(n: int) -> None:
     rng = np.random.default_rng(n)
     cases = [rng.standard_normal((5, n)).astype(d) for d in ("f4", "f8", "f2")]
@@ -60,7 +60,7 @@ def test_positions_are_those_of_numpy(n: int) -> None:
             assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("n", (LONG, 700))
+@pytest.mark.parametrize("n", (LONG, 700, 65 * BLOCK, 66 * BLOCK - 5))
 def test_the_first_of_equals_and_the_first_nan(n: int) -> None:
     """Wherever they are: in what the last two blocks share, too."""
     places = (0, BLOCK - 1, BLOCK, n - BLOCK, n // BLOCK * BLOCK - 1, n - 2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
@@ -205,13 +205,17 @@ class ArgMin(ArgReduction):
 
 # -- long lines ----------------------------------------------------------------------------------
 
+MANY: Final = 64
+"""Blocks of a line from which on up to three more do not count."""
+
 
 @dataclass(frozen=True)
 class BlockExtremes(Op):
     """Extremes (`kind`: max or min) of blocks of `size` elements along the last axis, NaN if there
     is one: of every `apart`-th element each, so that neighbours are compared with neighbours only.
-    The last block ends where the axis does: what is over it shares with the one before. The result
-    has two axes in place of the last, blocks and `apart`."""
+    The last block ends where the axis does: what is over it shares with the one before. Many blocks
+    are a multiple of four (that one again), so that four at a time leave none. The result has two
+    axes in place of the last, blocks and `apart`."""
 
     kind: str
     size: int
@@ -221,11 +225,11 @@ class BlockExtremes(Op):
     def type(self, x: Type) -> Type:
         if static(x.shape[-1]) < self.size or self.size % self.apart:
             raise InternalError(f"{x!r} has no {self.size} elements in a line, by {self.apart}")
-        return x.with_shape((*x.shape[:-1], -(-static(x.shape[-1]) // self.size), self.apart))
+        return x.with_shape((*x.shape[:-1], _blocks(static(x.shape[-1]), self.size), self.apart))
 
     def numpy(self, x: Any) -> Any:
         n = x.shape[-1]
-        starts = [min(s, n - self.size) for s in range(0, n, self.size)]
+        starts = [min(k * self.size, n - self.size) for k in range(_blocks(n, self.size))]
         blocks = np.stack([x[..., s : s + self.size] for s in starts], -2)
         blocks = blocks.reshape((*blocks.shape[:-1], self.size // self.apart, self.apart))
         with np.errstate(invalid="ignore"):
@@ -277,7 +281,13 @@ class ArgOfBlocks(Op):
         return index("+", start, _first(lambda k: _wins(at(k), extreme), self.size))
 
 
+def _blocks(n: int, size: int) -> int:
+    """How many blocks a line of n elements has."""
+    blocks = -(-n // size)
+    return blocks if blocks < MANY else -(-blocks // 4) * 4
+
+
 def _block_start(b: Expr, size: int, n: Extent) -> Expr:
     """The first element of block b of an axis of n."""
-    start = index("*", b, as_index(size))
-    return index("min", start, as_index(static(n) - size)) if static(n) % size else start
+    start, over = index("*", b, as_index(size)), size * _blocks(static(n), size) > static(n)
+    return index("min", start, as_index(static(n) - size)) if over else start

@@ -15,7 +15,7 @@ from tilewright.ops.reduce import ArgOfBlocks, ArgReduction, BlockExtremes
 from tilewright.transforms.rewriting import rewritten
 
 BLOCK: Final = 256
-"""Elements of a block."""
+"""Elements of a block, at most."""
 APART: Final = 16
 """Elements compared apart in each block: lanes, which are combined once for all blocks."""
 LONG: Final = 512
@@ -34,6 +34,7 @@ def _in_blocks(op: Op, args: Sequence[Node]) -> Node | None:
     n = args[0].type.shape[-1]
     if not is_static(n) or static(n) < LONG:
         return None
-    (x,) = args
-    found = BlockExtremes(op.kind, BLOCK, APART).node(x)
-    return ArgOfBlocks(op.kind, BLOCK, APART).node(x, found)
+    (x,), blocks = args, -(-static(n) // BLOCK)
+    size = -(-static(n) // (blocks * APART)) * APART  # the last two share as little as may be
+    found = BlockExtremes(op.kind, size, APART).node(x)
+    return ArgOfBlocks(op.kind, size, APART).node(x, found)
