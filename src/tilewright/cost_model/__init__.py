@@ -4,6 +4,7 @@ what users call is above (`tuning`). docs/cost_model.md has the figures.
 
     spaces walks features     points, how they walk the axes, what a model sees of them
     model training metrics    a network that corrects the roofline, and how good it is
+    distillation transfer     many teachers in one network; one network on another machine
     search                    which points to measure next
     measure worker            candidates in processes of their own, here or on an executor
     encoding records files    kernels and measurements as text, in a database

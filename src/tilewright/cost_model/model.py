@@ -36,7 +36,8 @@ CLIP: Final = 6.0
 """Standard deviations beyond which a feature is as far out as can be: what the network has never
 seen must not take it anywhere."""
 SIZES: Final = (64, 512, 4096)
-"""Rows of the batches that `correction` is compiled for; fewer rows are padded, more are cut."""
+"""Rows of the batches that `infer` is compiled for: rows are cut into the largest that they fill,
+and what is left is padded to the smallest."""
 LAYERS: Final = ("w1", "b1", "w2", "b2", "w3", "b3")
 MOST_BYTES: Final = 1 << 20
 """Bytes of a stored model."""
@@ -133,14 +134,15 @@ def batched(run: Infer, params: Params, mean: Array, scale: Array, x: Array) -> 
     if run is infer:
         return infer(params, mean, scale, x)
     result = np.empty(len(x), np.float32)
-    for start in range(0, len(x), SIZES[-1]):
-        rows = x[start : start + SIZES[-1]]
-        size = next(s for s in SIZES if s >= len(rows))
-        batch = rows
+    start = 0
+    while start < len(x):
+        size = next((s for s in reversed(SIZES) if s <= len(x) - start), SIZES[0])
+        batch = rows = x[start : start + size]
         if len(rows) < size:
             batch = np.zeros((size, x.shape[1]), np.float32)
             batch[: len(rows)] = rows
         result[start : start + len(rows)] = run(params, mean, scale, batch)[: len(rows)]
+        start += size
     return result
 
 
