@@ -296,6 +296,36 @@ def no_threads_at_all() -> None:
     tw.threads(0).__enter__()  # HERE
 
 
+@case(errors.BadBudget, ValueError)
+def less_than_no_trials() -> None:
+    """tune was given trials=-1, which is no budget AT
+    It takes an integer that is not negative; with 0 nothing is measured, and what is known already
+    is used."""
+    tw.tune(np.sin, X, trials=-1)  # HERE
+
+
+@case(errors.BadBudget, ValueError)
+def no_number_of_seconds() -> None:
+    """tune was given seconds=nan, which is no budget AT
+    It takes a number that is not negative; with 0 nothing is measured, and what is known already
+    is used."""
+    tw.tune(np.sin, X, seconds=float("nan"))  # HERE
+
+
+@case(errors.BadSearch, ValueError)
+def a_search_nobody_wrote() -> None:
+    """there is no search 'genetic' AT
+    It may be 'guided', 'gradient', 'evolutionary', 'random'."""
+    tw.tune(np.sin, X, search="genetic")  # HERE
+
+
+@case(errors.NotAFunction, TypeError)
+def tuning_a_number() -> None:
+    """tune needs a function, this is an object of type int AT
+    Pass the function itself, compiled or not, and its arguments after it: tw.tune(f, x)."""
+    tw.tune(3)  # type: ignore[arg-type]  # HERE
+
+
 @case(errors.BadTarget, ValueError)
 def a_machine_nobody_built() -> None:
     """the target is 'avx3', which is not known AT It may be avx2, neon, sse2."""

@@ -150,6 +150,31 @@ def test_features_are_numbers(name: str) -> None:
         assert (s.roofline(p) > 0).all()
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_places_between_choices_have_features(name: str) -> None:
+    """At points those of the points; between two widths what lies between."""
+    for k in kernels(name):
+        s = space(k, host())
+        p = s.random(np.random.default_rng(1), 50)
+        features_there, seconds = s.relaxed(p.astype(np.float64))
+        np.testing.assert_array_equal(features_there, s.features(p))
+        np.testing.assert_array_equal(seconds, s.roofline(p))
+        x, _ = s.relaxed(p + 0.25)
+        assert x.dtype == np.float32 and np.isfinite(x).all()
+
+
+def test_widths_between_choices_are_numbers_between() -> None:
+    (k,) = tw.compile(lambda x, y: x @ y).lower(normal(64, 64), normal(64, 64)).kernels
+    s = space(k, host())
+    at = [h.name for h in s.holes].index("height")
+    drawn = s.random(np.random.default_rng(0), 50)
+    p = next(p for p in drawn if s.value(p)["rows"])
+    places = np.repeat(p[None].astype(np.float64), 3, 0)
+    places[:, at] = (2, 2.5, 3)  # of 3, 4
+    rows = s.relaxed(places)[0][:, NAMES.index("log2 accumulators")]
+    assert rows[0] < rows[1] < rows[2]
+
+
 def test_names_are_distinct_and_documented() -> None:
     assert len(set(NAMES)) == len(NAMES)
     assert isinstance(features.VERSION, int)

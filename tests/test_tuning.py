@@ -191,6 +191,22 @@ def test_kernels_without_choices_are_left_alone(kept: Database, clock: Clock) ->
     assert "0 trials" in str(result)
 
 
+@pytest.mark.parametrize("search", ["gradient", "evolutionary", "random"])
+def test_searches_are_chosen_by_name(search: str, kept: Database, clock: Clock) -> None:
+    (t,) = tw.tune(layer, X, W, trials=40, threads=1, progress=False, search=search).kernels
+    assert type(t.search).__name__.lower() == f"{search}search"
+    assert t.trials == 40 and t.best < t.default
+
+
+def test_nothing_is_measured_with_no_trials(kept: Database, clock: Clock) -> None:
+    """What is known is used all the same."""
+    f = tw.compile(layer, threads=1)
+    tw.tune(f, X, W, trials=48, progress=False)
+    count, chosen = len(clock.tasks), f.lower(X, W).schedules
+    assert tw.tune(f, X, W, trials=0, progress=False).trials == 0 and len(clock.tasks) == count
+    assert f.lower(X, W).schedules == chosen
+
+
 def test_bench_collects(kept: Database, clock: Clock) -> None:
     kernels = [(k.name, k) for k in tw.compile(layer, threads=1).lower(X, W).kernels]
     assert tw.bench(kernels, each=20, progress=False) == 20

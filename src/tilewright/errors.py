@@ -238,16 +238,19 @@ class UnhashableStatic(TilewrightError, TypeError):
 
 
 class NotAFunction(TilewrightError, TypeError):
-    """Something that cannot be called where a function is compiled.
+    """Something that cannot be called where a function is compiled or tuned.
 
-    Fails: `tw.compile(f(x))`, which compiles f's result.
-    Way out: pass the function itself: `tw.compile(f)(x)`.
+    Fails: `tw.compile(f(x))`, which compiles f's result; `tw.tune(f(x))`.
+    Way out: pass the function itself: `tw.compile(f)(x)`, `tw.tune(f, x)`.
     """
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: Any, who: str = "compile") -> None:
+        way_out = "and call what comes back: tw.compile(f)(x)."
+        if who != "compile":
+            way_out = f"compiled or not, and its arguments after it: tw.{who}(f, x)."
         super().__init__(
-            f"compile needs a function, this is an object of type {type(value).__name__}",
-            "Pass the function itself, and call what comes back: tw.compile(f)(x).",
+            f"{who} needs a function, this is an object of type {type(value).__name__}",
+            f"Pass the function itself, {way_out}",
         )
 
 
@@ -277,6 +280,35 @@ class BadThreadCount(TilewrightError, ValueError):
         super().__init__(
             f"{where} is {count!r}, which is no number of threads",
             "It takes a positive integer; 1 means the calling thread alone.",
+        )
+
+
+class BadBudget(TilewrightError, ValueError):
+    """An amount of tuning that is none.
+
+    Fails: `tw.tune(f, x, trials=-1)`; `tw.tune(f, x, seconds=float("nan"))`.
+    Way out: a number that is not negative; with 0 nothing is measured, and what is known is used.
+    """
+
+    def __init__(self, name: str, value: object) -> None:
+        number = "an integer" if name == "trials" else "a number"
+        super().__init__(
+            f"tune was given {name}={value!r}, which is no budget",
+            f"It takes {number} that is not negative; with 0 nothing is measured, and what is"
+            " known already is used.",
+        )
+
+
+class BadSearch(TilewrightError, ValueError):
+    """A search by a name that there is none of.
+
+    Fails: `tw.tune(f, x, search="genetic")`.
+    Way out: one of the names in the message.
+    """
+
+    def __init__(self, name: object, names: Sequence[str]) -> None:
+        super().__init__(
+            f"there is no search {name!r}", f"It may be {', '.join(map(repr, names))}."
         )
 
 

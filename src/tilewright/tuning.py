@@ -18,6 +18,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+import numpy as np
+
 from tilewright import loops
 from tilewright.compile import Compiled, compile, machine
 from tilewright.cost_model import corpus, encoding, features, records
@@ -25,14 +27,10 @@ from tilewright.cost_model.choice import prior
 from tilewright.cost_model.model import Model
 from tilewright.cost_model.records import Database
 from tilewright.cost_model.rounds import BATCH, Bench, Tell, Tuned
-from tilewright.cost_model.search import (
-    EvolutionarySearch,
-    GuidedSearch,
-    Learner,
-    online_trainer,
-)
+from tilewright.cost_model.search import SEARCHES, EvolutionarySearch, Learner, online_trainer
 from tilewright.cost_model.spaces import space
 from tilewright.cost_model.transfer import fitted
+from tilewright.errors import BadBudget, BadSearch, NotAFunction
 from tilewright.kernel import Kernel
 
 
@@ -98,7 +96,8 @@ def tune(
     kernels on an equal machine with as many threads; `f` itself, if it is compiled, compiles again
     when it is next called. Ctrl-C stops and keeps what is there; the same call goes on from it.
 
-    **Arguments:** `seconds` or `trials`: the budget, of all kernels together (default: 20 seconds).
+    **Arguments:** `seconds` or `trials`: the budget, of all kernels together (default: 20 seconds);
+    with 0 nothing is measured, and what is known is used.
     `threads`: as for `compile`. `executor`: measures elsewhere, with those machines' own targets
     (`cost_model.measure`). `database`: another than the user's. `model`: another than the shipped
     one. `progress`: a stream for it, stderr if True, nothing if False. `search`: how candidates are
@@ -129,7 +128,7 @@ def tune(
     for k in lowered.kernels:
         s = space(k, target, count)
         if s.holes:
-            found = SEARCHES[search](s, Learner(s, basis, trainer), seed, founders)
+            found = SEARCHES[search](s, Learner(s, basis, trainer), seed, founders, compile)
             tuned.append(Tuned(k, calls.get(k.name, 1), s, found))
     if kept is not None and executor is None:
         kept.insert([], [], [encoding.Machine.here()])

@@ -300,16 +300,14 @@ class GuidedSearch(Trials):
         return self.proposed(beginning, new[near][rows], k=k)
 
 
-Descend = Callable[[Params, Array, Array, Array], Array]
-
-
 class GradientSearch(GuidedSearch):
     """Points moved down the slope of a learned judge, as if choices were real numbers, then back to
     legal points and into the population (Felix, Zhao et al., ASPLOS 2024).
 
-    The space has `relaxed(x)`, for places x float32[n, H] between choices: float32[n, F] features
-    and float32[n] seconds of the estimate, written in NumPy, to be traced. Holes whose choices are
-    no ordered numbers stay as they are.
+    The space has `relaxed(x)`, for places x float64[n, H] between choices: float32[n, F] features
+    and float64[n] seconds of the estimate. The network is differentiated; of the features, which
+    have steps (rounds are counted, caches fit or do not), what half a choice changes is taken.
+    Holes whose choices are no ordered numbers stay as they are.
     """
 
     descended: Final = 64
@@ -328,10 +326,10 @@ class GradientSearch(GuidedSearch):
         compiled: Compiled = plainly,
     ) -> None:
         super().__init__(space, judge, seed, start, generations, founders)
-        self.learner = judge
-        self.slope = compiled(_slope(space))
-        self.free = np.array([ordered(h.choices) for h in space.holes], np.float32)
-        self.last = np.array([len(h.choices) - 1 for h in space.holes], np.float32)
+        self.learner, self.relaxed = judge, space.relaxed
+        self.gradient = compiled(_gradient)
+        self.free = np.flatnonzero([ordered(h.choices) for h in space.holes])
+        self.last = np.array([len(h.choices) - 1 for h in space.holes], np.float64)
 
     def judged(self) -> tuple[Array, Array]:
         points, scores = self.scored(self.founding())
@@ -343,21 +341,35 @@ class GradientSearch(GuidedSearch):
         return self.evolved(points, scores)
 
     def descend(self, points: Array) -> Array:
-        """The places float32[steps, n, H] on the way down from up to `descended` points, by Adam's
+        """The places float64[steps, n, H] on the way down from up to `descended` points, by Adam's
         steps: of one length for each hole, since slopes along different holes say little about
         each other."""
-        x = np.zeros((self.descended, points.shape[1]), np.float32)
+        x = np.zeros((self.descended, len(self.last)))
         x[: len(points)] = points
-        model, way = self.learner.model, []
-        mean, square = np.zeros_like(x), np.zeros_like(x)
+        mean, square, way = np.zeros_like(x), np.zeros_like(x), []
         for t in range(1, self.steps + 1):
-            g = self.slope(model.params, model.mean, model.scale, x) * self.free
+            g = self.slope(x)
             mean, square = 0.8 * mean + 0.2 * g, 0.9 * square + 0.1 * g**2
             size = np.sqrt(square / (1 - 0.9**t)) + 1e-6
-            x = x - self.reach * mean / (1 - 0.8**t) / size
-            x = np.clip(x, 0, self.last).astype(np.float32)
+            x = np.clip(x - self.reach * mean / (1 - 0.8**t) / size, 0, self.last)
             way.append(x[: len(points)])
         return np.stack(way)
+
+    def slope(self, x: Array) -> Array:
+        """How predicted log seconds change along each hole at `descended` places x:
+        float64[n, H]."""
+        model, found = self.learner.model, np.zeros_like(x)
+        features, _ = self.relaxed(x)
+        features = np.asarray(features, np.float32)
+        by_feature = self.gradient(model.params, model.mean, model.scale, features)
+        for h in self.free:
+            low, high = x.copy(), x.copy()
+            low[:, h] = np.maximum(x[:, h] - 0.5, 0)
+            high[:, h] = np.minimum(x[:, h] + 0.5, self.last[h])
+            (before, less), (after, more) = self.relaxed(low), self.relaxed(high)
+            change = (by_feature * (after - before)).sum(1) + np.log(more / less)
+            found[:, h] = change / (high[:, h] - low[:, h])
+        return found
 
     def rounded(self, places: Array) -> Array:
         """The legal points that are nearest to some places[..., H], each once. The slope leads out
@@ -366,16 +378,13 @@ class GradientSearch(GuidedSearch):
         return found[self.space.legal(found)]
 
 
-def _slope(space: Any) -> Callable[..., Any]:
-    def total(x: Any, params: Params, mean: Array, scale: Array) -> Any:
-        features, seconds = space.relaxed(x)
-        return (np.log(seconds) + infer(params, mean, scale, features)).sum()
+def _gradient(params: Params, mean: Array, scale: Array, features: Any) -> Any:
+    """The derivative of the network's correction by each feature: float32[n, F]."""
 
-    def slope(params: Params, mean: Array, scale: Array, x: Any) -> Any:
-        """The derivative of predicted log seconds by each place: float32[n, H]."""
-        return value_and_grad(total)(x, params, mean, scale)[1]
+    def total(x: Any) -> Any:
+        return infer(params, mean, scale, x).sum()
 
-    return slope
+    return value_and_grad(total)(features)[1]
 
 
 class AnnealingSearch(GuidedSearch):
@@ -453,3 +462,19 @@ class Learner:
 def online_trainer(compiled: Compiled = plainly, rate: float = 3e-3) -> Trainer:
     """The trainer of `Learner`s: small batches of one kernel, Adam."""
     return Trainer(adam(rate), ONLINE, compiled)
+
+
+# -- by name ---------------------------------------------------------------------------------------
+
+Made = Callable[[Space, Learner, int, int, Compiled], Search]
+"""From a space, a judge, a seed, how many points are random before the judge is asked, and what
+compiles the judge's derivative."""
+
+SEARCHES: Final[dict[str, Made]] = {
+    "guided": lambda s, judge, seed, founders, _: GuidedSearch(s, judge, seed, founders=founders),
+    "gradient": lambda s, judge, seed, founders, compiled: GradientSearch(
+        s, judge, seed, founders=founders, compiled=compiled
+    ),
+    "evolutionary": lambda s, judge, seed, founders, _: EvolutionarySearch(s, seed),
+    "random": lambda s, judge, seed, founders, _: RandomSearch(s, seed),
+}

@@ -209,6 +209,21 @@ class Space:
         """float64 [n]: an estimate of the seconds, from operations and memory traffic alone."""
         return self.extractor.seconds(self.walks(points))
 
+    def relaxed(self, places: Any) -> tuple[Any, Any]:
+        """float32 [n, len(features.NAMES)] and seconds float64 [n] at places [n, holes] between
+        choices: numbers are interpolated, of other choices the nearest is taken."""
+        columns = np.asarray(places, np.float64).T
+        between = {
+            name: np.rint(x).astype(np.int64)
+            if choices is None
+            else np.interp(x, np.arange(len(choices)), choices)
+            for (name, choices), x in zip(self._choices, columns, strict=True)
+        }
+        found = self.empty_walks(len(places), np.float64)
+        self.fill(found, between)
+        self.share(found)
+        return self.extractor.described(found)
+
     def walks_of(self, schedules: Sequence[Schedule]) -> Walks:
         """How any legal schedules walk the axes, points of this space or not."""
         found = self.empty_walks(len(schedules))
@@ -262,10 +277,10 @@ class Space:
         steps = spell([(n, a, plans[a]) for n, a in self.by_name.items() if a in plans]).steps
         return (*first_step, *steps, *special)
 
-    def empty_walks(self, n: int) -> Walks:
-        """The axes as they are written, one point at a time."""
+    def empty_walks(self, n: int, dtype: Any = np.int64) -> Walks:
+        """The axes as they are written, one point at a time; vectors and lanes of a dtype."""
         a, b = len(self.axes), len(self.operands)
-        one = np.ones((n, a), np.int64)
+        one = np.ones((n, a), dtype)
         rank = np.broadcast_to(np.arange(a), (n, a)).copy()
         no = np.zeros((n, b), bool)
         zero = np.zeros(n, np.int64)
