@@ -14,7 +14,7 @@ from tilewright.errors import InternalError
 from tilewright.graph import Graph, Type, new_input
 from tilewright.ops.reduce import ArgMax, ArgMin, ArgOfBlocks, BlockExtremes
 from tilewright.ops.samples import Example, of_kinds, samples
-from tilewright.transforms.extremes import BLOCK, LONG, extremes
+from tilewright.transforms.extremes import BLOCK, LONG, block_size, extremes
 
 
 @pytest.mark.parametrize("kind", ("max", "min"))
@@ -63,7 +63,8 @@ def test_positions_are_those_of_numpy(n: int) -> None:
 @pytest.mark.parametrize("n", (LONG, 700, 65 * BLOCK, 66 * BLOCK - 5))
 def test_the_first_of_equals_and_the_first_nan(n: int) -> None:
     """Wherever they are: in what the last two blocks share, too."""
-    places = (0, BLOCK - 1, BLOCK, n - BLOCK, n // BLOCK * BLOCK - 1, n - 2)
+    size = block_size(n)
+    places = (0, size - 1, size, n - size, n // size * size - 1, n - 2)
     x = np.random.default_rng(0).standard_normal((2 * len(places), n)).astype("f4")
     for row, p in enumerate(places):
         x[2 * row, [p, n - 1]] = 9, 9

@@ -6,6 +6,7 @@ looked at once and those of one block twice. Refuses to know how either is compu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -15,7 +16,7 @@ from tilewright.ops.reduce import ArgOfBlocks, ArgReduction, BlockExtremes
 from tilewright.transforms.rewriting import rewritten
 
 BLOCK: Final = 256
-"""Elements of a block, at most."""
+"""Elements of a block, at most: loops over longer ones take longer to compile than they save."""
 APART: Final = 16
 """Elements compared apart in each block: lanes, which are combined once for all blocks."""
 LONG: Final = 512
@@ -34,7 +35,14 @@ def _in_blocks(op: Op, args: Sequence[Node]) -> Node | None:
     n = args[0].type.shape[-1]
     if not is_static(n) or static(n) < LONG:
         return None
-    (x,), blocks = args, -(-static(n) // BLOCK)
-    size = -(-static(n) // (blocks * APART)) * APART  # the last two share as little as may be
+    (x,), size = args, block_size(static(n))
     found = BlockExtremes(op.kind, size, APART).node(x)
     return ArgOfBlocks(op.kind, size, APART).node(x, found)
+
+
+def block_size(n: int) -> int:
+    """Elements of the blocks of a line of n: what is looked at twice, APART extremes of each block
+    (one of them twice more) and one block, is the least near the root of 2 APART n."""
+    most = min(BLOCK, 1 << (math.isqrt(2 * APART * n).bit_length() - 1))
+    blocks = -(-n // most)
+    return -(-n // (blocks * APART)) * APART  # the last two share as little as may be
