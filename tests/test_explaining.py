@@ -122,6 +122,22 @@ def test_programs_explain_each_kernel() -> None:
     assert titles == [k.name for k in low.kernels]
 
 
+def test_what_is_computed_ahead_is_explained_apart() -> None:
+    w = tw.constant(np.linspace(0, 1, 40 * 50).reshape(40, 50).astype(np.float32))
+    f = tw.compile(lambda x: x @ np.exp(w), threads=1)
+    lowered = f.lower(np.ones((30, 40), np.float32))
+    first = lowered.entry.program.assembly.preparation
+    assert first is not None and first.kernels
+    found = lowered.explained(ahead=True)
+    assert [e.kernel for e in found] == [s.kernel for s in first.kernels]
+    assert [e.schedule for e in found] == [s.schedule for s in first.kernels]
+    assert [e.kernel for e in lowered.explained()] == list(lowered.kernels)
+    calls, ahead = lowered.explain().split("schedules of what is computed ahead, once")
+    assert all(str(e) in ahead and str(e) not in calls for e in found)
+    plain = tw.compile(lambda x: x + 1).lower(np.ones(3))
+    assert plain.explained(ahead=True) == [] and "schedules of what" not in plain.explain()
+
+
 def test_a_kernel_without_choices() -> None:
     text = tw.compile(lambda x: x + 1, threads=1).lower(np.float32(1)).explain()
     assert "\n  schedule   Schedule()\n" in text

@@ -584,17 +584,25 @@ class Lowered:
         user's database knows, and the least possible) and what came next, with the features that
         make the difference. `measure`: bounds at this machine's measured rates, which take half a
         second, rather than a usual one's."""
-        found = self.explained(measure)
         before = pipeline.explain(self.entry.program.graph, self.entry.program.assembly)
-        return "\n".join([before, "schedules:", *map(str, found)])
+        lines = [before, "schedules:", *map(str, self.explained(measure))]
+        if self.entry.program.assembly.preparation is not None:
+            lines.append("schedules of what is computed ahead, once for each set of constants:")
+            lines += map(str, self.explained(measure, ahead=True))
+        return "\n".join(lines)
 
-    def explained(self, measure: bool = False) -> list[Explanation]:
-        """What `explain` prints of each kernel's schedule, times in seconds."""
+    def explained(self, measure: bool = False, ahead: bool = False) -> list[Explanation]:
+        """What `explain` prints of each kernel's schedule, times in seconds; `ahead`: of the
+        kernels that compute once what depends on constants only, rather than those of a call."""
         from tilewright.cost_model import explaining
 
         p, count = self.entry.program, self.threads
         rates = rooflines.measured(count) if measure else None
-        chosen = [(s.kernel, s.schedule) for s in p.assembly.kernels]
+        made = p.assembly.kernels
+        if ahead:
+            first = p.assembly.preparation
+            made = () if first is None else first.kernels
+        chosen = [(s.kernel, s.schedule) for s in made]
         return explaining.explained(chosen, p.scheduler, p.target, count, rates)
 
     def roofline(self, threads: int | None = None) -> rooflines.Roofline:
