@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from tilewright import graph as graphs
@@ -23,7 +24,7 @@ from tilewright.transforms.overlap import overlap
 from tilewright.transforms.pointwise_loops import pointwise_loops
 from tilewright.transforms.simplify import simplify
 from tilewright.transforms.unread import drop_unread
-from tilewright.transforms.winograd import winograd
+from tilewright.transforms.winograd import Choose, Convolution, winograd
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,31 @@ def run(passes: Sequence[Pass], graph: Graph, options: Options) -> Graph:
     return graph
 
 
+def _passes(choose: Choose | None) -> tuple[Pass, ...]:
+    """The passes, where somebody chooses the algorithms of convolutions."""
+    if choose is None:
+        return GRAPH
+    chosen = functools.partial(winograd, choose=choose)
+    return tuple(replace(p, run=chosen) if p.run is winograd else p for p in GRAPH)
+
+
+def convolutions(graph: Graph, options: Options) -> tuple[Convolution, ...]:
+    """The convolutions of a graph that have several algorithms, each once."""
+    found: dict[Convolution, None] = {}
+
+    def choose(c: Convolution) -> str | None:
+        return found.setdefault(c)
+
+    run(_passes(choose), graph, options)
+    return tuple(found)
+
+
 def lower(
     graph: Graph, scheduler: Scheduler, options: Options, lapack: Lapack | None = None
 ) -> tuple[Graph, Assembly]:
-    """The rewritten graph and the program made from it, which may call the LAPACK."""
-    graph = run(GRAPH, graph, options)
+    """The rewritten graph and the program made from it, which may call the LAPACK. A scheduler
+    that has a method `algorithm` chooses those of convolutions, too (`winograd.Choose`)."""
+    graph = run(_passes(getattr(scheduler, "algorithm", None)), graph, options)
     assembly = assemble(graph, scheduler, lapack)
     if options.verify:
         first = assembly.preparation

@@ -1,14 +1,18 @@
 """Winograd: convolutions with windows of 3 by 3 in fewer multiplications, as a rewrite of graphs.
 
 Knows which convolutions F(2x2, 3x3) and F(4x4, 3x3) compute and, by a count of cycles, which of
-them become faster. Refuses to know the algorithms (`ops.winograd`) and how the products between
-their sums are scheduled. The figures behind the choices are in docs/notes/winograd.md.
+them become faster; whoever measured them may choose otherwise. Refuses to know the algorithms
+(`ops.winograd`) and how the products between their sums are scheduled. The figures behind the
+choices are in docs/notes/winograd.md.
 """
 
 from __future__ import annotations
 
+import functools
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from tilewright import dtypes
@@ -37,26 +41,71 @@ LARGE: Final = Filtering((math.sqrt(0.5), math.sqrt(2.0)))
 round four times as much."""
 
 
+DIRECT: Final = "direct"
+ALGORITHMS: Final[Mapping[str, Filtering | None]] = {
+    DIRECT: None,
+    "winograd 2x2": SMALL,
+    "winograd 4x4": LARGE,
+}
+"""What computes a convolution, by the names that measurements are kept under."""
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution that any of `ALGORITHMS` may compute: the op, the types of images and weights,
+    and whether the weights are constant, so that what is made of them is made once."""
+
+    op: Conv
+    x: Type
+    w: Type
+    constant: bool
+
+    @property
+    def text(self) -> str:
+        """JSON that is the same for equal convolutions only."""
+        known = {
+            "x": [dtypes.short(self.x.dtype), *map(static, self.x.shape)],
+            "w": [dtypes.short(self.w.dtype), *map(static, self.w.shape)],
+            "strides": self.op.strides,
+            "padding": [[static(b) for b in pair] for pair in self.op.padding],
+            "lhs_dilation": self.op.lhs_dilation,
+            "rhs_dilation": self.op.rhs_dilation,
+            "groups": self.op.groups,
+            "constant": self.constant,
+        }
+        return json.dumps(known, separators=(",", ":"))
+
+
+Choose = Callable[[Convolution], str | None]
+"""The name of the algorithm for a convolution; None where nobody knows better than the count."""
+
+
 # -- the rewrite ---------------------------------------------------------------------------------
 
 
-def winograd(graph: Graph) -> Graph:
+def by_count(conv: Convolution) -> str | None:
+    """What is chosen without measurements: nothing but the count of cycles."""
+    return None
+
+
+def winograd(graph: Graph, choose: Choose = by_count) -> Graph:
     """The graph with the convolutions replaced that become faster; the same object if none do.
 
     Only float32, windows of 3 by 3, strides and dilations of 1, one group, static shapes.
     """
-    return rewritten(graph, _faster)
+    return rewritten(graph, functools.partial(_faster, choose))
 
 
-def _faster(op: Op, args: Sequence[Node]) -> Node | None:
+def _faster(choose: Choose, op: Op, args: Sequence[Node]) -> Node | None:
     """The filtered form of a convolution, if that pays."""
-    if not isinstance(op, Conv):
+    conv = _convolution(op, args)
+    if conv is None:
         return None
-    x, w = map(Array.wrap, args)
-    f = _chosen(op, x.node.type, w.node.type)
+    chosen = choose(conv)
+    f = _counted(conv) if chosen is None else ALGORITHMS[chosen]
     if f is None:
         return None
-    found: Array = _filtered(f, op, x, w)
+    found: Array = _filtered(f, conv.op, *map(Array.wrap, args))
     return found.node
 
 
@@ -114,23 +163,31 @@ GAIN: Final = 1.15
 """What must be gained: the counts are rough, and F(4, 3) rounds twice as much."""
 
 
-def _chosen(conv: Conv, x: Type, w: Type) -> Filtering | None:
-    """The filtering to use for a convolution, None if there is none or it would not pay."""
-    out = conv.type(x, w)
+def _convolution(op: Op, args: Sequence[Node]) -> Convolution | None:
+    """A convolution that can be filtered: None for all others."""
+    if not isinstance(op, Conv):
+        return None
+    x, w = (a.type for a in args)
+    out = op.type(x, w)
     if out.dtype != dtypes.float32 or out.ndim != 4:
         return None
-    borders = [s for pair in conv.padding for s in pair]
+    borders = [s for pair in op.padding for s in pair]
     if not all(is_static(s) for t in (x, w, out) for s in t.shape) or 0 in out.shape:
         return None
-    plain = {*conv.strides, *conv.lhs_dilation, *conv.rhs_dilation, conv.groups} == {1}
+    plain = {*op.strides, *op.lhs_dilation, *op.rhs_dilation, op.groups} == {1}
     if not plain or w.shape[2:] != (WINDOW, WINDOW) or w.shape[1] == 0:
         return None
     if not all(is_static(b) and static(b) >= 0 for b in borders):
         return None
-    image = [static(s) for s in out.shape]
-    c = static(w.shape[1])
-    if min(image[1], c) < SIDE or image[3] > WIDEST:
+    if min(static(out.shape[1]), static(w.shape[1])) < SIDE or static(out.shape[3]) > WIDEST:
         return None
+    return Convolution(op, x, w, is_steady(args[1]))
+
+
+def _counted(conv: Convolution) -> Filtering | None:
+    """The filtering that pays by a count of cycles, None if none does."""
+    image = [static(s) for s in conv.op.type(conv.x, conv.w).shape]
+    c = static(conv.w.shape[1])
     direct = math.prod(image) * c * WINDOW**2 / LANES * PRODUCT
     best = min((SMALL, LARGE), key=lambda f: _cycles(f, image, c))
     return best if _cycles(best, image, c) * GAIN < direct else None
