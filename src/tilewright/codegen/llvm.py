@@ -463,29 +463,31 @@ class FunctionPrinter(ValuePrinter):
             last, whole = whole, self.fresh()
             self.emit(f"{whole} = insertvalue {types} {last}, {x}, {i}")
         signature = f"@{self.function.name}({', '.join(map(str, given))})"
-        head = f"define internal {IN_REGISTERS} {types} {signature} {PURE} {{\nentry:"
+        head = f"define internal {IN_REGISTERS} {types} {signature} {PURE}{AS_PRINTED} {{\nentry:"
         return "\n".join([head, *self.lines, f"  ret {types} {whole}", "}"])
 
     def transposed(self, given: Sequence[Operand]) -> list[Operand]:
-        """First single lanes of neighbouring rows change places, then pairs of rows two apart, and
-        so on, each step one shuffle of two registers."""
-        rows, n, apart = [*given], len(given), 1
+        """First the squares inside all 16 bytes, by interleaving single lanes of neighbouring rows,
+        then pairs of rows two apart, and so on; then whole 16 bytes. Each step is one shuffle of
+        two registers, of the kind that machines have an instruction for."""
+        n = len(given)
+        inside = max(min(16 // given[0].dtype.itemsize, n), 1)
+        rows, apart = [*given], 1
         while apart < n:
-            low = [lane if not lane & apart else n + lane - apart for lane in range(n)]
-            high = [lane + apart if not lane & apart else n + lane for lane in range(n)]
+            low, high = _halves(n, inside, apart)
             for i in range(n):
                 if not i & apart:
                     a, b = rows[i], rows[i + apart]
                     rows[i], rows[i + apart] = self.shuffled(a, b, low), self.shuffled(a, b, high)
-            if apart == 2 and n > 4:
-                rows = [self.fenced(x) for x in rows]
             apart *= 2
-        return rows
+            if apart < n and n > 4:
+                rows = [self.fenced(x) for x in rows]
+        return [rows[i - i % inside + _reversed(i % inside, inside)] for i in range(n)]
 
     def fenced(self, x: Operand) -> Operand:
         """The same register, through which LLVM does not look. No instruction comes of it. The
-        chains of shuffles behind a transposed tile are as good as printed; merging each with all
-        before it was two thirds of the time that selecting its instructions took."""
+        steps of a transposition are as good as printed; looking for a way to merge each with all
+        before it took LLVM three times as long as the rest, even where it improves nothing."""
         if x.dtype in (dtypes.float32, dtypes.float64):
             name = f"llvm.arithmetic.fence.{suffix(x.dtype, x.lanes)}"
             return self.value(self.intrinsic(name, x.type, str(x), x.type), x.dtype, x.lanes)
@@ -563,6 +565,29 @@ class FunctionPrinter(ValuePrinter):
 def _tuple_of(rows: Sequence[Operand]) -> str:
     """LLVM's type of all the rows."""
     return f"{{ {', '.join(x.type for x in rows)} }}"
+
+
+@cache
+def _halves(n: int, inside: int, apart: int) -> tuple[list[int], list[int]]:
+    """What a step of a transposition picks of two rows of `n` lanes, `apart` rows apart: of every
+    16 bytes (`inside` lanes) the lower halves' pieces of so many lanes in turn, and the upper
+    halves'; from `inside` rows on, the even ones of all 16 bytes, and the odd ones."""
+    if apart >= inside:
+        even = [at + i for at in range(0, 2 * n, 2 * inside) for i in range(inside)]
+        return even, [at + inside for at in even]
+    halves: tuple[list[int], list[int]] = ([], [])
+    for start in range(0, n, inside):
+        for half, picked in enumerate(halves):
+            first = start + half * inside // 2
+            for at in range(first, first + inside // 2, apart):
+                picked += [*range(at, at + apart), *range(n + at, n + at + apart)]
+    return halves
+
+
+def _reversed(i: int, n: int) -> int:
+    """The number below `n`, a power of two, whose bits are those of `i` in reverse."""
+    bits = n.bit_length() - 1
+    return sum((i >> k & 1) << (bits - 1 - k) for k in range(bits))
 
 
 @cache
