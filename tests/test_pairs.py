@@ -64,6 +64,20 @@ def test_pairs_are_what_numpy_makes_of_them(f: Callable[..., Any], args: tuple[A
     np.testing.assert_allclose(tw.compile(f)(*args), exact, bound, bound * np.abs(exact).max())
 
 
+@pytest.mark.parametrize("d", [2, 3, 4, 5])
+def test_the_terms_of_a_row_are_written_out_and_its_lanes_go_along_it(d: int) -> None:
+    def closest(x: Any, centres: Any) -> Any:
+        d = x[:, None, :] - centres
+        return np.argmin((d * d).sum(-1), axis=1)
+
+    args = points(200, d), points(40, d)
+    np.testing.assert_array_equal(tw.compile(closest)(*args), closest(*args))
+    lowered = tw.compile(closest).lower(*args)
+    (kernel,) = lowered.kernels
+    assert any(a.axes for a in kernel.body), "a row kernel"
+    assert (" sum[" not in str(kernel)) is (d <= 4), kernel
+
+
 @pytest.mark.parametrize("threads", [2, 3])
 def test_threads_change_no_bit(threads: int) -> None:
     args = points(300, 3), np.abs(points(300))

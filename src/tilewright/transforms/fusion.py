@@ -501,6 +501,8 @@ def finish(g: Group, name: str, needed: frozenset[Buffer]) -> Kernel:
         if a.buffer not in local:
             b = a.buffer
             local[b] = Buffer(b.name, b.dtype, b.shape[r:], "stack")
+        # Inside a row lanes go along the row, not along the few terms of each of its elements.
+        (value,) = simplify([written_out(value, a.axes)])
         body.append(Assign(local[a.buffer], a.index[r:], a.axes, value))
     axes = tuple(a for a in g.rows if a.extent != 1)
     # Over no points nothing is done, nor is what does not change over them computed beforehand.

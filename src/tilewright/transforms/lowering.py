@@ -99,15 +99,16 @@ def is_few(extents: Sequence[Extent]) -> bool:
     return all(map(is_static, extents)) and 0 < static(product(extents)) <= FEW
 
 
-def written_out(root: Expr) -> Expr:
-    """The expression with every reduction of few terms that depends on the axes of one around it
-    as a plain expression of its terms, in their order."""
+def written_out(root: Expr, within: Sequence[Axis] = ()) -> Expr:
+    """The expression with every reduction of few terms that depends on the axes of one around it,
+    or on those it stands `within`, as a plain expression of its terms, in their order."""
     while True:
         env: dict[Expr, Expr] = {}
-        for outer in walk(root):
-            if isinstance(outer, Reduce):
-                inner = [e for e in walk(outer.body) if isinstance(e, Reduce)]
-                env |= {r: _terms(r) for r in inner if _is_short(r) and depends(r, outer.axes)}
+        around = [(root, within)]
+        around += [(e.body, e.axes) for e in walk(root) if isinstance(e, Reduce)]
+        for body, axes in around:
+            inner = [e for e in walk(body) if isinstance(e, Reduce)]
+            env |= {r: _terms(r) for r in inner if _is_short(r) and depends(r, axes)}
         if not env:
             return root
         (root,) = substitute([root], env)
