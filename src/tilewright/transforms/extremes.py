@@ -41,8 +41,8 @@ def _in_blocks(op: Op, args: Sequence[Node]) -> Node | None:
 
 
 def block_size(n: int) -> int:
-    """Elements of the blocks of a line of n: what is looked at twice, APART extremes of each block
-    (one of them twice more) and one block, is the least near the root of 2 APART n."""
+    """Elements of the blocks of a line of n. What is looked at again, APART extremes of each block
+    twice and one whole block, is least at the root of 2 APART n."""
     most = min(BLOCK, 1 << (math.isqrt(2 * APART * n).bit_length() - 1))
     blocks = -(-n // most)
     return -(-n // (blocks * APART)) * APART  # the last two share as little as may be
