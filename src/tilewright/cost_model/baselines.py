@@ -40,6 +40,7 @@ def trees(
     """A random forest or gradient-boosted trees that learned what a network learns from the same
     inputs: the logarithm of time over estimate, less the kernel's mean. What it returns gives log
     seconds of any groups' candidates, up to a constant for each group."""
+    import threadpoolctl  # comes with scikit-learn
     from sklearn import ensemble
 
     if kind == "forest":
@@ -50,11 +51,14 @@ def trees(
         )
     ratios = [np.log(g.seconds / g.roofline) for g in groups]
     target = np.concatenate([r - r.mean() for r in ratios])
-    regressor.fit(np.concatenate([g.inputs(told) for g in groups]), target)
+    # On a machine that does something else too, threads that wait for each other take minutes.
+    with threadpoolctl.threadpool_limits(1):
+        regressor.fit(np.concatenate([g.inputs(told) for g in groups]), target)
 
     def scores(held_out: Sequence[Group]) -> list[Array]:
         ends = np.cumsum([len(g) for g in held_out])[:-1]
-        found = regressor.predict(np.concatenate([g.inputs(told) for g in held_out]))
+        with threadpoolctl.threadpool_limits(1):
+            found = regressor.predict(np.concatenate([g.inputs(told) for g in held_out]))
         parts = np.split(found, ends)
         return [np.log(g.roofline) + x for g, x in zip(held_out, parts, strict=True)]
 
