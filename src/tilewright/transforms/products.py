@@ -36,6 +36,9 @@ LINE, LINE_BYTES = 25.0, 64
 CROWDED, SECOND_LEVEL, THIRD_LEVEL = 0.05, 4.0, 20.0
 """What a load costs that hides behind multiplications, and how many times that from beyond the
 first and the second level cache."""
+VISIT, MANY_ROWS = 50.0, 256
+"""Cycles to come to a stretch of a row for the first time, in a matrix that lies beyond the second
+level cache and has so many rows that none is fetched ahead: wide tiles come less often."""
 FAR = 1.5
 """Loads that an element costs which is read for every chunk from beyond the second level cache;
 others of those that are read one by one cost half a load."""
@@ -361,9 +364,20 @@ class Product:
         if turned is None and any(o.step(vector) != 1 for o in self.outs):
             rate = SCATTERED
         cycles = rounds * depth * step + copied + rate * self.results
+        cycles += VISIT * (stretches * self.rows_of(vector) + panels * self.rows_of(rows))
         bodies = sum(2 if static(a.extent) % p.chunk else 1 for a, p in plans.items())
         cycles += min(BODY * cycles, CODE) * (bodies - 2 + (TURNING if turned is not None else 0))
         return Tile(order, (*plans.items(),), tuple(staged), turned, cycles)
+
+    def rows_of(self, a: Axis) -> int:
+        """Rows along an axis, of matrices that lie beyond the second level cache."""
+        total = 0
+        for o in self.operands:
+            rows, nbytes = o.size(self.summed), o.size([a, *self.summed]) * o.itemsize
+            large = 2 * nbytes > self.target.l2_bytes and rows >= MANY_ROWS
+            if large and o.step(a) == 1 and o.load.guard is None and not o.is_constant:
+                total += o.size([*self.axes, *self.summed]) // static(a.extent)
+        return total
 
     def order(
         self,
@@ -386,7 +400,7 @@ class Product:
         small = 2 * inside <= self.target.l2_bytes
         if packed and all(o.is_constant for o in packed) and small:
             return (*before, *after, *((vector, rows) if after else (rows, vector)))
-        if packed or (inside > self.target.l2_bytes and stretches >= 4 and again > turns):
+        if packed or (2 * inside > self.target.l2_bytes and stretches >= 4 and again > turns):
             return (*before, vector, *after, rows)
         return (*outer, rows, vector)
 
