@@ -479,6 +479,30 @@ def test_modules_that_many_processes_need(directory: Path, monkeypatch: pytest.M
     assert cache.object_code(text, host()) == code
 
 
+@dataclass(frozen=True)
+class Known:
+    """A scheduler that says what it goes by."""
+
+    cache_key: str
+
+    def __call__(self, kernel: Any) -> Any:
+        return heuristic(kernel, host())
+
+
+def test_options_and_schedulers_share_no_code(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One program with each of them: an entry each on disk, and nothing new the second time."""
+    asked = [(None, Options()), (None, Options(threads=1)), (None, Options(winograd=False))]
+    asked += [(Known("one"), Options()), (Known("other"), Options())]
+    for _ in range(2):
+        for scheduler, options in asked:
+            f = tw.compile(lambda x: x + 1, scheduler=scheduler, options=options)
+            np.testing.assert_array_equal(f(np.arange(9.0)), np.arange(9.0) + 1)
+        assert len([n for n in names(directory) if not n.startswith(".")]) == len(asked)
+        forget(monkeypatch)
+
+
 # -- one program as several modules ------------------------------------------------------------
 
 
