@@ -329,7 +329,7 @@ def test_what_would_be_read_after_it_is_written_is_not_prepared_again() -> None:
 
 def test_uneven_shapes_are_one_region_with_several_axes(rng: np.random.Generator) -> None:
     """Panels, and rows of two heights with the last columns by themselves."""
-    x, w = (rng.standard_normal(s).astype(np.float32) for s in ((205, 300), (300, 130)))
+    x, w = (rng.standard_normal(s).astype(np.float32) for s in ((333, 517), (517, 129)))
     images, windows = (
         rng.standard_normal(s).astype(np.float32) for s in ((3, 20, 13, 13), (40, 20, 3, 3))
     )

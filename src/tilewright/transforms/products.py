@@ -50,9 +50,10 @@ AGAIN, IN_TURNS = 1.3, 17.0
 one of many rows in turns."""
 COLLIDING, WAYS = 2.0, 7
 """What rows cost of which more than so many share a set of the first level cache."""
-BODY, CODE, TURNING = 0.01, 30_000.0, 1
+BODY, CODE, TURNING = 0.01, 30_000.0, 4
 """What one more copy of the tile's code is worth avoiding, as a share of the cycles and at most;
-and how many copies turning it is, whose shuffles all tiles of a program share."""
+and how many copies it is to turn a tile and to pack for it, one if that is done ahead: all tiles of
+a program share the shuffles."""
 ACROSS = 10.0
 """Cycles to add the lanes of a sum."""
 
@@ -365,8 +366,9 @@ class Product:
             rate = SCATTERED
         cycles = rounds * depth * step + copied + rate * self.results
         cycles += VISIT * (stretches * self.rows_of(vector) + panels * self.rows_of(rows))
+        turning = 0 if turned is None else 1 if _ahead(packed) else TURNING
         bodies = sum(2 if static(a.extent) % p.chunk else 1 for a, p in plans.items())
-        cycles += min(BODY * cycles, CODE) * (bodies - 2 + (TURNING if turned is not None else 0))
+        cycles += min(BODY * cycles, CODE) * (bodies - 2 + turning)
         return Tile(order, (*plans.items(),), tuple(staged), turned, cycles)
 
     def rows_of(self, a: Axis) -> int:
@@ -398,7 +400,7 @@ class Product:
         again = AGAIN * panels * inside
         turns = IN_TURNS * static(rows.extent) * static(vector.extent) * self.outs[0].itemsize
         small = 2 * inside <= self.target.l2_bytes
-        if packed and all(o.is_constant for o in packed) and small:
+        if _ahead(packed) and small:
             return (*before, *after, *((vector, rows) if after else (rows, vector)))
         if packed or (2 * inside > self.target.l2_bytes and stretches >= 4 and again > turns):
             return (*before, vector, *after, rows)
@@ -484,6 +486,11 @@ def turned_tile(
     plans = ((vector, Plan(lanes=lanes)), (rows, Plan(unroll=high)))
     order = (*(a for a in axes if a is not rows and a is not vector), rows, vector)
     return Tile(order, plans, (), rows, TURNED * math.prod(static(a.extent) for a in axes))
+
+
+def _ahead(packed: Sequence[Operand]) -> bool:
+    """Whether something is packed, all of it ahead of calls."""
+    return bool(packed) and all(o.is_constant for o in packed)
 
 
 def operands_of(found: Sequence[Expr]) -> list[Operand]:
