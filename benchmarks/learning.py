@@ -241,11 +241,14 @@ def transferred(args: argparse.Namespace) -> None:
     fine-tuning to few records, and beside models that learned from those of the other alone."""
     data = loaded(args.data)
     here, there = data.only(data.machines[0]), data.only(data.machines[1])
-    teachers = taught(here)
-    prior = student(here, teachers, pool(here))
+    moved(student(here, taught(here), pool(here)), here, there)
+
+
+def moved(prior: Model, here: Data, there: Data) -> None:
+    """The table of one model on another machine."""
     say(
         f"from {here.machines[0].vector_bytes} byte vectors to {there.machines[0].vector_bytes}: "
-        f"{len(there.parts['test'])} held-out kernels, means of {DRAWS} draws\\n"
+        f"{len(there.parts['test'])} held-out kernels, means of {DRAWS} draws\n"
         f"{'':24}{'records':>9}{'pairwise':>10}{'top-1 gm':>10}{'top-5 gm':>10}"
     )
     test = there.parts["test"]
@@ -259,8 +262,8 @@ def transferred(args: argparse.Namespace) -> None:
         line("fine-tuned", n, found)
     for n in FRESH_RECORDS:
         found = []
+        trainer = trainer_of(next(draws(there.parts["train"], n)), FRESH, DECAY)
         for groups in draws(there.parts["train"], n):
-            trainer = trainer_of(groups, FRESH, DECAY)
             model = trainer.trained(groups, there.parts["validation"], NAMED)
             found.append(worth(test, scored(model, test)))
         line("from nothing", n, found)
