@@ -427,6 +427,14 @@ PINNED = (
 """fold_in(key, 7), bits, uniform, normal and randint(-3, 9) of key 42."""
 
 
+@pytest.mark.parametrize("seed", [0, 7, (1 << 32) - 1, (1 << 40) + 7, (5 << 32) | (1 << 31), -3])
+def test_a_traced_seed_has_both_words(seed: int) -> None:
+    """High word first, as for a seed that is a Python number."""
+    words = np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
+    np.testing.assert_array_equal(random.key(seed), words)
+    np.testing.assert_array_equal(tw.compile(random.key)(np.int64(seed)), words)
+
+
 def test_keys_are_those_of_jax() -> None:
     """Pinned from jax.random 0.10, 64-bit types enabled."""
     same(random.key(42), KEY)
