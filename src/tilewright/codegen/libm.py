@@ -507,9 +507,11 @@ def _rewritten(expr_roots: Sequence[Expr], rule: Callable[[Expr], Expr]) -> list
     """Apply a rule to every sub-expression, children first."""
     done: dict[Expr, Expr] = {}
     for e in walk(*expr_roots):
-        children = tuple(done[c] for c in e.children)
-        same = all(a is b for a, b in zip(children, e.children, strict=True))
-        rebuilt = e if same else e.with_children(children)
+        rebuilt, children = e, e.children
+        for c in children:
+            if done[c] is not c:
+                rebuilt = e.with_children(tuple([done[x] for x in children]))
+                break
         done[e] = rule(rebuilt)
     return [done[r] for r in expr_roots]
 

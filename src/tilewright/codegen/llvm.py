@@ -261,9 +261,8 @@ class FunctionPrinter(ValuePrinter):
     def copies(self, s: For, count: int) -> None:
         """An unrolled loop: its body so often, one copy after the other, or woven."""
         ends, label = [len(self.lines)], self.label
-        for i in range(count):
-            with self.at(s.axis, i):
-                self.statement(s.body)
+        for _ in self.numbers(s.axis, count):
+            self.statement(s.body)
             ends.append(len(self.lines))
         long = count > 1 and ends[1] - ends[0] >= LONG
         if long and self.label == label and independent(s.body):
@@ -273,12 +272,14 @@ class FunctionPrinter(ValuePrinter):
     def vector_loop(self, s: For) -> None:
         assert self.vector is None, "vector loops do not nest"
         if s.lanes == 1:
-            with self.at(s.axis, 0):
+            for _ in self.numbers(s.axis, 1):
                 self.statement(s.body)
             return
         self.vector, self.lanes, self.extent = s.axis, s.lanes, static(s.axis.extent)
+        self.wide.add(s.axis.serial)
         self.remember(s.axis, _numbers(s.lanes))
         self.statement(s.body)
+        self.wide.discard(s.axis.serial)
         self.vector, self.lanes, self.extent = None, 1, 1
 
     def counted_loop(self, s: For) -> None:

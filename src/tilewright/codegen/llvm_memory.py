@@ -41,7 +41,6 @@ from tilewright.expr import (
     literal,
     show,
     static,
-    walk,
 )
 from tilewright.transforms.index_rules import Affine, Ranges, affine, flat, span
 from tilewright.transforms.tensorize import FLIPPED, first, is_word, neighbours
@@ -77,6 +76,7 @@ class ValuePrinter(Emitter):
         self.readers: dict[Buffer, list[Hashable]] = {b: [] for b in changing}
         self.bound: dict[int, list[Hashable]] = {}  # what is known with a variable, by its serial
         self.unrolled: dict[int, int] = {}  # the serials of unrolled axes and their numbers
+        self.wide: set[int] = set()  # the serials of variables with a value for each lane
         self.marks: dict[Expr, tuple[int, ...]] = {}  # those that expressions depend on
         self.all_marks: dict[tuple[int, ...], dict[Expr, tuple[int, ...]]] = {(): self.marks}
         self.expansions: dict[Expr, Expr] = {}
@@ -111,15 +111,16 @@ class ValuePrinter(Emitter):
         unrolled = self.unrolled
         return (e, marks, *[unrolled[s] for s in marks])
 
-    @contextmanager
-    def at(self, axis: Axis, i: int) -> Iterator[None]:
-        """One copy of an unrolled body."""
+    def numbers(self, axis: Axis, count: int) -> Iterator[int]:
+        """The copies of an unrolled body, each while the axis has its number."""
         outer = self.marks
-        self.unrolled[axis.serial] = i
-        self.marks = self.all_marks.setdefault(tuple(self.unrolled), {})
-        self.known[self.key(axis)] = Operand(str(i), dtypes.int64)
-        yield
-        del self.unrolled[axis.serial]
+        for i in range(count):
+            self.unrolled[axis.serial] = i
+            if not i:
+                self.marks = self.all_marks.setdefault(tuple(self.unrolled), {})
+            self.known[self.key(axis)] = Operand(str(i), dtypes.int64)
+            yield i
+        self.unrolled.pop(axis.serial, None)
         self.marks = outer
 
     def remember(self, e: Expr, x: Operand, base: Buffer | None = None) -> None:
@@ -147,6 +148,7 @@ class ValuePrinter(Emitter):
         for key in self.bound.pop(variable.serial, ()):
             self.known.pop(key, None)
         self.bound[variable.serial] = []
+        (self.wide.add if x.lanes > 1 else self.wide.discard)(variable.serial)
         self.remember(variable, x)
 
     def splat(self, x: Operand, lanes: int) -> Operand:
@@ -245,8 +247,12 @@ class ValuePrinter(Emitter):
     def settled(self, form: Affine) -> Affine:
         """The form with the terms that are numbers, unrolled axes that is, in its constant."""
         moving, constant = [], form.constant
+        unrolled = self.unrolled
         for t, c in form.terms:
-            if t.free.isdisjoint(self.unrolled):
+            if isinstance(t, Axis) and t.serial in unrolled:
+                constant += c * unrolled[t.serial]
+                continue
+            if t.free.isdisjoint(unrolled):
                 moving.append((t, c))
                 continue
             x = self.known_value(t)
@@ -269,16 +275,14 @@ class ValuePrinter(Emitter):
         if self.vector is None:
             return self.settled(form), 0
         rest = form.without(self.vector)
-        if any(self._varies(t) for t, _ in rest.terms):
-            return form, None
+        for t, _ in rest.terms:
+            if not t.free.isdisjoint(self.wide):
+                return form, None
         return self.settled(rest), form.coefficient(self.vector)
 
     def _varies(self, e: Expr) -> bool:
         """Whether the lanes may have different values of `e`."""
-        if isinstance(e, (Axis, Var)):
-            found = self.known.get(self.key(e))
-            return found is not None and found.lanes > 1
-        return any(self._varies(x) for x in walk(e) if isinstance(x, (Axis, Var)))
+        return not e.free.isdisjoint(self.wide)
 
     def asks(self, e: Expr) -> list[Condition]:
         """The conditions that a guard consists of."""
