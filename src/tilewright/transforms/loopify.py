@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 from tilewright.errors import InternalError
 from tilewright.expr import (
@@ -70,6 +71,9 @@ HEAVY = 12
 exponential would be as long as the sums themselves."""
 TURNED_HEAVY = 4
 """The same of a turned tile, which has as many rows of results as lanes."""
+LONG_SUM = 1024
+"""Terms of a sum from which on two operations on its result are enough for a loop: to store and
+load it again is little beside so many products."""
 
 
 @dataclass(frozen=True)
@@ -420,7 +424,7 @@ class _Builder:
         out: list[Stmt] = []
         roots = [e for a in body for e in (*a.index, a.value)]
         roots = _tidy(substitute(roots, at))
-        rolled = _epilogue_cost(roots) > HEAVY and any(c.count > 1 for c in cells)
+        rolled = _rolled(roots, HEAVY) and any(c.count > 1 for c in cells)
         while True:
             bound = _bound(roots)
             ready = _ready(
@@ -461,7 +465,7 @@ class _Builder:
         sums = [e for e in walk(*(a.value for a in body)) if isinstance(e, Reduce)]
         if not sums:
             return self.turn_loads(rows, wide, cells, body, at, after)
-        rolled = _epilogue_cost([a.value for a in body]) > TURNED_HEAVY
+        rolled = _rolled([a.value for a in body], TURNED_HEAVY)
         pairs: list[tuple[Buffer, Expr]] = []
         results: list[Buffer] = []
         env: dict[Expr, Expr] = {}
@@ -632,11 +636,16 @@ def _replaced(body: Sequence[Assign], env: Mapping[Expr, Expr]) -> list[Assign]:
     return [Assign(a.buffer, a.index, a.axes, v) for a, v in zip(body, values, strict=True)]
 
 
-def _epilogue_cost(roots: Sequence[Expr]) -> int:
-    """Operations on the results of reductions; 0 if there is no reduction."""
+def _rolled(roots: Sequence[Expr], heavy: int) -> bool:
+    """Whether what is done with the results of reductions is written as a loop: there is much of
+    it, or little beside the reductions themselves."""
     sums = [e for e in walk(*roots) if isinstance(e, Reduce)]
+    if not sums:
+        return False
     rest = substitute(roots, {r: var("sum", r.type) for r in sums})
-    return sum(e.op.cost for e in walk(*rest) if isinstance(e, Apply)) if sums else 0
+    cost = sum(e.op.cost for e in walk(*rest) if isinstance(e, Apply))
+    terms = min(prod(static(a.extent) for a in r.axes) for r in sums)
+    return cost > heavy or (cost > 1 and terms >= LONG_SUM)
 
 
 def _stores(body: Sequence[Assign], roots: Sequence[Expr]) -> list[Stmt]:
