@@ -21,17 +21,19 @@ from typing import Any, TextIO
 import numpy as np
 
 from tilewright import loops
-from tilewright.compile import Compiled, compile, machine
-from tilewright.cost_model import corpus, encoding, features, records
-from tilewright.cost_model.choice import prior
+from tilewright.compile import Compiled, Lowered, compile, machine
+from tilewright.cost_model import algorithms, corpus, encoding, features, records
+from tilewright.cost_model.choice import Choice, prior
 from tilewright.cost_model.model import Model
-from tilewright.cost_model.records import Database
+from tilewright.cost_model.records import Database, Timing
 from tilewright.cost_model.rounds import BATCH, Bench, Tell, Tuned
 from tilewright.cost_model.search import SEARCHES, EvolutionarySearch, Learner, online_trainer
 from tilewright.cost_model.spaces import space
 from tilewright.cost_model.transfer import fitted
 from tilewright.errors import BadBudget, BadSearch, NotAFunction
 from tilewright.kernel import Kernel
+from tilewright.transforms import pipeline
+from tilewright.transforms.winograd import ALGORITHMS
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,12 @@ class Tuning:
     kernels: tuple[Tuned, ...]
     seconds: float
     interrupted: bool
+    algorithms: tuple[Timing, ...] = ()
+    """Of convolutions, those that were measured now."""
 
     @property
     def trials(self) -> int:
-        return sum(t.trials for t in self.kernels)
+        return sum(t.trials for t in self.kernels) + len(self.algorithms)
 
     @property
     def before(self) -> float:
@@ -67,6 +71,9 @@ class Tuning:
                 f"{t.kernel.name[:28]:28} {t.calls:5} {t.trials:6} {t.errors:6} "
                 f"{1e6 * t.default:11.2f} {1e6 * t.best:11.2f} {t.ratio:5.2f}x  {chosen}"
             )
+        for t in self.algorithms:
+            ratio = t.reference / t.seconds
+            lines.append(f"{t.algorithm}: {1e6 * t.seconds:.1f} us, {ratio:.2f}x: {t.convolution}")
         stopped = ", interrupted" if self.interrupted else ""
         lines.append(
             f"{self.trials} trials in {self.seconds:.1f} s{stopped}; the kernels of a run: "
@@ -89,12 +96,15 @@ def tune(
     seed: int = 0,
     **kwargs: Any,
 ) -> Tuning:
-    """Search faster schedules for the kernels of `f(*args, **kwargs)` by measuring candidates.
+    """Search faster schedules for the kernels of `f(*args, **kwargs)` by measuring candidates, and
+    the fastest algorithm for each convolution that has several.
 
     Candidates run in processes of their own; the model says which are worth it and learns from each
     batch. What is found is kept in the user's database and used by every later `compile` of equal
     kernels on an equal machine with as many threads; `f` itself, if it is compiled, compiles again
     when it is next called. Ctrl-C stops and keeps what is there; the same call goes on from it.
+    Algorithms are measured first, each as a program of its own in this process and as one trial,
+    unless an executor measures elsewhere.
 
     **Arguments:** `seconds` or `trials`: the budget, of all kernels together (default: 20 seconds);
     with 0 nothing is measured, and what is known is used.
@@ -115,8 +125,15 @@ def tune(
     compiled = f if isinstance(f, Compiled) else compile(f, threads=threads)
     lowered = compiled.lower(*args, **kwargs)
     count = threads or lowered.threads
-    calls = _calls(lowered.program)
     kept = records.database() if database is None else database
+    timings: list[Timing] = []
+    interrupted = False
+    if kept is not None and executor is None:
+        interrupted = _time_algorithms(lowered, kept, count, budget, timings)
+        if timings:
+            compiled.clear_cache()
+            lowered = compiled.lower(*args, **kwargs)
+    calls = _calls(lowered.program)
     target, trainer = machine(), online_trainer(compile)
     known = prior() if model is None else model
     founders = 0 if known is not None else BATCH
@@ -134,9 +151,8 @@ def tune(
         kept.insert([], [], [encoding.Machine.here()])
     bench = Bench(kept, executor, count)
     status = _Status(lowered.name, sys.stderr if progress is True else progress or None)
-    interrupted = False
     try:
-        while not budget.spent and (left := [t for t in tuned if not t.done]):
+        while not (interrupted or budget.spent) and (left := [t for t in tuned if not t.done]):
             t = max(left, key=lambda t: t.promise)
             t.round(bench, budget.left, _teller(status, t, tuned, budget))
     except KeyboardInterrupt:
@@ -145,7 +161,31 @@ def tune(
         status.end()
     if isinstance(f, Compiled):
         f.clear_cache()
-    return Tuning(tuple(tuned), budget.elapsed, interrupted)
+    return Tuning(tuple(tuned), budget.elapsed, interrupted, tuple(timings))
+
+
+def _time_algorithms(
+    lowered: Lowered, kept: Database, threads: int, budget: _Budget, found: list[Timing]
+) -> bool:
+    """Measure the algorithms of the program's convolutions that were not measured on this machine;
+    whether the user interrupted. Where the user gave a scheduler, that decides."""
+    program, target = lowered.entry.program, machine()
+    if program.scheduler is not None and not hasattr(program.scheduler, "algorithm"):
+        return False
+    choice = Choice(target, threads, kept)
+    try:
+        for c in pipeline.convolutions(lowered.graph, program.options):
+            known = kept.algorithms(c.text, encoding.machine_key(target), threads)
+            enough = budget.trials is None or budget.left >= len(ALGORITHMS)
+            if known.keys() >= ALGORITHMS.keys() or budget.spent or not enough:
+                continue
+            timings = algorithms.timed(c, choice, compile)
+            kept.time(timings)
+            found += timings
+            budget.count += len(timings)
+    except KeyboardInterrupt:
+        return True
+    return False
 
 
 def bench(

@@ -9,6 +9,7 @@ what users call is above (`tuning`). docs/cost_model.md has the figures.
     measure worker            candidates in processes of their own, here or on an executor
     encoding records files    kernels and measurements as text, in a database
     corpus dataset priors     what the shipped weights were learned from
+    algorithms                which way to compute a convolution
     choice deferred           the schedule to compile with
     explaining                why it was chosen
 """

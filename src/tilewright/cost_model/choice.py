@@ -29,6 +29,7 @@ from tilewright.options import show
 from tilewright.target import Target
 from tilewright.transforms.heuristic import heuristic
 from tilewright.transforms.schedule import Schedule
+from tilewright.transforms.winograd import ALGORITHMS, Convolution
 
 LOOKED_AT: Final = 384
 """Points of a space among which the model chooses while a program is compiled."""
@@ -113,6 +114,20 @@ class Choice:
             return None
         schedule, ratio = found[0]
         return schedule if ratio < 1 else heuristic(kernel, self.target)
+
+    def algorithm(self, convolution: Convolution) -> str | None:
+        """The algorithm that was measured to be the fastest on this machine for a convolution; None
+        where they were not all measured."""
+        if self.database is None:
+            return None
+        here = machine_key(self.target), self.threads
+        try:
+            found = self.database.algorithms(convolution.text, *here)
+        except BadDatabase as e:
+            show("tune", e)
+            return None
+        known = {name: found[name] for name in ALGORITHMS if name in found}
+        return min(known, key=lambda n: known[n]) if len(known) == len(ALGORITHMS) else None
 
     def expected(self, kernel: Kernel) -> Schedule:
         """The schedule that the model expects to be faster than the heuristic's, or that one if

@@ -14,11 +14,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from tilewright.cost_model.files import PRIOR, database_path, follows_model
+from tilewright.cost_model.files import PRIOR, STAMP, database_path, follows_model
 from tilewright.kernel import Kernel
 from tilewright.target import Target
 from tilewright.transforms.heuristic import heuristic
 from tilewright.transforms.schedule import Schedule
+from tilewright.transforms.winograd import Convolution
 
 if TYPE_CHECKING:
     from tilewright.cost_model.choice import Choice
@@ -52,6 +53,10 @@ class Deferred:
         choose: Callable[[Kernel], Schedule] | None = self.choice
         return heuristic(kernel, self.target) if choose is None else choose(kernel)
 
+    def algorithm(self, convolution: Convolution) -> str | None:
+        """`Choice.algorithm`."""
+        return None if self.choice is None else self.choice.algorithm(convolution)
+
 
 @functools.cache
 def _digest() -> str:
@@ -69,7 +74,7 @@ def _stamp() -> int:
     with suppress(sqlite3.Error):
         c = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
         try:
-            return c.execute("SELECT MAX(id) FROM records").fetchone()[0] or 0
+            return int(c.execute(STAMP).fetchone()[0])
         finally:
             c.close()
     return 0

@@ -12,6 +12,10 @@ from tilewright.runtime import cache
 VARIABLE: Final = "TILEWRIGHT_DATABASE"
 """The file of measurements; `off` for none. Default: next to the cached machine code."""
 FILE: Final = "measurements.sqlite"
+STAMP: Final = """
+SELECT COALESCE((SELECT MAX(id) FROM records), 0) + COALESCE((SELECT MAX(id) FROM timings), 0)
+"""
+"""Of such a file a number that grows whenever something is stored."""
 MODEL: Final = "TILEWRIGHT_MODEL"
 """`on`: programs that nobody tuned are scheduled by the shipped model where it expects much of it.
 The tuner is guided by it in any case."""

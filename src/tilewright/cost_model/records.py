@@ -26,7 +26,7 @@ from typing import Any, Final, TextIO
 
 from tilewright.cost_model import encoding
 from tilewright.cost_model.encoding import Machine
-from tilewright.cost_model.files import database_path
+from tilewright.cost_model.files import STAMP, database_path
 from tilewright.errors import BadDatabase, BadEncoding, ScheduleError
 from tilewright.kernel import Kernel
 from tilewright.runtime import cache
@@ -52,6 +52,16 @@ CREATE TABLE records (
     UNIQUE (kernel, machine, threads, schedule, at)
 );
 """
+
+_ADDED: Final = """
+CREATE TABLE IF NOT EXISTS timings (
+    id INTEGER PRIMARY KEY, convolution TEXT NOT NULL, machine TEXT NOT NULL,
+    threads INTEGER NOT NULL, algorithm TEXT NOT NULL, seconds REAL NOT NULL,
+    reference REAL NOT NULL, at REAL NOT NULL, compiler TEXT NOT NULL,
+    UNIQUE (convolution, machine, threads, algorithm, at)
+)
+"""
+"""A table that files of older compilers lack."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,22 @@ class Record:
     def ratio(self) -> float:
         """Times as long as the default schedule takes; infinite for an error."""
         return self.seconds / self.reference if self.seconds and self.reference else math.inf
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One measured algorithm of a convolution (`winograd.Convolution.text`): seconds of a program
+    that computes nothing else, and as `reference` those of the direct algorithm in turns with it.
+    The other fields are a `Record`'s."""
+
+    convolution: str
+    machine: str
+    threads: int
+    algorithm: str
+    seconds: float
+    reference: float
+    at: float
+    compiler: str
 
 
 _COLUMNS: Final = ", ".join(f.name for f in fields(Record))
@@ -166,7 +192,38 @@ class Database:
                 raise BadEncoding("record", "its kernel is not in the database") from None
             return c.total_changes - before
 
+    def time(self, timings: Iterable[Timing]) -> int:
+        """Store measured algorithms; how many are new."""
+        names = ", ".join(f.name for f in fields(Timing))
+        marks = ", ".join("?" for _ in fields(Timing))
+        with self._transaction(make=True) as c:
+            assert c is not None, "it is made where it is not there"
+            before = c.total_changes
+            rows = [tuple(asdict(t).values()) for t in timings]
+            c.executemany(f"INSERT OR IGNORE INTO timings ({names}) VALUES ({marks})", rows)
+            return c.total_changes - before
+
     # -- reading -----------------------------------------------------------------------------
+
+    def algorithms(self, convolution: str, machine: str, threads: int) -> dict[str, float]:
+        """The algorithms that were measured for a convolution (its text) on a machine (a key),
+        with the times as long as the direct one takes; the mean of several measurements."""
+        query = (
+            "SELECT algorithm, AVG(seconds / reference) FROM timings WHERE convolution = ?"
+            " AND machine = ? AND threads = ? AND seconds > 0 AND reference > 0"
+            " GROUP BY algorithm ORDER BY algorithm"
+        )
+        with self._transaction() as c:
+            if c is None:
+                return {}
+            return dict(c.execute(query, (convolution, machine, threads)))
+
+    def timings(self) -> list[Timing]:
+        """All measured algorithms, in the order they were stored."""
+        names = ", ".join(f.name for f in fields(Timing))
+        with self._transaction() as c:
+            rows = [] if c is None else c.execute(f"SELECT {names} FROM timings ORDER BY id")
+            return [Timing(*row) for row in rows]
 
     def best(
         self, kernel: Kernel, machine: str, threads: int, most: int = 1
@@ -194,7 +251,7 @@ class Database:
         """A number that is another one once something was stored; 0 where nothing is, or where
         the file cannot be used."""
         with suppress(BadDatabase), self._transaction() as c:
-            return 0 if c is None else c.execute("SELECT MAX(id) FROM records").fetchone()[0] or 0
+            return 0 if c is None else c.execute(STAMP).fetchone()[0]
         return 0
 
     def records(
@@ -239,6 +296,8 @@ class Database:
                 yield json.dumps({"kind": table, "key": name, "json": text})
         for r in self.records():
             yield json.dumps({"kind": "record", **asdict(r)})
+        for t in self.timings():
+            yield json.dumps({"kind": "timing", **asdict(t)})
 
     def export(self, file: TextIO) -> int:
         """Write all as JSON lines; how many."""
@@ -264,11 +323,14 @@ class Database:
         while batch := list(islice(numbered, BATCH)):
             found: dict[str, dict[str, str]] = {"kernel": {}, "machine": {}}
             records: list[Record] = []
+            timings: list[Timing] = []
             for number, line in batch:
                 try:
                     content = _content(line)
                     if isinstance(content, tuple):
                         found[content[0]][content[1]] = content[2]
+                    elif isinstance(content, Timing):
+                        timings.append(content)
                     elif content.kernel not in known and content.kernel not in found["kernel"]:
                         raise BadEncoding("record", "its kernel is not known")
                     else:
@@ -278,6 +340,7 @@ class Database:
                     if len(bad) < MOST_REPORTED:
                         bad.append((number, e.what))
             count += self._write(records, found["kernel"], found["machine"])
+            count += self.time(timings) if timings else 0
             known |= set(found["kernel"])
         return Imported(count, tuple(bad), bad_count)
 
@@ -346,6 +409,7 @@ class Database:
             elif version != SCHEMA:
                 reason = f"its tables are of version {version}, not {SCHEMA}"
                 raise BadDatabase(str(self.path), reason)
+            c.execute(_ADDED)
             c.execute("COMMIT")
         except BaseException:
             c.execute("ROLLBACK")
@@ -365,14 +429,17 @@ def _line(file: TextIO) -> str:
     return line
 
 
-def _content(line: str) -> Record | tuple[str, str, str]:
-    """A record, or ("kernel" or "machine", key, JSON). **Raises:** `BadEncoding`."""
+def _content(line: str) -> Record | Timing | tuple[str, str, str]:
+    """A record, a timing, or ("kernel" or "machine", key, JSON). **Raises:** `BadEncoding`."""
     if len(line) > MOST_LINE:
         raise BadEncoding("record", "the line is too long")
     content = encoding.parsed("record", line)
     kind = content.pop("kind", None)
     if kind == "record":
         return _record(content)
+    if kind == "timing":
+        _check_fields(Timing, content)
+        return Timing(**content)
     if kind not in ("kernel", "machine") or set(content) != {"key", "json"}:
         raise BadEncoding("record", "the line is no kernel, machine or record")
     if not all(isinstance(x, str) for x in content.values()):
@@ -388,10 +455,12 @@ def _content(line: str) -> Record | tuple[str, str, str]:
     return kind, found, text
 
 
-def _record(content: dict[str, Any]) -> Record:
-    if set(content) != {f.name for f in fields(Record)}:
-        raise BadEncoding("record", f"its fields are not {_COLUMNS}")
-    for f in fields(Record):
+def _check_fields(kind: type, content: dict[str, Any]) -> None:
+    """Whether an object has a dataclass's fields, of their types. **Raises:** `BadEncoding`."""
+    if set(content) != {f.name for f in fields(kind)}:
+        names = ", ".join(f.name for f in fields(kind))
+        raise BadEncoding("record", f"its fields are not {names}")
+    for f in fields(kind):
         x = content[f.name]
         number = type(x) in (int, float) and math.isfinite(x) and abs(x) < 1 << 60
         fits = {
@@ -402,6 +471,10 @@ def _record(content: dict[str, Any]) -> Record:
         }[str(f.type)]
         if not fits:
             raise BadEncoding("record", f"{f.name} is {str(x)[:40]!r}, not {f.type}")
+
+
+def _record(content: dict[str, Any]) -> Record:
+    _check_fields(Record, content)
     r = Record(**content)
     if (r.seconds is None or r.reference is None) != bool(r.error):
         raise BadEncoding("record", "it has either seconds or an error")
