@@ -11,7 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-_FUNCTION: Final = re.compile(r"^define [^\n]*\{\n.*?^\}\n?", re.MULTILINE | re.DOTALL)
+_HEAD: Final = "\ndefine "
+_TAIL: Final = "\n}\n"
 _NAME: Final = re.compile(r'@("[^"]*"|[\w.$-]+)')
 _STATE: Final = re.compile(r"^@[^\n]* global ", re.MULTILINE)
 _PARAMETER: Final = re.compile(r" %[\w.$-]+")
@@ -44,11 +45,13 @@ def split(text: str, parts: int) -> list[str]:
     All functions become external, everything else is repeated: a module with variables of its own,
     of which there must be one, stays whole.
     """
-    functions = [_function(m[0]) for m in _FUNCTION.finditer(text)]
-    count = min(parts, len(functions))
-    rest = _FUNCTION.sub("", text)
+    if parts < 2:
+        return [text]
+    texts, rest = _taken_apart(text)
+    count = min(parts, len(texts))
     if count < 2 or _STATE.search(rest):
         return [text]
+    functions = [_function(t) for t in texts]
     shares: list[list[_Function]] = [[] for _ in range(count)]
     lengths = [0] * count
     for f in sorted(functions, key=lambda f: -len(f.text)):  # the longest goes where least is
@@ -56,6 +59,19 @@ def split(text: str, parts: int) -> list[str]:
         shares[k].append(f)
         lengths[k] += len(f.text)
     return [_module(rest, share, functions) for share in shares]
+
+
+def _taken_apart(text: str) -> tuple[list[str], str]:
+    """The definitions, and all that is between them. By searches for a few characters: a pattern
+    for whole definitions took as long as the code generation of one."""
+    functions, rest = list[str](), list[str]()
+    text, at = f"\n{text}\n", 0
+    while (start := text.find(_HEAD, at)) >= 0:
+        end = text.index(_TAIL, start) + len(_TAIL)
+        rest.append(text[at : start + 1])
+        functions.append(text[start + 1 : end])
+        at = end - 1  # the next definition may follow at once
+    return functions, "".join([*rest, text[at:]])
 
 
 def _function(text: str) -> _Function:
