@@ -83,7 +83,7 @@ def judge(args: argparse.Namespace) -> None:
             _best(lambda: s.features(points)),  # noqa: B023
             _best(lambda: model.judge(features, estimate, compiled)),  # noqa: B023
             _best(lambda: model.judge(features, estimate)),  # noqa: B023
-            _best(lambda: Choice(host(), 1, None, model, compiled)(sample.kernel)),  # noqa: B023
+            _best(lambda: Choice(host(), 1, None, model, compiled).searched(sample.kernel)),  # noqa: B023
         ]
         each = [1e6 * t / 1024 for t in times[:3]]
         say(

@@ -136,12 +136,16 @@ class Choice:
         found = _expected.get(key)
         if found is not None:
             return encoding.native(kernel, found)
-        s = space(kernel, self.target, self.threads)
-        schedule = better(self.options(s, LOOKED_AT, 1)) or s.default
+        schedule = self.searched(kernel)
         if len(_expected) >= MOST_KEPT:
             _expected.clear()
         _expected[key] = encoding.portable(kernel, schedule)
         return schedule
+
+    def searched(self, kernel: Kernel) -> Schedule:
+        """`expected`, asked anew."""
+        s = space(kernel, self.target, self.threads)
+        return better(self.options(s, LOOKED_AT, 1)) or s.default
 
     def judge(self, s: Space, walks: Walks) -> Any:
         """Log seconds, float64 [n]: the model's, or the roofline's where there is no model."""

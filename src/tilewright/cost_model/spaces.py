@@ -87,7 +87,8 @@ class Space:
         self.sums = tuple(e for e in walk(*values) if isinstance(e, Reduce))
         self.operands = tuple(operands_of(reads(values)))
         self.summed = frozenset(reads([r.body for r in self.sums]))
-        self.plans = planned(kernel, default).plans
+        self.usual = planned(kernel, default)
+        self.plans = self.usual.plans
         self.lanes = max((p.lanes for p in self.plans.values()), default=1)
         self.holes = self._holes()
 
@@ -228,7 +229,7 @@ class Space:
         """How any legal schedules walk the axes, points of this space or not."""
         found = self.empty_walks(len(schedules))
         for n, s in enumerate(schedules):
-            w = planned(self.kernel, s)
+            w = self.usual if s is self.default else planned(self.kernel, s)
             by_name = names(w.kernel)
             number = {a: self.number[self.by_name[k]] for k, a in by_name.items()}
             for r, a in enumerate(w.kernel.axes):
