@@ -361,6 +361,21 @@ def test_turned_reads(shape: tuple[int, int]) -> None:
     assert kernel_differs(kernel, function) is None
 
 
+def test_a_turned_tile_may_have_further_rows() -> None:
+    i, j, h, k = axis("i", 13), axis("j", 19), axis("h", 7), axis("k", 6)
+    x, y = Buffer("x", dtypes.float32, (7, 6, 13)), Buffer("y", dtypes.float32, (6, 19))
+    out = Buffer("out", dtypes.float32, (13, 19, 7), "output")
+    value = Reduce("sum", (k,), x[h, k, i] * y[k, j])
+    kernel = Kernel("turned", (i, j, h), (Assign(out, (i, j, h), (), value),))
+    steps = (
+        Split("i", 4), Unroll("i.i"), Split("j", 4), Vectorize("j.i"), Split("h", 3), Unroll("h.i"),
+        Turn("i"),
+    )  # fmt: skip
+    function = loopify(kernel, Schedule(steps))
+    assert "flip" in show_function(function)
+    assert kernel_differs(kernel, function) is None
+
+
 @pytest.mark.parametrize("shape", [(8, 20), (5, 16), (19, 13)])
 def test_long_epilogues_of_turned_tiles_are_one_copy(shape: tuple[int, int]) -> None:
     m, n = shape

@@ -506,7 +506,8 @@ class _Builder:
         ]  # fmt: skip
         if wide.unrolled is not None:
             steps = [loop(wide.unrolled, block(*steps))]
-        return [block(*out, *steps)]
+        others = [c for c in cells if c is not rows and c is not wide]
+        return [block(*out, *_over(others, steps))]
 
     def turn_loads(
         self,
