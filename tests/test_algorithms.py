@@ -182,6 +182,21 @@ def test_timings_travel_as_lines(kept: Database, tmp_path: Path) -> None:
         assert (found.records, found.bad_count) == (0, 1)
 
 
+def test_rows_that_hold_no_numbers_say_nothing(kept: Database) -> None:
+    c, choice = convolution(), Choice(machine(), 1, kept)
+    kept.time(of(c, {DIRECT: 4.0, "winograd 2x2": 1.0, "winograd 4x4": 2.0}))
+    assert choice.algorithm(c) == "winograd 2x2"
+    kept.close()
+    connection = sqlite3.connect(kept.path)
+    for column, value in (("reference", "many"), ("seconds", "few"), ("seconds", float("inf"))):
+        connection.execute(f"UPDATE timings SET {column} = ?", (value,))
+        connection.commit()
+        assert choice.algorithm(c) is None
+        connection.execute("UPDATE timings SET reference = 4.0")
+        connection.commit()
+    connection.close()
+
+
 def test_files_of_older_compilers_are_used(kept: Database) -> None:
     kept.time([])
     kept.close()

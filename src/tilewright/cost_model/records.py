@@ -216,7 +216,8 @@ class Database:
         with self._transaction() as c:
             if c is None:
                 return {}
-            return dict(c.execute(query, (convolution, machine, threads)))
+            rows = c.execute(query, (convolution, machine, threads))
+            return {n: x for n, x in rows if isinstance(x, float) and 0 < x < math.inf}
 
     def timings(self) -> list[Timing]:
         """All measured algorithms, in the order they were stored."""
