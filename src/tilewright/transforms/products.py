@@ -36,9 +36,12 @@ LINE, LINE_BYTES = 25.0, 64
 CROWDED, SECOND_LEVEL, THIRD_LEVEL = 0.05, 4.0, 20.0
 """What a load costs that hides behind multiplications, and how many times that from beyond the
 first and the second level cache."""
-VISIT, MANY_ROWS = 50.0, 256
+VISIT, MANY_ROWS = 50.0, 128
 """Cycles to come to a stretch of a row for the first time, in a matrix that lies beyond the second
 level cache and has so many rows that none is fetched ahead: wide tiles come less often."""
+FLIGHT, LONG = 8, 64
+"""Multiplications that are under way at once: a tile of fewer sums waits for its own, if these are
+so long that the next tile's are out of sight."""
 FAR = 1.5
 """Loads that an element costs which is read for every chunk from beyond the second level cache;
 others of those that are read one by one cost half a load."""
@@ -242,9 +245,10 @@ class Product:
         return all(is_static(a.extent) and a.extent for a in (*self.axes, *self.summed))
 
     def across(self) -> float:
-        """Cycles with the lanes along the reduced axis: no copies, but lanes to add."""
-        depth = math.prod(static(k.extent) for k in self.summed) / self.lanes
-        return len(self.tiled) * self.results * (1.1 * depth + ACROSS)
+        """Cycles with the lanes along the last reduced axis: no copies, but lanes to add."""
+        *outer, last = (static(k.extent) for k in self.summed)
+        vectors = math.prod(outer) * -(-last // min(self.lanes, _power(last)))
+        return len(self.tiled) * self.results * (1.1 * vectors + ACROSS)
 
     @functools.cached_property
     def summed(self) -> list[Axis]:
@@ -356,9 +360,11 @@ class Product:
         chunks, rest = divmod(static(vector.extent), width * lanes)
         again = [o.size([rows, *self.summed]) * o.itemsize for o in singles]  # for every chunk
         single = sum(FAR if n > self.target.l2_bytes else 0.5 for n in again)
+        waits = FLIGHT if depth >= LONG else 0
         for times, vectors in ((chunks, width), (1, -(-rest // lanes))):
             reads = vectors * load * near * len(wide) + single * high
-            work = max(high * vectors * sums, reads / near) + CROWDED * reads + missed
+            fed = max(high * vectors * sums, reads / near, waits)
+            work = fed + CROWDED * reads + missed
             step += panels * times * (work if vectors else 0.0) * far
         rounds = self.results / (static(rows.extent) * static(vector.extent))
         rate = 1 / lanes if turned is None else TURNED * lanes / high
@@ -375,7 +381,7 @@ class Product:
         """Rows along an axis, of matrices that lie beyond the second level cache."""
         total = 0
         for o in self.operands:
-            rows, nbytes = o.size(self.summed), o.size([a, *self.summed]) * o.itemsize
+            rows, nbytes = o.size(self.summed), o.size([*self.axes, *self.summed]) * o.itemsize
             large = 2 * nbytes > self.target.l2_bytes and rows >= MANY_ROWS
             if large and o.step(a) == 1 and o.load.guard is None and not o.is_constant:
                 total += o.size([*self.axes, *self.summed]) // static(a.extent)

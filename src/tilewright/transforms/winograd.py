@@ -154,9 +154,10 @@ LANES: Final = 16
 """Multiplications of a cycle; only the ratio to the other figures matters."""
 PRODUCT: Final = 1.08
 """Cycles of direct convolutions and of the products, over those of their multiplications."""
-DATA, RESULT, WEIGHT = 0.9, 0.7, 1.9
+DATA, RESULT, WEIGHT, KEPT = 0.9, 0.7, 1.9, 0.3
 """Cycles for each sum of inputs, each product, and each sum of weights, when neither images nor
-weights are in a cache: weights are summed once and read back once."""
+weights are in a cache: weights are summed once and read back once; if they are constant they are
+only read, as those of a direct convolution are."""
 WIDEST: Final = 1024
 """Columns of the widest image; a row of its tiles, 16 channels of it, is held on the stack."""
 GAIN: Final = 1.15
@@ -188,15 +189,17 @@ def _counted(conv: Convolution) -> Filtering | None:
     """The filtering that pays by a count of cycles, None if none does."""
     image = [static(s) for s in conv.op.type(conv.x, conv.w).shape]
     c = static(conv.w.shape[1])
-    direct = math.prod(image) * c * WINDOW**2 / LANES * PRODUCT
-    best = min((SMALL, LARGE), key=lambda f: _cycles(f, image, c))
-    return best if _cycles(best, image, c) * GAIN < direct else None
+    direct = WINDOW**2 * c * (math.prod(image) / LANES * PRODUCT + image[1] * KEPT)
+    cycles = {f: _cycles(f, image, c, KEPT if conv.constant else WEIGHT) for f in (SMALL, LARGE)}
+    best = min(cycles, key=lambda f: cycles[f])
+    return best if cycles[best] * GAIN < direct else None
 
 
-def _cycles(f: Filtering, image: Sequence[int], c: int) -> float:
-    """A count of the cycles of a filtered convolution of `c` channels to an image [n, k, h, w]."""
+def _cycles(f: Filtering, image: Sequence[int], c: int, weight: float) -> float:
+    """A count of the cycles of a filtered convolution of `c` channels to an image [n, k, h, w], at
+    `weight` cycles for each sum of weights."""
     n, k, *sizes = image
     tiles = n * math.prod(-(-s // f.results) for s in sizes)
     points = f.points**2
     products = points * tiles * c * k / LANES * PRODUCT
-    return products + points * (tiles * (DATA * c + RESULT * k) + c * k * WEIGHT)
+    return products + points * (tiles * (DATA * c + RESULT * k) + c * k * weight)
