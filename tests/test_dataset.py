@@ -17,7 +17,7 @@ from tilewright.cost_model.encoding import Machine
 from tilewright.cost_model.features import MACHINE, NAMES, VERSION
 from tilewright.cost_model.measure import Outcome, Task
 from tilewright.cost_model.model import Model, machine_name
-from tilewright.cost_model.records import Database
+from tilewright.cost_model.records import Database, schedule_of
 from tilewright.cost_model.spaces import space
 from tilewright.cost_model.training import scored
 from tilewright.kernel import Kernel
@@ -66,13 +66,22 @@ def test_groups_are_what_was_measured(database: Database) -> None:
     ratios = stored(database, k)
     (group,) = dataset.groups(database)
     s = space(k, host(), 1)
-    assert group.default == 0 and len(group) == 1 + len(ratios)
+    assert group.default == -1 and len(group) == len(ratios)
     assert group.features.shape == (len(group), len(NAMES))
-    default = group.seconds[0]
-    np.testing.assert_allclose(sorted(group.seconds[1:] / default), sorted(ratios.values()))
-    walks = s.walks_of([s.default, *ratios])
+    np.testing.assert_allclose(sorted(group.seconds / REFERENCE), sorted(ratios.values()))
+    walks = s.walks_of([*ratios])
     assert sorted(map(tuple, group.features)) == sorted(map(tuple, s.extractor(walks)))
     np.testing.assert_allclose(sorted(group.roofline), sorted(s.extractor.seconds(walks)))
+
+
+def test_the_default_is_known_where_it_was_measured(database: Database) -> None:
+    k = kernel(50)
+    stored(database, k)
+    default = space(k, host(), 1).default
+    outcome = Outcome(REFERENCE, 1.0, 0.0, "", encoding.machine_key())
+    database.insert([outcome.record(Task.of(k, default), VERSION)], [k])
+    (group,) = dataset.groups(database)
+    assert group.seconds[group.default] == REFERENCE
 
 
 def test_candidates_are_judged_for_the_machine_they_ran_on(database: Database) -> None:
@@ -88,7 +97,9 @@ def test_candidates_are_judged_for_the_machine_they_ran_on(database: Database) -
     target = dataset.target_of(narrow)
     assert (target.vector_bytes, target.registers) == (32, 16)
     s = space(k, target, 1)
-    np.testing.assert_array_equal(group.features[0], s.extractor(s.walks_of([s.default]))[0])
+    schedules = [schedule_of(r.schedule, k) for r in records]
+    walks = s.walks_of(list(dict.fromkeys(schedules)))
+    assert {*map(tuple, group.features)} <= {*map(tuple, s.extractor(walks))}
     (alone,) = dataset.groups(database, machine=narrow.key)
     np.testing.assert_array_equal(alone.features, group.features)
 
@@ -98,7 +109,7 @@ def test_records_of_machines_nobody_described_are_left_out(database: Database) -
     nowhere = [replace(r, machine="0" * 64, at=r.at + 1) for r in database.records()]
     database.insert(nowhere)
     (group,) = dataset.groups(database)
-    assert len(group.seconds) == 12
+    assert len(group.seconds) == 11
 
 
 def test_a_model_of_another_machine_is_fitted_to_what_was_measured(database: Database) -> None:

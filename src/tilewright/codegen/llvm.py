@@ -505,6 +505,8 @@ class FunctionPrinter(ValuePrinter):
         if self.register(buffer):
             slot, lanes = self.slot(buffer, index)
             self.registers[slot] = self.splat(x, lanes)
+            filled = self.filled.setdefault(slot, self.extent)
+            self.filled[slot] = filled if filled == self.extent else 0
         else:
             self.write(buffer, index, x)
         self.forget(frozenset((buffer,)))
@@ -518,7 +520,7 @@ class FunctionPrinter(ValuePrinter):
             slot, lanes = self.slot(buffer, index)
             acc = self.registers[slot]
             if lanes > 1:
-                new = self.masked(self.combine(kind, acc, self.splat(x, lanes)), acc)
+                new = self.within(slot, self.combine(kind, acc, self.splat(x, lanes)), acc)
             else:
                 if x.lanes == 1 and self.vector is not None:
                     x = self.splat(x, self.lanes)
@@ -553,9 +555,14 @@ class FunctionPrinter(ValuePrinter):
             new = self.apply("fma", [*factors, acc], buffer.dtype)
         else:
             new = intrinsics.dot(self, name, acc, factors)
-        self.registers[slot] = self.masked(new, acc)
+        self.registers[slot] = self.within(slot, new, acc)
         self.forget(frozenset((buffer,)))
         return True
+
+    def within(self, slot: Slot, new: Operand, old: Operand) -> Operand:
+        """`new` in the lanes that are meant, `old` in those of others; as it is where the others
+        hold nothing, since no more lanes than these were ever stored."""
+        return new if self.filled.get(slot) == self.extent else self.masked(new, old)
 
     def _identity(self, kind: str, dtype: DType) -> Operand:
         return constant(identity(kind, dtype))

@@ -71,6 +71,8 @@ class ValuePrinter(Emitter):
         self.zero_bytes = 0
         self.pointer: dict[Buffer, str] = {}
         self.registers: dict[Slot, Operand] = {}
+        self.filled: dict[Slot, int] = {}
+        """How many lanes of a register have been stored: the same number each time, or 0."""
         self.known: dict[Hashable, Operand] = {}
         self.scopes: list[list[Hashable]] = [[]]
         self.readers: dict[Buffer, list[Hashable]] = {b: [] for b in changing}

@@ -24,9 +24,11 @@ def roofline(groups: Sequence[Group]) -> list[Array]:
 
 
 def heuristic(groups: Sequence[Group]) -> list[Array]:
-    """The heuristic proposes one schedule of each kernel and has no opinion on the others.
+    """The heuristic proposes one schedule of each kernel and has no opinion on the others. Ask it
+    about groups that have its schedule (`Group.default`): nothing is known of what it proposes for
+    others.
 
-    **Raises:** `ValueError` for a group without the heuristic's schedule.
+    **Raises:** `ValueError` for a group without it.
     """
     for g in groups:
         if not 0 <= g.default < len(g):

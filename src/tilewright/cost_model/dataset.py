@@ -36,8 +36,7 @@ def groups(
     machine: str | None = None,
 ) -> list[Group]:
     """The measured candidates of every kernel on every machine that the database describes, those
-    of one part of the corpus (`corpus.PARTS`) or of one machine (a key) if given. The first
-    candidate is the schedule that is the machine's default.
+    of one part of the corpus (`corpus.PARTS`) or of one machine (a key) if given.
 
     Times are those of the default schedule, by which all others were divided as they were measured,
     so that a machine that drifts does not matter within a kernel.
@@ -106,14 +105,14 @@ def _group(
     for r in good:
         with suppress(ScheduleError):
             ratios.setdefault(schedule_of(r.schedule, kernel), []).append(r.ratio)
-    # What is the default today need not be what it was when the others were divided by it.
-    first = ratios.pop(s.default, [1.0])
-    schedules = [s.default, *ratios]
-    seconds = default * np.array([float(np.mean(x)) for x in (first, *ratios.values())])
+    seconds = default * np.array([float(np.mean(x)) for x in ratios.values()])
+    schedules = [*ratios]
     if len(schedules) < FEWEST:
         return None
+    # What is the default today need not be what it was when the others were divided by it.
+    number = schedules.index(s.default) if s.default in ratios else -1
     rows, estimate = s.extractor.described(s.walks_of(schedules))
-    return Group(key, rows, estimate, seconds, told, default=0)
+    return Group(key, rows, estimate, seconds, told, number)
 
 
 # -- files -----------------------------------------------------------------------------------------

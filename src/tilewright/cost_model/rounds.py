@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any, Final
 
@@ -119,7 +119,7 @@ class Tuned:
                 is_new = task.schedule not in self.earlier
                 if is_new:
                     self.earlier[task.schedule] = [next(measured)]
-                self.known[schedule] = self._seconds(task)
+                self.known[schedule] = self._seconds(bench, task)
                 self.trials += 1
                 self.errors += not math.isfinite(self.known[schedule])
                 tried += 1
@@ -155,7 +155,20 @@ class Tuned:
                 break
         return np.array(list(found.values()), np.int64), list(found)
 
-    def _seconds(self, task: Task) -> float:
+    def _begin(self, bench: Bench, first: Record) -> None:
+        """Note what the default schedule takes, by the first record; and keep it as one of its own:
+        what later compilers call the default may be another."""
+        assert first.reference is not None and self.earlier is not None, "it was measured"
+        self.default = self.best = first.reference
+        self.curve.append((0, self.best))
+        text = Task.of(self.kernel, self.space.default).schedule
+        if text not in self.earlier:
+            own = replace(first, schedule=text, seconds=first.reference)
+            self.earlier[text] = [own]
+            if bench.kept is not None:
+                bench.kept.insert([own], [self.kernel])
+
+    def _seconds(self, bench: Bench, task: Task) -> float:
         """What a task takes by all measurements, in seconds as if the default took what it took at
         first, since machines drift; infinite if one of them failed."""
         assert self.earlier is not None, "it was measured"
@@ -163,9 +176,7 @@ class Tuned:
         if not all(r.seconds and r.reference for r in found):
             return math.inf
         if not math.isfinite(self.default):
-            assert found[0].reference is not None, "checked above"
-            self.default = self.best = found[0].reference
-            self.curve.append((0, self.best))
+            self._begin(bench, found[0])
         return fmean(r.ratio for r in found) * self.default
 
     def _lead(self, bench: Bench, tasks: dict[Schedule, Task]) -> None:
@@ -179,4 +190,4 @@ class Tuned:
                 self.curve.append((self.trials, self.best))
                 return
             records.extend(bench.measured(self.kernel, [tasks[first]] * missing))
-            self.known[first] = self._seconds(tasks[first])
+            self.known[first] = self._seconds(bench, tasks[first])
