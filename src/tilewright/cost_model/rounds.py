@@ -146,7 +146,7 @@ class Tuned:
                     continue
                 if schedule in self.known:
                     old.append((p, self.known[schedule]))
-                else:
+                elif schedule != self.space.default:  # that one is measured beside all others
                     found.setdefault(schedule, p)
             if old:
                 seconds = np.array([x for _, x in old])
@@ -161,6 +161,7 @@ class Tuned:
         assert first.reference is not None and self.earlier is not None, "it was measured"
         self.default = self.best = first.reference
         self.curve.append((0, self.best))
+        self.known[self.space.default] = self.default
         text = Task.of(self.kernel, self.space.default).schedule
         if text not in self.earlier:
             own = replace(first, schedule=text, seconds=first.reference)
