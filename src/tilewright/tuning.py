@@ -122,10 +122,13 @@ def tune(
     if search not in SEARCHES:
         raise BadSearch(search, tuple(SEARCHES))
     budget = _Budget(seconds, trials)
+    kept = records.database() if database is None else database
+    if kept is not None and executor is None:
+        kept.insert([], [], [encoding.Machine.here()])
+        budget.start = time.monotonic()  # a machine's rates are measured once, at nobody's expense
     compiled = f if isinstance(f, Compiled) else compile(f, threads=threads)
     lowered = compiled.lower(*args, **kwargs)
     count = threads or lowered.threads
-    kept = records.database() if database is None else database
     timings: list[Timing] = []
     interrupted = False
     if kept is not None and executor is None:
@@ -147,8 +150,6 @@ def tune(
         if s.holes:
             found = SEARCHES[search](s, Learner(s, basis, trainer), seed, founders, compile)
             tuned.append(Tuned(k, calls.get(k.name, 1), s, found))
-    if kept is not None and executor is None:
-        kept.insert([], [], [encoding.Machine.here()])
     bench = Bench(kept, executor, count)
     status = _Status(lowered.name, sys.stderr if progress is True else progress or None)
     try:
