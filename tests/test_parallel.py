@@ -121,11 +121,12 @@ def test_lines_and_matrices_of_a_batch(rng: np.random.Generator) -> None:
     lines = rng.standard_normal((203, 300)).astype(np.float32)
     matrices = rng.standard_normal((500, 6, 6)) + 4 * np.eye(6)
     right = rng.standard_normal((500, 6, 2))
+    wide = lines.astype(np.float64)
     for f, args in (
         (lambda x: np.sort(x, axis=-1), (lines,)),
         (lambda x: np.argsort(x, axis=0), (lines,)),
-        (lambda x: np.cumsum(x, axis=1), (lines,)),
-        (lambda x: np.cumsum(x.reshape(29, 7, 300), axis=1), (lines,)),
+        (lambda x: np.cumsum(x, axis=1), (wide,)),
+        (lambda x: np.cumsum(x.reshape(29, 7, 300), axis=1), (wide,)),
         (np.linalg.solve, (matrices, right)),
         (np.linalg.qr, (rng.standard_normal((50, 20, 20)),)),
         (np.linalg.eigvalsh, (matrices[:80] @ np.swapaxes(matrices[:80], 1, 2),)),
@@ -135,7 +136,7 @@ def test_lines_and_matrices_of_a_batch(rng: np.random.Generator) -> None:
         for got, want in zip(
             trees.leaves(tw.compile(f)(*args)), trees.leaves(f(*args)), strict=True
         ):
-            np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-5)
+            np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-9)
 
 
 def test_callers_on_several_threads(rng: np.random.Generator) -> None:
@@ -329,7 +330,7 @@ def test_what_would_be_read_after_it_is_written_is_not_prepared_again() -> None:
 
 def test_uneven_shapes_are_one_region_with_several_axes(rng: np.random.Generator) -> None:
     """Panels, and rows of two heights with the last columns by themselves."""
-    x, w = (rng.standard_normal(s).astype(np.float32) for s in ((333, 517), (517, 129)))
+    x, w = (rng.standard_normal(s).astype(np.float32) for s in ((205, 300), (300, 130)))
     images, windows = (
         rng.standard_normal(s).astype(np.float32) for s in ((3, 20, 13, 13), (40, 20, 3, 3))
     )
