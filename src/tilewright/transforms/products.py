@@ -42,9 +42,9 @@ level cache and has so many rows that none is fetched ahead: wide tiles come les
 FLIGHT, LONG = 8, 64
 """Multiplications that are under way at once: a tile of fewer sums waits for its own, if these are
 so long that the next tile's are out of sight."""
-FAR = 1.5
+FAR, WORD = 1.5, 1.0
 """Loads that an element costs which is read for every chunk from beyond the second level cache;
-others of those that are read one by one cost half a load."""
+others of those that are read one by one cost half a load, words of narrow numbers a whole one."""
 MISSED, STREAM = 1.0, 16
 """Cycles for each line that is read one by one from beyond the first level cache; and points of an
 innermost loop from which on their lines, evenly apart, are fetched ahead of their use."""
@@ -57,6 +57,10 @@ BODY, CODE, TURNING = 0.01, 30_000.0, 4
 """What one more copy of the tile's code is worth avoiding, as a share of the cycles and at most;
 and how many copies it is to turn a tile and to pack for it, one if that is done ahead: all tiles of
 a program share the shuffles."""
+EVEN, SHARED = 16, 100_000.0
+"""Chunks from which on threads end together, near enough, and cycles that are worth several
+threads: what is packed in a call is packed in every chunk, so loops inside of it are not dealt out,
+and with fewer chunks half of one is waited for."""
 ACROSS = 10.0
 """Cycles to add the lanes of a sum."""
 
@@ -358,8 +362,11 @@ class Product:
             near = THIRD_LEVEL
         missed = self.missed(singles, {rows: high}, lines)
         chunks, rest = divmod(static(vector.extent), width * lanes)
-        again = [o.size([rows, *self.summed]) * o.itemsize for o in singles]  # for every chunk
-        single = sum(FAR if n > self.target.l2_bytes else 0.5 for n in again)
+        single = 0.0
+        for o in singles:
+            again = o.size([rows, *self.summed]) * o.itemsize  # read for every chunk
+            near_by = WORD if o.is_word else 0.5
+            single += FAR if again > self.target.l2_bytes else near_by
         waits = FLIGHT if depth >= LONG else 0
         for times, vectors in ((chunks, width), (1, -(-rest // lanes))):
             reads = vectors * load * near * len(wide) + single * high
@@ -373,6 +380,9 @@ class Product:
         cycles = rounds * depth * step + copied + rate * self.results
         cycles += VISIT * (stretches * self.rows_of(vector) + panels * self.rows_of(rows))
         turning = 0 if turned is None else 1 if _ahead(packed) else TURNING
+        dealt = stretches * math.prod(static(a.extent) for a in order[: order.index(vector)])
+        if packed and not _ahead(packed) and dealt < EVEN and cycles > SHARED:
+            cycles += cycles / (2 * dealt)
         bodies = sum(2 if static(a.extent) % p.chunk else 1 for a, p in plans.items())
         cycles += min(BODY * cycles, CODE) * (bodies - 2 + turning)
         return Tile(order, (*plans.items(),), tuple(staged), turned, cycles)
