@@ -14,7 +14,14 @@ from tilewright import Options, lax, loops
 from tilewright.errors import InternalError
 from tilewright.graph import Graph, Type, evaluate, new_input
 from tilewright.ops.contract import Conv
-from tilewright.ops.winograd import FilterData, Filtering, FilterResults, FilterWeights
+from tilewright.ops.winograd import (
+    FilterCotangents,
+    FilterData,
+    FilterGradients,
+    Filtering,
+    FilterResults,
+    FilterWeights,
+)
 from tilewright.transforms.winograd import LARGE, SMALL, winograd
 
 PLAIN = Conv((1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1))
@@ -47,6 +54,21 @@ def test_a_filtering_correlates_a_line(pairs: tuple[float, ...]) -> None:
     d, g = list(rng.standard_normal(f.points)), list(rng.standard_normal(3))
     products = [a * b for a, b in zip(f.data(d), f.weights(g), strict=True)]
     assert_allclose(f.combined(products), np.correlate(d, g, "valid"), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("pairs", [(1.0,), (1.0, 2.0), LARGE.pairs, (0.5, 1.0, 2.0)])
+def test_transposes(pairs: tuple[float, ...]) -> None:
+    """<a, F b> = <transposed F a, b> for the sums of products and of weights."""
+    f = Filtering(pairs)
+    rng = np.random.default_rng(0)
+    ct, products = list(rng.standard_normal(f.results)), list(rng.standard_normal(f.points))
+    assert_allclose(
+        np.dot(ct, f.combined(products)), np.dot(f.results_transposed(ct), products), rtol=1e-12
+    )
+    g = list(rng.standard_normal(3))
+    assert_allclose(
+        np.dot(products, f.weights(g)), np.dot(f.weights_transposed(products), g), rtol=1e-12
+    )
 
 
 # -- the ops -------------------------------------------------------------------------------------
@@ -89,6 +111,29 @@ def test_sums_of_weights(f: Filtering, shape: tuple[int, int]) -> None:
 def test_results(f: Filtering, image: tuple[int, int], k: int) -> None:
     op = FilterResults(f, image)
     same_as_numpy(op, normal(f.points**2, 2 * op.tiles[0] * op.tiles[1], k))
+
+
+@BOTH
+@pytest.mark.parametrize("shape", IMAGES)
+def test_cotangents(f: Filtering, shape: tuple[int, ...]) -> None:
+    op = FilterCotangents(f)
+    same_as_numpy(op, y := normal(*shape))
+    last = FilterResults(f, (shape[2], shape[3]))
+    p = normal(f.points**2, shape[0] * last.tiles[0] * last.tiles[1], shape[1], seed=1)
+    wide = y.astype(np.float64), p.astype(np.float64)
+    assert_allclose((op.numpy(wide[0]) * wide[1]).sum(), (wide[0] * last.numpy(wide[1])).sum())
+
+
+@BOTH
+@pytest.mark.parametrize("shape", [(16, 16), (17, 19), (32, 16), (64, 33), (40, 48)])
+def test_gradients_of_weights(f: Filtering, shape: tuple[int, int]) -> None:
+    k, c = shape
+    op = FilterGradients(f)
+    same_as_numpy(op, p := normal(f.points**2, c, k))
+    w = normal(*shape, 3, 3, seed=1).astype(np.float64)
+    sums = FilterWeights(f, k).numpy(w)
+    blocks = p.astype(np.float64).reshape(f.points**2, c, sums.shape[1], -1).transpose(0, 2, 1, 3)
+    assert_allclose((op.numpy(p.astype(np.float64)) * w).sum(), (blocks * sums).sum())
 
 
 def test_loops_run_in_plain_python() -> None:
@@ -139,6 +184,36 @@ def test_convolutions_are_what_they_were(case: tuple[Conv, tuple[int, ...], int]
 
     found = tw.compile(options=Options(verify=True))(f)(x, w)
     assert found.shape == expected.shape and found.dtype == np.float32
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+GRADIENTS = [
+    ((2, 64, 28, 28), 64, 1),
+    ((5, 32, 14, 14), 48, 1),
+    ((3, 33, 17, 18), 35, 1),
+    ((2, 48, 21, 15), 32, 0),
+    ((2, 32, 19, 16), 40, 2),
+]
+
+
+@pytest.mark.parametrize("case", GRADIENTS)
+def test_gradients_of_weights_are_what_they_were(case: tuple[tuple[int, ...], int, int]) -> None:
+    shape, k, pad = case
+    conv = replace(PLAIN, padding=((pad, pad), (pad, pad)))
+    x, w = normal(*shape), normal(k, shape[1], 3, 3, seed=1)
+    ct = normal(*conv.type(Type(x.dtype, x.shape), Type(w.dtype, w.shape)).shape, seed=2)
+    around = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad))).astype(np.float64)
+    h, n = ct.shape[2:]
+    taps = [around[:, :, a : a + h, b : b + n] for a in range(3) for b in range(3)]
+    expected = np.stack([np.einsum("nkhw,nchw->kc", ct, t, optimize=True) for t in taps], -1)
+
+    def gradient(x, w, ct):
+        return tw.vjp(lambda w: conv(x, w), w)[1](ct)[0]
+
+    compiled = tw.compile(options=Options(verify=True))(gradient)
+    names = [type(n.op).__name__ for n in compiled.lower(x, w, ct).simplified.nodes]
+    assert "FilterGradients" in names and "Conv" not in names
+    found = compiled(x, w, ct).reshape(expected.shape)
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
 
 
@@ -228,9 +303,9 @@ def _slopes_of_squares(x, w):
     return dx[..., 1:-1, 1:-1], dw
 
 
-def test_gradients_of_images_are_filtered_too() -> None:
+def test_gradients_are_filtered_too() -> None:
     """The gradient of the image is a convolution with the window turned round; that of the window
-    is a convolution with a large one, which stays."""
+    reads the sums of the image that the convolution made."""
     x, w = normal(1, 32, 24, 24), normal(32, 32, 3, 3, seed=1)
 
     def loss(x, w):
@@ -238,7 +313,8 @@ def test_gradients_of_images_are_filtered_too() -> None:
 
     compiled = tw.compile(tw.grad(loss, argnums=(0, 1)))
     names = [type(n.op).__name__ for n in compiled.lower(x, w).simplified.nodes]
-    assert names.count("FilterResults") == 2 and names.count("Conv") == 1
+    assert names.count("FilterResults") == 2 and names.count("FilterGradients") == 1
+    assert names.count("FilterData") == 2 and "Conv" not in names
     exact = _slopes_of_squares(x.astype(np.float64), w.astype(np.float64))
     for found, expected in zip(compiled(x, w), exact, strict=True):
         assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()

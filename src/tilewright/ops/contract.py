@@ -259,10 +259,14 @@ class Conv(Op):
         """A convolution of x with ct as the window, batch and channels having changed places."""
         spatial, g = range(len(self.strides)), self.groups
         n, channels = x.shape[0], x.shape[1]
-        image = Reshape((n, g, channels // g, *x.shape[2:]))(x)
-        image = Transpose((2, 1, 0, *(d + 3 for d in spatial)))(image)
-        image = Reshape((channels // g, g * n, *x.shape[2:]))(image)
-        window = Transpose((1, 0, *(d + 2 for d in spatial)))(ct)
+        swapped = Transpose((1, 0, *(d + 2 for d in spatial)))
+        if g == 1:
+            image = swapped(x)
+        else:
+            image = Reshape((n, g, channels // g, *x.shape[2:]))(x)
+            image = Transpose((2, 1, 0, *(d + 3 for d in spatial)))(image)
+            image = Reshape((channels // g, g * n, *x.shape[2:]))(image)
+        window = swapped(ct)
         padding = []
         for d in spatial:
             low, _ = self.padding[d]
@@ -272,7 +276,7 @@ class Conv(Op):
                 (low, want + span - 1 - low - dilated(x.shape[d + 2], self.lhs_dilation[d]))
             )
         op = Conv(self.rhs_dilation, tuple(padding), self.lhs_dilation, self.strides, g)
-        return Transpose((1, 0, *(d + 2 for d in spatial)))(op(image, window))
+        return swapped(op(image, window))
 
     def batch(self, size: Extent, batched: Sequence[bool], *args: Any) -> Any:
         (x, w), g = args, self.groups

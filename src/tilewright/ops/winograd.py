@@ -1,11 +1,12 @@
 """Winograd's filtering: the sums around the products of a 3 by 3 convolution, in tiles of images.
 
 Knows the minimal filtering algorithms F(m, 3) (Winograd 1980; Lavin and Gray, "Fast Algorithms for
-Convolutional Neural Networks", 2016) for any even m, and three ops that rewrites put around a batch
-of matrix products (`transforms.winograd`): the sums of weights, of inputs and of products. Each
-works on one vector of channels for each place, turning images and windows in registers on their
-way in or out. Refuses derivatives and batching, both are taken before rewrites make these ops, and
-to say where the algorithm pays.
+Convolutional Neural Networks", 2016) for any even m, and the ops that rewrites put around a batch
+of matrix products (`transforms.winograd`): the sums of weights, of inputs and of products, and the
+transposes of the first and the last, of which gradients of weights are made. Each works on one
+vector of channels for each place, turning images and windows in registers on their way in or out.
+Refuses derivatives and batching, both are taken before rewrites make these ops, and to say where
+the algorithm pays.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class Filtering:
         """The sums of three weights, one for each point."""
         found = [_times(g[0], 1 / _squares(self.pairs)[0])]
         for a in self.pairs:
-            scale = 2 * a * a * math.prod(a * a - b * b for b in self.pairs if b != a)
+            scale = self._scale(a)
             even, odd = _sum([1 / scale, a * a / scale], [g[0], g[2]]), _times(g[1], a / scale)
             found += [even + odd, even - odd]
         return [*found, g[2]]
@@ -103,6 +104,31 @@ class Filtering:
             found.append(_sum([a**power for a in self.pairs], terms))
         found[0], found[-1] = p[0] + found[0], found[-1] + p[-1]
         return found
+
+    def results_transposed(self, y: Sequence[Any]) -> list[Any]:
+        """The transpose of `combined`: from m cotangents of results those of the products, which
+        are the polynomial with these coefficients at each point."""
+        found = [y[0]]
+        for a in self.pairs:
+            powers = [a**k for k in range(self.results)]
+            even, odd = _sum(powers[0::2], y[0::2]), _sum(powers[1::2], y[1::2])
+            found += [even + odd, even - odd]
+        return [*found, y[-1]]
+
+    def weights_transposed(self, p: Sequence[Any]) -> list[Any]:
+        """The transpose of `weights`: three cotangents of weights from those of their sums."""
+        plus = [p[1 + 2 * k] + p[2 + 2 * k] for k in range(len(self.pairs))]
+        minus = [p[1 + 2 * k] - p[2 + 2 * k] for k in range(len(self.pairs))]
+        scales = [self._scale(a) for a in self.pairs]
+        first = _times(p[0], 1 / _squares(self.pairs)[0])
+        return [
+            first + _sum([1 / s for s in scales], plus),
+            _sum([a / s for a, s in zip(self.pairs, scales, strict=True)], minus),
+            p[-1] + _sum([a * a / s for a, s in zip(self.pairs, scales, strict=True)], plus),
+        ]
+
+    def _scale(self, a: float) -> float:
+        return 2 * a * a * math.prod(a * a - b * b for b in self.pairs if b != a)
 
 
 def _squares(roots: Sequence[float]) -> list[float]:
@@ -206,67 +232,41 @@ class FilterData(Op):
         count = static(x.shape[0]) * self.tiles[0] * self.tiles[1]
         return x.with_shape((self.filtering.points**2, count, x.shape[1]))
 
+    @property
+    def _tiling(self) -> _Tiling:
+        return _Tiling(self.filtering, self.low, self.tiles, self.filtering.points)
+
     def numpy(self, x: Any) -> Any:
-        f, m = self.filtering, self.filtering.results
-        borders = [(0, 0), (0, 0)]
-        for d, (low, count) in enumerate(zip(self.low, self.tiles, strict=True)):
-            borders.append((low, max(0, m * count + 2 - low - x.shape[d + 2])))
-        padded = np.pad(x, borders)
-
-        def every(a: Any, d: int) -> list[Any]:
-            places = [np.arange(self.tiles[d]) * m + i for i in range(f.points)]
-            return [np.take(a, p, d + 2) for p in places]
-
-        sums = [s for row in f.data(every(padded, 0)) for s in f.data(every(row, 1))]
-        return np.stack([np.moveaxis(s, 1, -1).reshape(-1, x.shape[1]) for s in sums])
+        return self._tiling.numpy(x, self.filtering.data)
 
     def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
-        """One row of tiles and 16 channels at a time: turned, summed along columns in place, then
-        along rows."""
-        (x,), (out,) = args, outs
-        f, m = self.filtering, self.filtering.results
-        n, c, *_ = map(static, x.shape)
-        rows, columns = self.tiles
-        width = m * columns + 2
-        at, (image, row, first) = _blocks((n, rows), (c,))
-        strip = Buffer("strip", x.dtype, (f.points, width, SIDE), "stack")
-        i, v, place, tile = (
-            axis("i", f.points), axis("v", SIDE), axis("x", width), axis("t", columns),
-        )  # fmt: skip
-        y = row * m + i - self.low[0]
+        return self._tiling.loops(outs[0], args[0], self.filtering.data)
 
-        def read(u: Expr, p: Expr) -> Expr:
-            index = (image, first + u, y, p - self.low[1])
-            return Load(x, index, self._inside(x, index[2:]))
 
-        turned = _turned(SIDE, width, read, strip, lambda p, u: (i, p, u))
-        down, across = _Body(), _Body()
-        taken = down.names([strip[as_index(k), place, v] for k in range(f.points)])
-        for k, s in enumerate(f.data(taken)):
-            down.store(strip, (as_index(k), place, v), s)
-        number = (image * rows + row) * columns + tile
-        taken = across.names([strip[i, tile * m + k, v] for k in range(f.points)])
-        for k, s in enumerate(f.data(taken)):
-            across.store(out, (i * f.points + k, number, first + v), s)
-        return loop(
-            at,
-            Alloc(strip),
-            loop(i, turned),
-            loop(place, down.lanes(v)),
-            loop(i, loop(tile, across.lanes(v))),
-            kind="parallel",
-        )
+@dataclass(frozen=True)
+class FilterCotangents(Op):
+    """Cotangents of the images that `FilterResults` makes [n, k, h, w] -> those of the products
+    [points * points, n * rows * columns, k]: its transpose. At least 16 channels; float32."""
 
-    def _inside(self, x: Buffer, place: Sequence[Expr]) -> Expr | None:
-        """What must hold for a place to be in the image; None if all are."""
-        tests = []
-        for d, p in enumerate(place):
-            size = static(x.shape[d + 2])
-            if self.low[d]:
-                tests.append(apply("le", as_index(0), p))
-            if self.filtering.results * self.tiles[d] + 2 > size + self.low[d]:
-                tests.append(apply("lt", p, as_index(size)))
-        return functools.reduce(lambda a, b: a & b, tests) if tests else None
+    filtering: Filtering
+    fusion: ClassVar[str] = "opaque"
+
+    def type(self, y: Type) -> Type:
+        return FilterData(self.filtering, (0, 0), self._tiles(y.shape)).type(y)
+
+    def _tiles(self, shape: Sequence[Any]) -> tuple[int, int]:
+        return FilterResults(self.filtering, (static(shape[2]), static(shape[3]))).tiles
+
+    def _tiling(self, shape: Sequence[Any]) -> _Tiling:
+        f = self.filtering
+        return _Tiling(f, (0, 0), self._tiles(shape), f.results)
+
+    def numpy(self, y: Any) -> Any:
+        return self._tiling(y.shape).numpy(y, self.filtering.results_transposed)
+
+    def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
+        (y,) = args
+        return self._tiling(y.shape).loops(outs[0], y, self.filtering.results_transposed)
 
 
 @dataclass(frozen=True)
@@ -337,9 +337,140 @@ class FilterResults(Op):
         return loop(at, Alloc(strip), Alloc(half), sums, loop(a, copies), kind="parallel")
 
 
+@dataclass(frozen=True)
+class FilterGradients(Op):
+    """Cotangents of sums of weights [points * points, c, k] -> those of the weights [k, c, 3, 3]:
+    the transpose of `FilterWeights`. At least 16 windows and channels; float32."""
+
+    filtering: Filtering
+    fusion: ClassVar[str] = "opaque"
+
+    def type(self, p: Type) -> Type:
+        points, c, k = map(static, p.shape)
+        if p.dtype != dtypes.float32 or points != self.filtering.points**2 or min(c, k) < SIDE:
+            raise InternalError(f"{p!r} are no sums of {self.filtering}")
+        return p.with_shape((k, c, WINDOW, WINDOW))
+
+    def numpy(self, p: Any) -> Any:
+        f = self.filtering
+        grid = p.reshape((f.points, f.points, *p.shape[1:]))
+        rows = [f.weights_transposed(row) for row in f.weights_transposed(grid)]
+        windows = np.stack([np.stack(r) for r in rows])  # [3, 3, c, k]
+        return np.ascontiguousarray(np.transpose(windows, (3, 2, 0, 1)))
+
+    def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
+        """Sixteen windows of sixteen channels at a time: summed, then turned."""
+        (p,), (out,) = args, outs
+        f, c, k = self.filtering, *map(static, p.shape[1:])
+        at, (first_c, first_k) = _blocks((), (c, k))
+        strip = Buffer("strip", p.dtype, (WINDOW**2 * SIDE, SIDE), "stack")
+        half = Buffer("half", p.dtype, (WINDOW, f.points, SIDE), "stack")
+        channel, a, j, v = (
+            axis("c", SIDE), axis("a", WINDOW), axis("j", f.points), axis("v", SIDE),
+        )  # fmt: skip
+        down, across = _Body(), _Body()
+        points = [j + as_index(i * f.points) for i in range(f.points)]
+        taken = down.names([p[q, first_c + channel, first_k + v] for q in points])
+        for i, x in enumerate(f.weights_transposed(taken)):
+            down.store(half, (as_index(i), j, v), x)
+        taken = across.names([half[a, as_index(i), v] for i in range(f.points)])
+        for b, x in enumerate(f.weights_transposed(taken)):
+            across.store(strip, (channel * WINDOW**2 + a * WINDOW + b, v), x)
+        q = axis("q", WINDOW**2)
+
+        def write(u: Expr, place: Expr) -> Place:
+            return (((first_k + u) * c + first_c) * WINDOW**2 + q * SIDE + place,)
+
+        turned = _turned(SIDE, SIDE, lambda u, x: strip[q * SIDE + u, x], out, write)
+        sums = loop(channel, loop(j, down.lanes(v)), loop(a, across.lanes(v)))
+        return loop(at, Alloc(strip), Alloc(half), sums, loop(q, turned), kind="parallel")
+
+
 def _block(k: int) -> int:
     """Columns of a block: two vectors of the widest registers, or all where they do not divide."""
     return k if k % BLOCK else BLOCK
+
+
+# -- tiles of images -----------------------------------------------------------------------------
+
+Sums = Callable[[Sequence[Any]], list[Any]]
+
+
+@dataclass(frozen=True)
+class _Tiling:
+    """Tiles of images [n, c, h, w]: rows and columns of them, each `reach` places wide and one
+    every m places, the first one `low` places before the image, zeros around."""
+
+    filtering: Filtering
+    low: tuple[int, int]
+    tiles: tuple[int, int]
+    reach: int
+
+    def extent(self, d: int) -> int:
+        """The places along an axis that some tile has."""
+        return self.filtering.results * (self.tiles[d] - 1) + self.reach
+
+    def numpy(self, x: Any, sums: Sums) -> Any:
+        """The sums over the places of each tile [points * points, n * rows * columns, c]."""
+        borders = [(0, 0), (0, 0)]
+        for d, low in enumerate(self.low):
+            borders.append((low, max(0, self.extent(d) - low - x.shape[d + 2])))
+        padded = np.pad(x, borders)
+
+        def every(a: Any, d: int) -> list[Any]:
+            first = np.arange(self.tiles[d]) * self.filtering.results
+            return [np.take(a, first + i, d + 2) for i in range(self.reach)]
+
+        found = [s for row in sums(every(padded, 0)) for s in sums(every(row, 1))]
+        return np.stack([np.moveaxis(s, 1, -1).reshape(-1, x.shape[1]) for s in found])
+
+    def loops(self, out: Buffer, x: Buffer, sums: Sums) -> Stmt:
+        """One row of tiles and 16 channels at a time: turned, summed along columns in place, then
+        along rows."""
+        f, m = self.filtering, self.filtering.results
+        n, c, *_ = map(static, x.shape)
+        rows, columns = self.tiles
+        width = self.extent(1)
+        at, (image, row, first) = _blocks((n, rows), (c,))
+        strip = Buffer("strip", x.dtype, (f.points, width, SIDE), "stack")
+        line, i, v, place, tile = (
+            axis("i", self.reach), axis("i", f.points), axis("v", SIDE), axis("x", width),
+            axis("t", columns),
+        )  # fmt: skip
+        y = row * m + line - self.low[0]
+
+        def read(u: Expr, p: Expr) -> Expr:
+            index = (image, first + u, y, p - self.low[1])
+            return Load(x, index, self._inside(x, index[2:]))
+
+        turned = _turned(SIDE, width, read, strip, lambda p, u: (line, p, u))
+        down, across = _Body(), _Body()
+        taken = down.names([strip[as_index(k), place, v] for k in range(self.reach)])
+        for k, s in enumerate(sums(taken)):
+            down.store(strip, (as_index(k), place, v), s)
+        number = (image * rows + row) * columns + tile
+        taken = across.names([strip[i, tile * m + k, v] for k in range(self.reach)])
+        for k, s in enumerate(sums(taken)):
+            across.store(out, (i * f.points + k, number, first + v), s)
+        return loop(
+            at,
+            Alloc(strip),
+            loop(line, turned),
+            loop(place, down.lanes(v)),
+            loop(i, loop(tile, across.lanes(v))),
+            kind="parallel",
+        )
+
+    def _inside(self, x: Buffer, place: Sequence[Expr]) -> Expr | None:
+        """What must hold for a place to be in the image; None if all are."""
+        tests = []
+        for d, p in enumerate(place):
+            size = static(x.shape[d + 2])
+            if self.low[d]:
+                tests.append(apply("le", as_index(0), p))
+            if self.extent(d) > size + self.low[d]:
+                tests.append(apply("lt", p, as_index(size)))
+        return functools.reduce(lambda a, b: a & b, tests) if tests else None
 
 
 # -- loops ---------------------------------------------------------------------------------------

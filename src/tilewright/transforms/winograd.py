@@ -1,9 +1,9 @@
 """Winograd: convolutions with windows of 3 by 3 in fewer multiplications, as a rewrite of graphs.
 
-Knows which convolutions F(2x2, 3x3) and F(4x4, 3x3) compute and, by a count of cycles, which of
-them become faster; whoever measured them may choose otherwise. Refuses to know the algorithms
-(`ops.winograd`) and how the products between their sums are scheduled. The figures behind the
-choices are in docs/notes/winograd.md.
+Knows which convolutions F(2x2, 3x3) and F(4x4, 3x3) compute, gradients of weights among them, and,
+by a count of cycles, which of them become faster; whoever measured them may choose otherwise.
+Refuses to know the algorithms (`ops.winograd`) and how the products between their sums are
+scheduled. The figures behind the choices are in docs/notes/winograd.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from tilewright.ops.winograd import (
     BLOCK,
     SIDE,
     WINDOW,
+    FilterCotangents,
     FilterData,
+    FilterGradients,
     Filtering,
     FilterResults,
     FilterWeights,
@@ -61,6 +63,19 @@ class Convolution:
     constant: bool
 
     @property
+    def is_gradient(self) -> bool:
+        """Whether it has results of 3 by 3, as gradients of weights have, not windows."""
+        return tuple(map(static, self.w.shape[2:])) != (WINDOW, WINDOW)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Images, channels of results and of images, and the places of a result [n, k, c, h, w]: of
+        the convolution that it is the gradient of, if it is one."""
+        places = self.w.shape[2:] if self.is_gradient else self.op.type(self.x, self.w).shape[2:]
+        n, c = self.x.shape[:2] if not self.is_gradient else self.x.shape[1::-1]
+        return tuple(map(static, (n, self.w.shape[0], c, *places)))
+
+    @property
     def text(self) -> str:
         """JSON that is the same for equal convolutions only."""
         known = {
@@ -91,7 +106,8 @@ def by_count(conv: Convolution) -> str | None:
 def winograd(graph: Graph, choose: Choose = by_count) -> Graph:
     """The graph with the convolutions replaced that become faster; the same object if none do.
 
-    Only float32, windows of 3 by 3, strides and dilations of 1, one group, static shapes.
+    Only float32, windows or results of 3 by 3, strides and dilations of 1, one group, static
+    shapes.
     """
     return rewritten(graph, functools.partial(_faster, choose))
 
@@ -105,7 +121,8 @@ def _faster(choose: Choose, op: Op, args: Sequence[Node]) -> Node | None:
     f = _counted(conv) if chosen is None else ALGORITHMS[chosen]
     if f is None:
         return None
-    found: Array = _filtered(f, conv.op, *map(Array.wrap, args))
+    form = _of_weights if conv.is_gradient else _filtered
+    found: Array = form(f, conv.op, *map(Array.wrap, args))
     return found.node
 
 
@@ -134,6 +151,23 @@ def _filtered(f: Filtering, conv: Conv, x: Array, w: Array) -> Any:
     return Reshape((x.shape[0], k, *size))(Transpose((1, 0, 2, 3, 4))(parts))
 
 
+def _of_weights(f: Filtering, conv: Conv, x: Array, ct: Array) -> Any:
+    """The gradient of weights: images with channels first [c, n, h, w], correlated with cotangents
+    [k, n, ...], by the transpose of F(m x m, 3 x 3). Its sums of images are those of the
+    convolution itself, if that is filtered, too."""
+    low = static(conv.padding[0][0]), static(conv.padding[1][0])
+    sums = FilterCotangents(f)(_swapped(ct))
+    tiles = FilterResults(f, (static(ct.shape[2]), static(ct.shape[3]))).tiles
+    products = Dot((1,), (1,), (0,), (0,))(FilterData(f, low, tiles)(_swapped(x)), sums)
+    return _swapped(FilterGradients(f)(products))
+
+
+def _swapped(x: Array) -> Any:
+    """With the first two axes in each other's place."""
+    swap = Transpose((1, 0, 2, 3))
+    return Array.wrap(x.node.args[0]) if x.node.op == swap else swap(x)
+
+
 def _each(f: Callable[..., Any], held: Sequence[Any], rows: Any) -> Any:
     """f(*held, row) for every row, stacked."""
     types = (*(a.node.type for a in held), rows.node.type.without((0,)))
@@ -154,6 +188,8 @@ LANES: Final = 16
 """Multiplications of a cycle; only the ratio to the other figures matters."""
 PRODUCT: Final = 1.08
 """Cycles of direct convolutions and of the products, over those of their multiplications."""
+GRADIENT: Final = 1.5
+"""The same of direct gradients of weights."""
 DATA, RESULT, WEIGHT, KEPT = 0.9, 0.7, 1.9, 0.3
 """Cycles for each sum of inputs, each product, and each sum of weights, when neither images nor
 weights are in a cache: weights are summed once and read back once; if they are constant they are
@@ -176,30 +212,36 @@ def _convolution(op: Op, args: Sequence[Node]) -> Convolution | None:
     if not all(is_static(s) for t in (x, w, out) for s in t.shape) or 0 in out.shape:
         return None
     plain = {*op.strides, *op.lhs_dilation, *op.rhs_dilation, op.groups} == {1}
-    if not plain or w.shape[2:] != (WINDOW, WINDOW) or w.shape[1] == 0:
+    if not plain or not all(is_static(b) and static(b) >= 0 for b in borders):
         return None
-    if not all(is_static(b) and static(b) >= 0 for b in borders):
+    conv = Convolution(op, x, w, is_steady(args[1]))
+    n, k, c, *image = conv.sizes
+    windows = (out if conv.is_gradient else w).shape[2:]
+    if windows != (WINDOW, WINDOW) or min(n, *image) == 0 or image[1] > WIDEST:
         return None
-    if min(static(out.shape[1]), static(w.shape[1])) < SIDE or static(out.shape[3]) > WIDEST:
-        return None
-    return Convolution(op, x, w, is_steady(args[1]))
+    return conv if min(k, c) >= SIDE else None
 
 
 def _counted(conv: Convolution) -> Filtering | None:
     """The filtering that pays by a count of cycles, None if none does."""
-    image = [static(s) for s in conv.op.type(conv.x, conv.w).shape]
-    c = static(conv.w.shape[1])
-    direct = WINDOW**2 * c * (math.prod(image) / LANES * PRODUCT + image[1] * KEPT)
-    cycles = {f: _cycles(f, image, c, KEPT if conv.constant else WEIGHT) for f in (SMALL, LARGE)}
+    n, k, c, *image = conv.sizes
+    direct = WINDOW**2 * c * k * n * math.prod(image) / LANES
+    if conv.is_gradient:
+        direct *= GRADIENT
+    else:
+        direct = direct * PRODUCT + WINDOW**2 * c * k * KEPT
+    cycles = {f: _cycles(f, conv) for f in (SMALL, LARGE)}
     best = min(cycles, key=lambda f: cycles[f])
     return best if cycles[best] * GAIN < direct else None
 
 
-def _cycles(f: Filtering, image: Sequence[int], c: int, weight: float) -> float:
-    """A count of the cycles of a filtered convolution of `c` channels to an image [n, k, h, w], at
-    `weight` cycles for each sum of weights."""
-    n, k, *sizes = image
-    tiles = n * math.prod(-(-s // f.results) for s in sizes)
+def _cycles(f: Filtering, conv: Convolution) -> float:
+    """A count of the cycles of a filtered convolution."""
+    n, k, c, *image = conv.sizes
+    tiles = n * math.prod(-(-s // f.results) for s in image)
     points = f.points**2
     products = points * tiles * c * k / LANES * PRODUCT
-    return products + points * (tiles * (DATA * c + RESULT * k) + c * k * weight)
+    result, weight = RESULT, KEPT if conv.constant else WEIGHT
+    if conv.is_gradient:
+        result, weight = DATA, WEIGHT
+    return products + points * (tiles * (DATA * c + result * k) + c * k * weight)
