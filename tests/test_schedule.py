@@ -462,3 +462,28 @@ def test_a_variable_in_each_copy_of_an_unrolled_body() -> None:
     body = block(loop(u, Let(t, a[u]), Store(b, (u,), value), kind="unroll"))
     program = Program((Function("copies", (a, b), body),))
     assert np.array_equal(in_both_ways(program, x, (3,)), x + x * x[x])
+
+
+@pytest.mark.parametrize("outs", [2, 7, 8])
+def test_sums_of_a_window_share_vectors_with_other_planes(outs: int) -> None:
+    """The gradient of a convolution's weights has lanes along rows of images, a sum for each of the
+    window's places, and reads each vector of the image for several outs."""
+    rng = np.random.default_rng(0)
+    x, ct = (rng.standard_normal((2, c, 9, 32)).astype("f4") for c in (3, outs))
+
+    def gradient(x: Any, ct: Any) -> Any:
+        w = np.zeros((outs, 3, 3, 3), np.float32)
+        conv = tw.lax.conv_general_dilated
+        return tw.vjp(lambda w: conv(x, w, (1, 1), [(1, 1), (1, 1)]), w)[1](ct)[0]
+
+    lowered = tw.compile(gradient).lower(x, ct)
+    ((k, s),) = ((k, lowered.schedules[k.name]) for k in lowered.kernels)
+    steps = str(s)
+    assert "Unroll(k) Unroll(l)" in steps
+    wide = host().registers == 32
+    assert ("Unroll(i)" in steps or "Unroll(i.i)" in steps) == (wide and outs % 2 == 0), steps
+    around = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    expected = np.empty((outs, 3, 3, 3))
+    for a, b in np.ndindex(3, 3):
+        expected[:, :, a, b] = np.einsum("nohw,nchw->oc", ct, around[:, :, a : a + 9, b : b + 32])
+    np.testing.assert_allclose(tw.compile(gradient)(x, ct), expected, rtol=1e-4, atol=1e-4)

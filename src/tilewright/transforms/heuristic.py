@@ -67,6 +67,8 @@ ENOUGH: Final = 64
 """Iterations that are shared out evenly, near enough; with fewer, loops inside are parallel too."""
 LIGHT: Final = 12
 """Operations of a body that is unrolled for the sake of its loop overhead."""
+IN_HAND: Final = 5
+"""Registers beside a square of sums: what is multiplied, and the masks of what a guard keeps out."""
 HEAVY: Final = 24
 """Operations of a body from which on two rounds are woven into one: a processor does not look far
 enough ahead to have several under way (docs/notes/pointwise.md)."""
@@ -261,16 +263,24 @@ class _Planner:
 
     def square(self, axes: list[Axis], tiled: list[Reduce]) -> None:
         """Where the reduced axis has the lanes (a @ b.T): a few rows by a few columns of sums, so
-        that every vector loaded serves several of them."""
+        that every vector loaded serves several of them; and a few planes, if that uses some vectors
+        again (the weights' gradient of a convolution: images do not move along its outs)."""
         loads = [e for r in tiled for e in walk(r.body) if isinstance(e, Load)]
         if len(loads) <= len(tiled):
             return
         side = 4 if len(tiled) == 1 else 2
+        sums = len(tiled)
         for a in (axes[-1], *axes[-2:-1]):
             count = _divisor(static(a.extent), side)
             if count < 2:
                 break
             self.plans[a] = Plan(unroll=count)
+            sums *= count
+        still = [(sum(not depends(e, (a,)) for e in loads), a) for a in axes[:-2]]
+        most = (self.target.registers - IN_HAND) // sums
+        reused, plane = max(still, key=lambda found: found[0], default=(0, axes[0]))
+        if reused and (count := _divisor(static(plane.extent), most)) > 1:
+            self.plans[plane] = Plan(unroll=count)
         if axes[-1] in self.plans:
             for r in tiled:
                 plan = self.plans[r.axes[-1]]
