@@ -231,11 +231,16 @@ class Database:
     ) -> list[tuple[Schedule, float]]:
         """The legal schedules that were fastest on a machine (a key), compared with the default
         one, best first, at most so many; with the times as long as the default takes. Several
-        measurements of a schedule count as their mean. Empty where nothing is known."""
+        measurements of a schedule count as their median. Empty where nothing is known."""
         query = (
-            "SELECT schedule, AVG(seconds / reference) AS ratio FROM records WHERE kernel = ?"
-            " AND machine = ? AND threads = ? AND error = '' AND seconds > 0 AND reference > 0"
-            " GROUP BY schedule ORDER BY ratio, schedule"
+            "WITH measured AS (SELECT schedule, seconds / reference AS ratio FROM records"
+            " WHERE kernel = ? AND machine = ? AND threads = ? AND error = '' AND seconds > 0"
+            " AND reference > 0), ranked AS (SELECT schedule, ratio,"
+            " ROW_NUMBER() OVER (PARTITION BY schedule ORDER BY ratio) AS number,"
+            " COUNT(*) OVER (PARTITION BY schedule) AS many FROM measured)"
+            " SELECT schedule, AVG(ratio) AS middle FROM ranked"
+            " WHERE 2 * number BETWEEN many AND many + 2"
+            " GROUP BY schedule ORDER BY middle, schedule"
         )
         found: list[tuple[Schedule, float]] = []
         with self._transaction() as c:

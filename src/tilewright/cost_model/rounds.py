@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from statistics import fmean
+from statistics import median
 from typing import Any, Final
 
 import numpy as np
@@ -30,7 +30,8 @@ from tilewright.transforms.schedule import Schedule
 BATCH: Final = 16
 """Candidates of one kernel that are proposed and measured before the model is asked again."""
 CONFIRMED: Final = 4
-"""Measurements of a schedule that is to be the best so far; their mean counts."""
+"""Measurements of a schedule that is to be the best so far; their median counts: what disturbs one
+of them lengthens or shortens it a lot."""
 HOPE: Final = 0.3
 """Share of its time that a kernel is expected to lose in its first batch; what later batches did
 gain, fading, is what is expected of the next."""
@@ -178,7 +179,7 @@ class Tuned:
             return math.inf
         if not math.isfinite(self.default):
             self._begin(bench, found[0])
-        return fmean(r.ratio for r in found) * self.default
+        return median(r.ratio for r in found) * self.default
 
     def _lead(self, bench: Bench, tasks: dict[Schedule, Task]) -> None:
         """The fastest of a batch is the best so far if it still is when measured again."""

@@ -49,18 +49,23 @@ from tilewright.transforms.loopify import walked
 from tilewright.transforms.packing import Block
 from tilewright.transforms.schedule import Schedule, planned
 
-SAMPLE_SECONDS: Final = 4e-4
+SAMPLE_SECONDS: Final = 3e-4
 """Length of a timed stretch of runs, or one run if that is longer."""
 PAIRS: Final = 5
 """Stretches of the candidate, and as many of the reference in turns with them, at a time."""
-MOST_PAIRS: Final = 25
-NOISY: Final = 0.03
-"""Spread from which on another few pairs are measured."""
-LONG_SECONDS: Final = 0.06
+LONG_SECONDS: Final = 0.04
 """What the pairs of one candidate may take together, beyond the fewest."""
 FEWEST: Final = 3
 HOPELESS: Final = 4.0
 """Times as long as the reference from which on the fewest pairs say enough."""
+SETTLED: Final = 0.01
+"""By how much the third fastest stretch may exceed the fastest: else a few more are timed."""
+CALM: Final = 0.02
+"""By how much the reference may exceed the least it ever took: more, and somebody else is at work
+in this core, whose other half may be another machine's to use. Some code takes a third longer then,
+other code none."""
+FORGOTTEN: Final = 5e-4
+"""What is added to that least with every candidate: clocks drift."""
 TOLERANCE: Final = {
     dtypes.float64: 1e-9, dtypes.float32: 2e-4, dtypes.float16: 2e-2, dtypes.bfloat16: 1e-1,
 }  # fmt: skip
@@ -310,14 +315,16 @@ class Timer:
 
     def __init__(self) -> None:
         self.kept: tuple[str, _Data, _Run, list[Any]] | None = None
+        self.least = np.inf
 
     def timed(self, candidate: Message, reference: Message, threads: int) -> Message:
-        """{"seconds", "ratio", "spread"}: the median of a run, that of its quotients by runs of the
-        reference next to it, and their interquartile range over the median."""
+        """{"seconds", "ratio", "spread"}: of a run, its quotient by a run of the reference (both
+        the fastest of stretches that alternate), and the interquartile range of the quotients of
+        neighbouring stretches over their median."""
         target = target_of(threads)
         name = reference["main"]["name"] + json.dumps(reference["buffers"])
         if self.kept is None or self.kept[0] != name:
-            self.kept = None  # frees the memory before more is asked for
+            self.kept, self.least = None, np.inf  # frees the memory before more is asked for
             data = _Data(reference["buffers"])
             run = _Run(reference, data, target)
             self.kept = name, data, run, data.results(run.once)
@@ -326,27 +333,33 @@ class Timer:
         wrong = _difference(data.results(run.once), expected, data.exact)
         if wrong:
             return {"error": f"it computes something else than the default schedule: {wrong}"}
-        return _compare(run, default, _clock(threads))
+        return self._compared(run, default, _clock(threads))
+
+    def _compared(self, run: _Run, default: _Run, clock: Callable[[], float]) -> Message:
+        (sample, first), (other, second) = _sampler(run, clock), _sampler(default, clock)
+        pair = max(first, SAMPLE_SECONDS) + max(second, SAMPLE_SECONDS)
+        most = int(max(FEWEST, LONG_SECONDS / pair))
+        hopeless = first > HOPELESS * second
+        own: list[float] = []
+        base: list[float] = []
+        while True:
+            for _ in range(FEWEST if hopeless else min(PAIRS, most)):
+                for times, measure in ((own, sample), (base, other))[:: -1 if len(own) % 2 else 1]:
+                    times.append(measure())
+            self.least = min(self.least, *base)
+            calm = min(base) <= (1 + CALM) * self.least and _settled(own) and _settled(base)
+            if calm or hopeless or len(own) >= most:
+                break
+        self.least *= 1 + FORGOTTEN
+        low, middle, high = np.quantile(np.divide(own, base), (0.25, 0.5, 0.75)).tolist()
+        seconds = min(own)
+        return {"seconds": seconds, "ratio": seconds / min(base), "spread": (high - low) / middle}
 
 
-def _compare(run: _Run, default: _Run, clock: Callable[[], float]) -> Message:
-    (sample, first), (other, second) = _sampler(run, clock), _sampler(default, clock)
-    pair = max(first, SAMPLE_SECONDS) + max(second, SAMPLE_SECONDS)
-    most = int(max(FEWEST, min(MOST_PAIRS, LONG_SECONDS / pair)))
-    own: list[float] = []
-    quotients: list[float] = []
-    while True:
-        for _ in range(FEWEST if first > HOPELESS * second else min(PAIRS, most)):
-            if len(own) % 2:
-                base, mine = other(), sample()
-            else:
-                mine, base = sample(), other()
-            own.append(mine)
-            quotients.append(mine / base)
-        low, ratio, high = np.quantile(quotients, (0.25, 0.5, 0.75)).tolist()
-        spread = (high - low) / ratio
-        if spread <= NOISY or len(own) >= most or first > HOPELESS * second:
-            return {"seconds": float(np.median(own)), "ratio": ratio, "spread": spread}
+def _settled(times: list[float]) -> bool:
+    """Whether the fastest was no accident."""
+    fastest, _, third = sorted(times)[:3]
+    return third <= (1 + SETTLED) * fastest
 
 
 def _difference(got: Sequence[Any], expected: Sequence[Any], exact: bool) -> str:
