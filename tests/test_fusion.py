@@ -137,6 +137,58 @@ def test_cheap_values_are_computed_again_rather_than_stored() -> None:
     assert low.arena_bytes == 0, low.explain()
 
 
+def reversed_quotient(x: Any) -> Any:
+    e = np.exp(x)
+    return e[:, ::-1] / e.sum(-1, keepdims=True)
+
+
+def widened_quotient(x: Any) -> Any:
+    e = np.exp(x)
+    return e.astype(np.float64) / e.sum(-1, keepdims=True)
+
+
+def two_rows(x: Any) -> Any:
+    """The first row may only be overwritten once the second one is made of it."""
+    e = np.exp(x)
+    d = np.tanh(e - e.mean(-1, keepdims=True))
+    return d - d.max(-1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("f", "rows"),
+    [(softmax, 0), (two_rows, 1), (reversed_quotient, 1), (widened_quotient, 1)],
+)
+@pytest.mark.parametrize("shape", [(13, 25_001), (300, 1003)])
+def test_large_results_hold_the_rows_they_are_made_of(
+    f: Callable[[Any], Any], rows: int, shape: tuple[int, int]
+) -> None:
+    """Where an element is made of the row's element in its own place, and of sums."""
+    x = f32(*shape)
+    (kernel,) = lowered(f, x).kernels
+    assert len(kernel.locals) == rows, kernel
+    out = kernel.params[-1]
+    memory = {kernel.params[0]: x, out: np.zeros(out.shape, out.dtype)}
+    kernels.evaluate(kernel, memory)
+    exact = f(x.astype(np.float64))
+    for found in (memory[out], tw.compile(f, threads=2)(x)):
+        np.testing.assert_allclose(found, exact, 1e-5, 1e-6 if f is two_rows else 1e-9)
+    (small,) = lowered(f, x[:3]).kernels
+    assert len(small.locals) == max(rows, 1 + (f is two_rows)), "near caches hold both"
+
+
+def test_a_result_that_its_kernel_reads_again_holds_nothing_else_before() -> None:
+    def f(x: Any) -> Any:
+        h = np.tanh(x)
+        a = h - h.max(-1, keepdims=True)
+        return a, a.max(-1)
+
+    x = f32(13, 25_001)
+    assert len(lowered(f, x).kernels) == 1
+    a, top = tw.compile(f)(x)
+    np.testing.assert_allclose(a, f(x)[0], 1e-5, 1e-6)
+    np.testing.assert_array_equal(top, 0)
+
+
 def test_operations_of_a_kernel_are_bounded() -> None:
     def chain(x: Any) -> Any:
         for k in range(400):

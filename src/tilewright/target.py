@@ -19,6 +19,10 @@ from tilewright.errors import BadTarget
 VARIABLE: Final = "TILEWRIGHT_TARGET"
 """A name of `NAMED`, or `host` (the default) for everything this machine can."""
 
+STREAM_BYTES: Final = 16 << 20
+STREAM_ALIGN: Final = 64
+"""From this size on, results bypass the caches (docs/notes/stores.md); they start on a line."""
+
 
 @dataclass(frozen=True)
 class Lapack:

@@ -42,6 +42,7 @@ from tilewright.expr import (
     show,
     static,
 )
+from tilewright.target import STREAM_ALIGN, STREAM_BYTES
 from tilewright.transforms.index_rules import Affine, Ranges, affine, flat, span
 from tilewright.transforms.tensorize import FLIPPED, first, is_word, neighbours
 
@@ -49,10 +50,6 @@ ZERO = "@zero.element"
 """Where loads whose guard is false for all lanes read from."""
 NEAR_BYTES = 256
 """How far apart loads may be that share the choice between an array and zeros."""
-
-STREAM_BYTES = 16 << 20
-STREAM_ALIGN = 64
-"""From this size on, results bypass the caches (docs/notes/stores.md); they start on a line."""
 
 Slot: TypeAlias = tuple[Buffer, tuple[int, ...]]
 """A register: its buffer and its numbers there."""
@@ -349,6 +346,8 @@ class ValuePrinter(Emitter):
             return self.from_memory(self.contiguous(buffer, offset, step, g))
         if step and self.spreads(buffer, index, step, g):
             return self.from_memory(self.spread(buffer, index, offset, step, g))
+        if step is None and g.always and (found := self.repeated(buffer, offset)) is not None:
+            return self.from_memory(found)
         where = self.addresses(buffer, offset, step)
         return self.from_memory(self.gathered(where, align, self.mask(g, g.shared), dtype))
 
@@ -421,6 +420,26 @@ class ValuePrinter(Emitter):
             x = self._masked_load(wide, where, align, mask, dtype).text
         return Operand(x if step == 1 else self.reversed(wide, x), dtype, lanes)
 
+    def repeated(self, buffer: Buffer, offset: Affine) -> Operand | None:
+        """Load neighbours, each for several lanes; None if the lanes are elsewhere."""
+        match [t for t in offset.terms if self._varies(t[0])]:
+            case [(Index("//", (a, Lit(times))) as term, 1)] if a is self.vector:
+                pass
+            case _:
+                return None
+        lanes, dtype, count = self.lanes, _bytes(buffer.dtype), -(-self.extent // int(times))
+        where = self.address(buffer, self.settled(offset.without(term)))
+        if count & (count - 1):
+            mask = _bits([lane < count for lane in range(lanes)])
+            x = self._masked_load(llvm_type(dtype, lanes), where, dtype.itemsize, mask, dtype)
+        else:
+            text = f"load {llvm_type(dtype, count)}, ptr {where}, align {dtype.itemsize}"
+            x = self.value(text, dtype, count)
+        if count > 1:
+            order = [min(lane, self.extent - 1) // int(times) for lane in range(lanes)]
+            x = self.shuffled(x, Operand("poison", dtype, x.lanes), order)
+        return Operand(self.splat(x, lanes).text, buffer.dtype, lanes)
+
     # -- every second, third or fourth element ----------------------------------------------------
 
     def spread(
@@ -430,7 +449,7 @@ class ValuePrinter(Emitter):
         one phase of them. The taps of a window share these vectors; of a tap one lane beside them
         only the first or the last element is read apart."""
         lanes, extent = self.lanes, self.extent
-        dtype = dtypes.uint8 if dtypes.is_bool(buffer.dtype) else buffer.dtype
+        dtype = _bytes(buffer.dtype)
         tap, anchor = self._vectors(buffer, index, step)
         shift, inside = 0, range(step * extent)
         if anchor is None:  # nothing beside what is wanted may be touched
@@ -774,6 +793,11 @@ class ValuePrinter(Emitter):
 
 def _same(e: Expr) -> Hashable:
     return e
+
+
+def _bytes(dtype: DType) -> DType:
+    """What elements are in memory, where truth values are bytes."""
+    return dtypes.uint8 if dtypes.is_bool(dtype) else dtype
 
 
 def _bits(bits: Sequence[bool]) -> str:

@@ -23,8 +23,10 @@ from tilewright.expr import (
     Expr,
     Load,
     Reduce,
+    depends,
     is_static,
     literal,
+    load,
     product,
     select,
     static,
@@ -47,6 +49,7 @@ from tilewright.ops.shape import (
     Slice,
     Transpose,
 )
+from tilewright.target import STREAM_ALIGN, STREAM_BYTES
 from tilewright.transforms.index_rules import simplify
 from tilewright.transforms.lowering import Lowering, axes_for, is_few, joined, position, written_out
 from tilewright.transforms.simplify import is_widening
@@ -68,6 +71,8 @@ NEAR: Final = 9
 ROW_BYTES: Final = 512 * 1024
 """What one kernel writes in a row, of its own or as results: it should stay in the second-level
 cache, and what is its own on a thread's stack."""
+FAR_BYTES: Final = 1 << 20
+"""Results from that size on are in memory before they are written, not in the nearest caches."""
 
 ONCE, ROW, MANY = 0, 1, 2
 """How often a sink reads one element: once; again along inner axes only (so the value can be
@@ -512,7 +517,52 @@ def finish(g: Group, name: str, needed: frozenset[Buffer]) -> Kernel:
         if not any(x.extent == 0 for x in a.axes)
     ]
     sources = tuple(dict.fromkeys(n.source for n in g.nodes if n.source is not None))
-    return Kernel(name, axes, tuple(body), sources)
+    return Kernel(name, axes, tuple(_hosted(body, rows)), sources)
+
+
+def _hosted(body: list[Assign], rows: tuple[Expr, ...]) -> list[Assign]:
+    """The assignments with rows of the kernel's own in the large results that take their places:
+    a result's lines come from memory while a row is computed, not after that."""
+    for row in dict.fromkeys(a.buffer for a in body if a.buffer.scope == "stack"):
+        loads = {a: _reads(a.value, row) for a in body}
+        last = [a for a in body if loads[a]][-1]
+        at, host = body.index(last), last.buffer
+        # One place of two values at two times: only the assignments between know the first.
+        if any(a.buffer is host for a in body[:at]) or any(_reads(a.value, host) for a in body):
+            continue
+        if not _hosts(last, row, rows):
+            continue
+        host.scope = "temp"  # it is read again, so no store may pass by the caches
+        env: dict[Expr, Expr] = {
+            e: load(host, (*rows, *e.index), e.guard) for found in loads.values() for e in found
+        }
+        values = substitute([a.value for a in body], env)
+        places = [(host, (*rows, *a.index)) if a.buffer is row else (a.buffer, a.index)
+                  for a in body]  # fmt: skip
+        body = [Assign(*to, a.axes, v) for a, to, v in zip(body, places, values, strict=True)]
+    return body
+
+
+def _hosts(last: Assign, row: Buffer, rows: tuple[Expr, ...]) -> bool:
+    """Whether the last reader of a row writes a large result of its type, each element made of the
+    row's in the same place and of reductions, which are done before."""
+    b, r = last.buffer, len(rows)
+    if b.dtype != row.dtype or b.shape[r:] != row.shape or last.index[:r] != rows:
+        return False
+    if b.scope == "stack" or not is_static(b.size) or b.nbytes < FAR_BYTES:
+        return False
+    whole_lines = row.nbytes % STREAM_ALIGN == 0
+    if b.scope == "output" and b.nbytes >= STREAM_BYTES and whole_lines:
+        return False
+    done = [e for e in walk(last.value) if isinstance(e, Reduce) and not depends(e, last.axes)]
+    (rest,) = substitute([last.value], {e: literal(0, e.type) for e in done})
+    here = load(row, last.index[r:])
+    return all(e is here for e in _reads(rest, row))
+
+
+def _reads(root: Expr, b: Buffer) -> list[Load]:
+    """The loads of a buffer."""
+    return [e for e in walk(root) if isinstance(e, Load) and e.buffer is b]
 
 
 def _localise(

@@ -126,7 +126,7 @@ def _sums(kernel: Kernel) -> list[Reduce]:
 
 def _chosen(kernel: Kernel, target: Target) -> tuple[Schedule, Tile | None]:
     """A schedule for the kernel as it is, and the tile it walks it by, if it is one."""
-    rows = {a.buffer: a.value for a in kernel.body if a.buffer.scope == "stack"}
+    rows = {a.buffer: a.value for a in reversed(kernel.body) if a.axes}
     planner = _Planner(target, rows, kernel.is_map)
     plans = planner.plans
     orders: list[Order] = []
@@ -192,8 +192,8 @@ def _innermost(vector: Axis, axes: list[Axis]) -> list[Axis]:
 
 @dataclass
 class _Planner:
-    """Plans for the axes of one kernel. `rows` are the values of its row buffers; in a map what
-    reductions read may be staged."""
+    """Plans for the axes of one kernel. `rows` are the values that its rows are filled with first;
+    in a map what reductions read may be staged."""
 
     target: Target
     rows: Mapping[Buffer, Expr]

@@ -699,7 +699,7 @@ def _tidy(roots: list[Expr]) -> list[Expr]:
 def _reduction_of(a: Assign, following: Assign) -> Reduce | None:
     """A reduction of the next assignment that reads the row `a` fills element by element, and can
     be computed with it: over the same extent, and depending on nothing computed later."""
-    if len(a.axes) != 1 or a.buffer.scope != "stack":
+    if len(a.axes) != 1:
         return None
     (own,) = a.axes
     if any(isinstance(e, Reduce) and own.serial in e.free for e in walk(a.value)):
