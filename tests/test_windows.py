@@ -187,3 +187,20 @@ def test_nothing_outside_the_array_is_touched() -> None:
 
 if __name__ == "__main__":
     run_between_walls()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int8", "bool"])
+@pytest.mark.parametrize("times", [2, 4, 16])
+@pytest.mark.parametrize("n", [1, 7, 16, 29])
+def test_repeated_elements_are_not_gathered(n: int, times: int, dtype: str) -> None:
+    """Each element for several lanes, as gradients of pooling and enlarged images read them."""
+    x = np.random.default_rng(0).integers(0, 2, (3, n)).astype(dtype)
+    y = np.random.default_rng(1).standard_normal((3, n * times)).astype(np.float32)
+
+    def enlarged(x, y):
+        wide = np.broadcast_to(x[:, :, None], (3, n, times)).reshape(3, n * times)
+        return np.where(y > 0, wide, wide + 1)
+
+    f = tw.compile(options=tw.Options(verify=True))(enlarged)
+    np.testing.assert_array_equal(f(x, y), enlarged(x, y))
+    assert "masked.gather" not in str(f.lower(x, y).llvm)

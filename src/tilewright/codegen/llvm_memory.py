@@ -24,6 +24,7 @@ from tilewright.codegen.llvm_values import (
     constant,
     llvm_type,
     memory_type,
+    stored,
     vector_type,
 )
 from tilewright.dtypes import DType
@@ -427,17 +428,13 @@ class ValuePrinter(Emitter):
                 pass
             case _:
                 return None
-        lanes, dtype, count = self.lanes, _bytes(buffer.dtype), -(-self.extent // int(times))
+        lanes, dtype, count = self.lanes, stored(buffer.dtype), -(-self.extent // int(times))
         where = self.address(buffer, self.settled(offset.without(term)))
-        if count & (count - 1):
-            mask = _bits([lane < count for lane in range(lanes)])
-            x = self._masked_load(llvm_type(dtype, lanes), where, dtype.itemsize, mask, dtype)
-        else:
-            text = f"load {llvm_type(dtype, count)}, ptr {where}, align {dtype.itemsize}"
-            x = self.value(text, dtype, count)
+        of = llvm_type(dtype, count)
+        x = self.value(f"load {of}, ptr {where}, align {dtype.itemsize}", dtype, count)
         if count > 1:
             order = [min(lane, self.extent - 1) // int(times) for lane in range(lanes)]
-            x = self.shuffled(x, Operand("poison", dtype, x.lanes), order)
+            x = self.shuffled(x, Operand("poison", dtype, count), order)
         return Operand(self.splat(x, lanes).text, buffer.dtype, lanes)
 
     # -- every second, third or fourth element ----------------------------------------------------
@@ -449,7 +446,7 @@ class ValuePrinter(Emitter):
         one phase of them. The taps of a window share these vectors; of a tap one lane beside them
         only the first or the last element is read apart."""
         lanes, extent = self.lanes, self.extent
-        dtype = _bytes(buffer.dtype)
+        dtype = stored(buffer.dtype)
         tap, anchor = self._vectors(buffer, index, step)
         shift, inside = 0, range(step * extent)
         if anchor is None:  # nothing beside what is wanted may be touched
@@ -793,11 +790,6 @@ class ValuePrinter(Emitter):
 
 def _same(e: Expr) -> Hashable:
     return e
-
-
-def _bytes(dtype: DType) -> DType:
-    """What elements are in memory, where truth values are bytes."""
-    return dtypes.uint8 if dtypes.is_bool(dtype) else dtype
 
 
 def _bits(bits: Sequence[bool]) -> str:

@@ -59,6 +59,11 @@ def memory_type(dtype: DType) -> str:
     return "i8" if dtypes.is_bool(dtype) else element_type(dtype)
 
 
+def stored(dtype: DType) -> DType:
+    """What elements are in memory, where truth values are bytes."""
+    return dtypes.uint8 if dtypes.is_bool(dtype) else dtype
+
+
 @cache
 def llvm_type(dtype: DType, lanes: int) -> str:
     return vector_type(element_type(dtype), lanes)
