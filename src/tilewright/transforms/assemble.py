@@ -65,6 +65,7 @@ from tilewright.transforms.groups import separated
 from tilewright.transforms.loopify import walked
 from tilewright.transforms.lowering import axes_for, position
 from tilewright.transforms.packing import Block as Copy
+from tilewright.transforms.partials import in_slices
 from tilewright.transforms.schedule import Parallel, Schedule, names, planned
 from tilewright.transforms.time_tiling import Sweep, Wavefront, wavefront
 
@@ -402,6 +403,9 @@ class _Builder:
             return []
         k, origin = split_complex(k)
         k = collapse(separated(k))
+        cut = in_slices(k)
+        if cut is not None:
+            return self.cut(*cut, {b: place[origin.get(b, b)] for b in k.params})
         types = [(b.dtype, b.shape, b.scope) for b in k.params]
         text = f"{types} {kernels.show(replace(k, name=''), Canonical())}"
         made = self.by_text.get(text)
@@ -424,6 +428,15 @@ class _Builder:
         for where in slots.values():
             self.arena.drop(where.start)
         return [Call(made.function.name, tuple(refs), None)]
+
+    def cut(self, parts: Kernel, rest: Kernel, place: dict[Buffer, Place]) -> list[Stmt]:
+        """Call what computes partial results, and what combines them."""
+        offsets = [self.arena.take(b.nbytes) for b in parts.writes]
+        place = place | dict(zip(parts.writes, map(self.slot, offsets), strict=True))
+        calls = [*self.kernel(parts, place), *self.kernel(rest, place)]
+        for offset in offsets:
+            self.arena.drop(offset)
+        return calls
 
     def make(self, k: Kernel) -> Made:
         """Schedule a kernel and write its loops."""

@@ -40,7 +40,7 @@ AXIS_NAMES = "ijklmnpq"
 FEW: Final = 4
 """Terms up to which a reduction is written out where another one reads it: points have two
 coordinates or three, and what all pairs of them make is not worth an array."""
-_COMBINED: Final = {
+COMBINED: Final = {
     "sum": el.add, "prod": el.multiply, "max": el.maximum, "min": el.minimum,
     "all": el.logical_and, "any": el.logical_or,
 }  # fmt: skip
@@ -126,7 +126,7 @@ def _terms(r: Reduce) -> Expr:
     for p in points:
         env: dict[Expr, Expr] = dict(zip(r.axes, map(as_index, p), strict=True))
         terms += substitute([r.body], env)
-    combine = functools.partial(apply, _COMBINED[r.kind].row.scalar)
+    combine = functools.partial(apply, COMBINED[r.kind].row.scalar)
     return functools.reduce(combine, terms)
 
 
