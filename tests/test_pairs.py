@@ -12,6 +12,9 @@ import pytest
 
 import tilewright as tw
 from tilewright.expr import Apply, Reduce, walk
+from tilewright.target import Target
+from tilewright.transforms.heuristic import heuristic
+from tilewright.transforms.schedule import planned
 
 
 def forces(x: Any, mass: Any) -> Any:
@@ -124,3 +127,13 @@ def test_lanes_go_along_the_results_and_components_are_written_out() -> None:
     schedule = str(*lowered.schedules.values())
     assert "Vectorize(i." in schedule and "Unroll(j)" in schedule, schedule
     assert 'Vectorize("k' not in schedule
+
+
+@pytest.mark.parametrize(("n", "width"), [(384, 3), (400, 1), (544, 2), (640, 4), (1000, 2)])
+def test_the_vectors_of_a_tile_divide_those_of_a_row(n: int, width: int) -> None:
+    """What would be left over were one more copy of the tile's code, for one round."""
+    target = Target("x86_64-unknown-linux-gnu", "znver4", "", vector_bytes=64)
+    (kernel,) = tw.compile(density).lower(points(n, 2), points(50, 2)).kernels
+    plans = planned(kernel, heuristic(kernel, target)).plans
+    (plan,) = [plans[a] for a in kernel.axes if a in plans]
+    assert (plan.lanes, plan.unroll) == (16, width)
