@@ -26,6 +26,7 @@ from tilewright.graph import Graph, Op, Type, new_input
 from tilewright.loops import Stmt
 from tilewright.ops import attention_loops as loops
 from tilewright.ops import elementwise as el
+from tilewright.ops.attention_blocks import Blocks, Extents
 from tilewright.ops.attention_tiles import Operand, Step
 from tilewright.ops.base import sizes as numbers_of
 from tilewright.ops.calculus import Wrap, build, pullback, pushforward, select_by, spread
@@ -72,7 +73,8 @@ class Attention(Op):
     value. Arguments: query, key, value, and the arrays of the steps that have one.
 
     Sums are kept in float32 for 16-bit floats. Keys that no query of a block may see are skipped,
-    so what stands in their values, NaN included, does not reach the result.
+    so what stands in their values, NaN included, does not reach the result. `blocks` says how it
+    is cut; None: as usual.
     """
 
     sizes: tuple[tuple[str, Extent], ...]
@@ -82,6 +84,7 @@ class Attention(Op):
     out: Layout
     scale: float
     steps: Steps = ()
+    blocks: Blocks | None = None
     fusion: ClassVar[str] = "opaque"
 
     # -- letters ------------------------------------------------------------------------------
@@ -283,7 +286,12 @@ class Attention(Op):
             value=fronts[2], out=(new, *self.out), steps=steps,
         )  # fmt: skip
 
-    def problem(self, args: Sequence[Buffer]) -> loops.Problem:
+    def cut(self, x: Type | Buffer, gradient: bool = False) -> Extents:
+        """What cuts depend on, for queries like `x`."""
+        t, s = (static(self.extents[a]) for a in "ts")
+        return Extents(t, s, dtypes.compute_type(x.dtype).itemsize, gradient)
+
+    def problem(self, args: Sequence[Buffer], blocks: Blocks) -> loops.Problem:
         """What the loops are told."""
         sizes = {a: static(n) for a, n in self.extents.items()}
         operands = [Operand(b, x, sizes) for b, x in zip(args, self.layouts, strict=True)]
@@ -298,10 +306,10 @@ class Attention(Op):
                 steps.append(Step("mask", next(rest), s.fill))
         q, k, v = operands[:3]
         dtype = dtypes.compute_type(args[0].dtype)
-        return loops.Problem(q, k, v, tuple(steps), self.scale, tuple(self.heads), dtype)
+        return loops.Problem(q, k, v, tuple(steps), self.scale, tuple(self.heads), dtype, blocks)
 
     def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
-        p = self.problem(args)
+        p = self.problem(args, self.blocks or self.cut(args[0]).usual)
         return loops.attention(p, Operand(outs[0], self.out, p.query.sizes))
 
     @classmethod
@@ -390,9 +398,11 @@ class Tangent(Call):
 class AttentionGradient(Op):
     """The cotangents of query, key and value. Arguments: those of the attention, and the cotangent
     of its result. Each result has, before the axes of its argument, the letters that this lacks
-    (but those that only queries have, for keys and values): to be summed over."""
+    (but those that only queries have, for keys and values): to be summed over. `blocks`, not those
+    of the attention, say how it is cut; None: as usual."""
 
     attention: Attention
+    blocks: Blocks | None = None
     fusion: ClassVar[str] = "opaque"
 
     @property
@@ -476,7 +486,7 @@ class AttentionGradient(Op):
         mask = [b or i in (1, len(args) - 1) for i, b in enumerate(batched)]
         full = [a.broadcast_leading(size) if m and not b else a
                 for a, b, m in zip(args, batched, mask, strict=True)]  # fmt: skip
-        op = AttentionGradient(self.attention.batched(size, mask[:-1]))
+        op = AttentionGradient(self.attention.batched(size, mask[:-1]), self.blocks)
         new = op.attention.sizes[0][0]
         return tuple(
             moved(x, layout.index(new), 0) for x, layout in zip(op(*full), op.outs, strict=True)
@@ -484,7 +494,7 @@ class AttentionGradient(Op):
 
     def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
         a = self.attention
-        p = a.problem(args[:-1])
+        p = a.problem(args[:-1], self.blocks or a.cut(args[0], gradient=True).usual)
         sizes = p.query.sizes
         ct = Operand(args[-1], a.out, sizes)
         to = [Operand(b, x, sizes) for b, x in zip(outs, self.outs, strict=True)]

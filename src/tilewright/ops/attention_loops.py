@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from tilewright import dtypes
 from tilewright.dtypes import DType
@@ -29,11 +28,8 @@ from tilewright.expr import (
     var,
 )
 from tilewright.loops import Accumulate, Alloc, Block, Flip, Let, Stmt, loop, store
+from tilewright.ops.attention_blocks import SCAN, VECTOR_BYTES, Blocks
 from tilewright.ops.attention_tiles import (
-    KEYS,
-    SCAN,
-    SCRATCH_BYTES,
-    VECTOR_BYTES,
     Columns,
     Operand,
     Queries,
@@ -50,11 +46,6 @@ from tilewright.ops.attention_tiles import (
 )
 from tilewright.ops.nests import Cell, minus, plus, vectors
 
-FEW: Final = 8
-"""Up to so many queries share each key and value as it is read: they do not fill the lanes."""
-FEW_KEYS: Final = 1024
-"""Keys of their blocks."""
-
 
 @dataclass(frozen=True)
 class Problem:
@@ -67,6 +58,7 @@ class Problem:
     scale: float
     heads: tuple[str, ...]
     dtype: DType
+    blocks: Blocks
 
     def size(self, letter: str) -> int:
         return self.query.sizes[letter]
@@ -77,15 +69,16 @@ class Problem:
         lets, (q, k, v, *rest) = started(place, operands)
         assert q is not None and k is not None and v is not None
         steps = tuple(replace(s, operand=o) for s, o in zip(self.steps, rest, strict=True))
-        queries = Queries(q, k, v, steps, start, self.scale, self.dtype)
+        queries = Queries(q, k, v, steps, start, self.scale, self.dtype, self.blocks)
         return lets, queries.scanning()
 
     @property
     def shape(self) -> Queries:
         """A block of queries somewhere."""
         return Queries(
-            self.query, self.key, self.value, self.steps, as_index(0), self.scale, self.dtype
-        )
+            self.query, self.key, self.value, self.steps, as_index(0), self.scale, self.dtype,
+            self.blocks,
+        )  # fmt: skip
 
     def places(self, letters: Sequence[str]) -> list[tuple[str, int]]:
         return [(a, self.size(a)) for a in letters]
@@ -96,7 +89,7 @@ class Problem:
 
 def attention(p: Problem, out: Operand) -> Stmt:
     """out = softmax(query key * scale, stepped) value."""
-    if p.size("t") <= FEW:
+    if not p.blocks.vectors:
         return few(p, out)
     blocks = -(-p.size("t") // p.shape.width)
 
@@ -110,7 +103,7 @@ def attention(p: Problem, out: Operand) -> Stmt:
 
 
 def _forward(q: Queries, out: Operand) -> list[Stmt]:
-    size = min(KEYS, q.sizes["s"])
+    size = min(q.blocks.keys, q.sizes["s"])
     turned, turn = q.turned(q.query, "d", q.scale)
     scores = q.scores("scores", size)
     total, top, shift, share = (q.line(name) for name in ("total", "top", "shift", "share"))
@@ -204,7 +197,7 @@ def _weighted(
     """sums[t, letter] = share * sums + the sum of weights[s, t] values[s, letter]."""
     out: list[Stmt] = []
     for c in Columns.of(q.sizes[letter], q.lanes):
-        rows = min(c.rows, q.width)
+        rows = math.gcd(c.rows, q.width)
 
         def columns(at: Expr, c: Columns = c, rows: int = rows) -> list[Stmt]:
             b = axis("b", q.width // rows)
@@ -441,7 +434,7 @@ class _Few:
 
 def _few(f: _Few, out: Operand) -> list[Stmt]:
     q, rows = f.q, f.rows
-    size = min(FEW_KEYS, q.sizes["s"])
+    size = min(q.blocks.keys, q.sizes["s"])
     scores = Buffer("scores", q.dtype, (rows, size + 3 * f.lanes), "stack")
     top, share, total = (f.line(name) for name in ("top", "share", "total"))
     sums = _sums(q, rows, "e")
@@ -532,9 +525,10 @@ def _rounded(source: Operand, target: Operand, place: dict[str, Expr]) -> Stmt:
 
 def _gradient(q: Queries, ct: Operand, dq: Operand, dk: Operand, dv: Operand) -> list[Stmt]:
     """What one block of queries adds. With w the weights before they are divided by their total,
-    dp = ct value and D the mean of dp under the probabilities, dscores = p (dp - D)."""
-    once = 2 * q.sizes["s"] * q.width * q.dtype.itemsize <= SCRATCH_BYTES
-    size = max(q.sizes["s"] if once else min(KEYS, q.sizes["s"]), 1)
+    dp = ct value and D the mean of dp under the probabilities, dscores = p (dp - D). Scores are
+    computed once if one block holds all keys, else twice."""
+    once = q.blocks.keys >= q.sizes["s"]
+    size = max(min(q.blocks.keys, q.sizes["s"]), 1)
     turned, turn = q.turned(q.query, "d", q.scale)
     turned_ct, turn_ct = q.turned(ct, "e", 1.0)
     weights, dots = q.scores("weights", size), q.scores("dots", size)

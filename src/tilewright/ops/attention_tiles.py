@@ -50,20 +50,12 @@ from tilewright.loops import (
     store,
 )
 from tilewright.ops import elementwise as el
+from tilewright.ops.attention_blocks import SCAN, VECTOR_BYTES, Blocks
 from tilewright.ops.nests import Cell, minus, plus, when
 
 Layout = tuple[str, ...]
 Place = Mapping[str, Expr]
 
-VECTOR_BYTES: Final = 64
-ROWS: Final = 14
-"""Keys of a tile of scores: with two vectors of queries, 28 accumulators of the 32 registers."""
-KEYS: Final = 512
-"""Keys of a block in the forward pass: its scores and values stay in the second-level cache."""
-SCRATCH_BYTES: Final = 512 << 10
-"""What the gradient may keep of a block of queries: beyond, it computes scores twice."""
-SCAN: Final = 64
-"""Keys that a scan of a mask looks at at once."""
 DEEP: Final = -1000.0
 """A masked score this low is expected to have no weight; that it had none is checked."""
 
@@ -252,6 +244,7 @@ class Queries:
     start: Expr
     scale: float
     dtype: DType
+    blocks: Blocks
     clear: tuple[Cell | None, ...] = ()
 
     @property
@@ -265,11 +258,11 @@ class Queries:
     @property
     def count(self) -> int:
         """Vectors of queries."""
-        return 2 if self.sizes["t"] > self.lanes else 1
+        return self.blocks.vectors
 
     @property
     def width(self) -> int:
-        return self.count * self.lanes
+        return self.count * self.lanes or self.sizes["t"]
 
     @property
     def all(self) -> Columns:
@@ -277,7 +270,7 @@ class Queries:
 
     @property
     def rows(self) -> int:
-        return max(min(ROWS, self.sizes["s"]), 1)
+        return max(min(self.blocks.rows, self.sizes["s"]), 1)
 
     @property
     def present(self) -> Expr:
@@ -303,7 +296,8 @@ class Queries:
     def scores(self, name: str, keys: int) -> Buffer:
         """Room for the scores of a block of keys, behind a tile that the first one may overlap;
         tiles and turned masks may write beyond."""
-        return Buffer(name, self.dtype, (self.rows + keys + ROWS + self.lanes, self.width), "stack")
+        beyond = self.blocks.rows + self.lanes
+        return Buffer(name, self.dtype, (self.rows + keys + beyond, self.width), "stack")
 
     # -- turning ------------------------------------------------------------------------------
 
