@@ -300,3 +300,21 @@ def test_work_is_linear_in_the_length(name: str) -> None:
     work(30)  # the first program fills caches that do not grow
     short, long = work(600), work(2400)
     assert long < 5 * short, f"{short} calls for 600 operations, {long} for 2,400"
+
+
+def test_what_a_kept_node_reads_once_is_not_kept() -> None:
+    """The gradient that the weights' gradient reads many times is kept; activations beside the
+    convolution's results, which they are made of, are not: nobody reads these more than once."""
+    x, b = f32(4, 3, 16, 16), f32(20)
+
+    def gradient(w: Any) -> Any:
+        def loss(w: Any) -> Any:
+            conv = tw.lax.conv_general_dilated(x, w, (1, 1), "SAME")
+            y = np.maximum(conv + b[:, None, None], 0)
+            return (y.reshape(4, 20, 8, 2, 8, 2).max(axis=(3, 5)) ** 2).sum()
+
+        return tw.grad(loss)(w)
+
+    made = lowered(gradient, f32(20, 3, 3, 3)).kernels
+    whole = [a.buffer.name for k in made for a in k.body if a.buffer.size == 4 * 20 * 256]
+    assert whole == ["conv", "multiply"], made

@@ -74,6 +74,9 @@ cache, and what is its own on a thread's stack."""
 FAR_BYTES: Final = 1 << 20
 """Results from that size on are in memory before they are written, not in the nearest caches."""
 
+SUMS: Final = ("reduction", "contraction")
+READ_OFTEN: Final = "each of its elements is read many times"
+
 ONCE, ROW, MANY = 0, 1, 2
 """How often a sink reads one element: once; again along inner axes only (so the value can be
 computed before the inner loop); or again along outer axes."""
@@ -132,6 +135,19 @@ def keep(graph: Graph) -> dict[Node, str]:
             forced[n] = (
                 f"{readers[n][0].op.name if readers[n] else 'an opaque op'} reads it from memory"
             )
+    kept = _kept(nodes, readers, forced)
+    often = [n for n, r in kept.items() if r is READ_OFTEN and n.op.fusion not in SUMS]
+    reach = _reach(nodes, readers, kept) if often else {}
+    # What only other kept nodes read, once, was taken to be read as often as these are.
+    passed = {n for n in often if reach[n][1] == ONCE}
+    forced = {n: r for n, r in kept.items() if n not in passed}
+    return _kept(nodes, readers, forced) if passed else kept
+
+
+def _kept(
+    nodes: list[Node], readers: dict[Node, list[Node]], forced: dict[Node, str]
+) -> dict[Node, str]:
+    """What is kept for its readers' sake beside what is `forced`, as if nothing else were."""
     reach = _reach(nodes, readers, forced)
     kept: dict[Node, str] = {}
     weight: dict[Node, int] = {}
@@ -158,11 +174,11 @@ def _reason(
     n: Node, weight: int, size: int, sinks: int, rereads: int, reduced: int, readers: list[Node]
 ) -> str | None:
     few = _few_terms(n) > 0 and reduced == PLAIN and sinks == 1 and rereads != MANY
-    if n.op.fusion in ("reduction", "contraction") and not few:
+    if n.op.fusion in SUMS and not few:
         if sinks > 1:
             return "several readers would each reduce again"
         if rereads != ONCE:
-            return "each of its elements is read many times"
+            return READ_OFTEN
         return "a reduction reads it" if reduced & (PLAIN | OTHER) else None
     if not n.args:
         return None
@@ -175,7 +191,7 @@ def _reason(
     often = not is_widening(n) and _often(n, readers)
     dear = 1 if often else 2 if _contracted(readers) else DEAR
     if rereads == MANY and weight >= dear:
-        return "each of its elements is read many times"
+        return READ_OFTEN
     return None
 
 
@@ -261,7 +277,7 @@ def _reach(
         again, under = ONCE, 0
         for u in dict.fromkeys(readers[n]):
             moves = not isinstance(u.op, (Elementwise, Cast))
-            reduces = u.op.fusion in ("reduction", "contraction")
+            reduces = u.op.fusion in SUMS
             ends = u in forced or reduces
             onward = frozenset([(u,)]) if ends else sinks[u]
             found |= {(u, *s) if moves and not ends else s for s in onward}
