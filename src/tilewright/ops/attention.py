@@ -289,7 +289,8 @@ class Attention(Op):
     def cut(self, x: Type | Buffer, gradient: bool = False) -> Extents:
         """What cuts depend on, for queries like `x`."""
         t, s = (static(self.extents[a]) for a in "ts")
-        return Extents(t, s, dtypes.compute_type(x.dtype).itemsize, gradient)
+        summed = dtypes.compute_type(x.dtype).itemsize
+        return Extents(t, s, x.dtype.itemsize, summed, gradient)
 
     def problem(self, args: Sequence[Buffer], blocks: Blocks) -> loops.Problem:
         """What the loops are told."""

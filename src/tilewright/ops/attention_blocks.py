@@ -14,14 +14,22 @@ VECTOR_BYTES: Final = 64
 """Bytes of a vector; where registers are narrower, several make one."""
 SCAN: Final = 64
 """Keys that a scan of a mask looks at at once."""
-ROWS: Final = 14
-"""Keys of a tile of scores: with two vectors of queries, 28 accumulators of the 32 registers."""
+ROWS: Final = 6
+"""Keys of a tile of scores, by one vector of queries: the sums fit where two registers make one
+vector, and few queries are left over in the last block or hidden by causality."""
+WIDENING: Final = 4
+"""Queries by which a block of scores costs more where numbers are stored narrower than they are
+summed up: every key of it is widened."""
 KEYS: Final = 512
 """Keys of a block in the forward pass: its scores and values stay in the second-level cache."""
-SCRATCH_BYTES: Final = 512 << 10
-"""What the gradient may keep of a block of queries: beyond, it computes scores twice."""
-FEW: Final = 8
-"""Up to so many queries share each key and value as it is read: they do not fill the lanes."""
+LESS_KEYS: Final = 128
+"""The same, measured beside it: they stay in a first-level cache."""
+SCRATCH_BYTES: Final = 2 << 20
+"""What the gradient may keep of a block of queries, on the stack: beyond, it computes scores twice,
+which takes 1.4 times as long."""
+FEW: Final = 10
+"""Up to so many queries share each key and value as it is read: they do not fill the lanes, and
+their sums still fit the registers."""
 FEW_KEYS: Final = 1024
 """Keys of their blocks."""
 
@@ -47,34 +55,49 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Extents:
-    """What cuts depend on: so many queries and keys of each head, bytes of a number that sums are
-    kept in, and whether it is the gradient that is computed."""
+    """What cuts depend on: so many queries and keys of each head, bytes of a number as it is stored
+    and as it is summed up, and whether it is the gradient that is computed."""
 
     queries: int
     keys: int
-    itemsize: int
+    stored: int
+    summed: int
     gradient: bool
 
     @property
     def lanes(self) -> int:
-        return VECTOR_BYTES // self.itemsize
+        return VECTOR_BYTES // self.summed
 
     @property
     def usual(self) -> Blocks:
         """The cut where nothing was measured."""
         if self.queries <= FEW and not self.gradient:
-            return Blocks(0, 0, FEW_KEYS)
-        vectors = 2 if self.queries > self.lanes else 1
-        kept = 2 * self.keys * vectors * self.lanes * self.itemsize
-        whole = self.gradient and kept <= SCRATCH_BYTES
-        return Blocks(vectors, ROWS, self._held(self.keys) if whole else KEYS)
+            return Blocks(0, 0, min(FEW_KEYS, self._whole))
+        widening = WIDENING if self.stored < self.summed else 0
+        width = {v: v * self.lanes for v in (1, 2)}
+        cost = {v: -(-self.queries // n) * (n + widening) for v, n in width.items()}
+        return self._cut(min(cost, key=lambda v: cost[v]), ROWS, KEYS)
 
     @property
     def alternatives(self) -> tuple[Blocks, ...]:
         """The cuts that are worth measuring, the usual one first."""
         found = [self.usual]
+        if self.queries <= self.lanes and not self.gradient:
+            found += [Blocks(0, 0, min(n, self._whole)) for n in (FEW_KEYS, 4 * FEW_KEYS)]
+        if self.queries > 1 or self.gradient:
+            for vectors, rows in ((1, 6), (1, 8), (2, 8), (2, 14)):
+                if vectors == 1 or self.queries > self.lanes:
+                    found += [self._cut(vectors, rows, keys) for keys in (KEYS, LESS_KEYS)]
         return tuple(dict.fromkeys(found))
 
-    def _held(self, keys: int) -> int:
-        """So many keys as whole scans."""
-        return max(-(-keys // SCAN) * SCAN, SCAN)
+    @property
+    def _whole(self) -> int:
+        """All keys, as whole scans."""
+        return max(-(-self.keys // SCAN) * SCAN, SCAN)
+
+    def _cut(self, vectors: int, rows: int, keys: int) -> Blocks:
+        """Blocks of so many keys; of all, if a gradient can keep two numbers for each of them and
+        each query."""
+        kept = 2 * self.keys * vectors * VECTOR_BYTES
+        whole = self.gradient and kept <= SCRATCH_BYTES
+        return Blocks(vectors, rows, self._whole if whole else min(keys, self._whole))
