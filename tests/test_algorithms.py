@@ -42,7 +42,7 @@ def convolution(constant: bool = False) -> Convolution:
     w = tw.constant(W)
     f = tw.compile((lambda x: conv(x, w)) if constant else conv)
     lowered = f.lower(X) if constant else f.lower(X, W)
-    (found,) = pipeline.convolutions(lowered.graph, Options())
+    (found,) = pipeline.computations(lowered.graph, Options())
     return found
 
 

@@ -33,7 +33,6 @@ from tilewright.cost_model.transfer import fitted
 from tilewright.errors import BadBudget, BadSearch, NotAFunction
 from tilewright.kernel import Kernel
 from tilewright.transforms import pipeline
-from tilewright.transforms.winograd import ALGORITHMS
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Tuning:
     seconds: float
     interrupted: bool
     algorithms: tuple[Timing, ...] = ()
-    """Of convolutions, those that were measured now."""
+    """Of convolutions and attentions, those that were measured now."""
 
     @property
     def trials(self) -> int:
@@ -97,7 +96,7 @@ def tune(
     **kwargs: Any,
 ) -> Tuning:
     """Search faster schedules for the kernels of `f(*args, **kwargs)` by measuring candidates, and
-    the fastest algorithm for each convolution that has several.
+    the fastest algorithm for each convolution and attention that has several.
 
     Candidates run in processes of their own; the model says which are worth it and learns from each
     batch. What is found is kept in the user's database and used by every later `compile` of equal
@@ -168,17 +167,17 @@ def tune(
 def _time_algorithms(
     lowered: Lowered, kept: Database, threads: int, budget: _Budget, found: list[Timing]
 ) -> bool:
-    """Measure the algorithms of the program's convolutions that were not measured on this machine;
+    """Measure the algorithms of what has several, if they were not measured on this machine;
     whether the user interrupted. Where the user gave a scheduler, that decides."""
     program, target = lowered.entry.program, machine()
     if program.scheduler is not None and not hasattr(program.scheduler, "algorithm"):
         return False
     choice = Choice(target, threads, kept)
     try:
-        for c in pipeline.convolutions(lowered.graph, program.options):
+        for c in pipeline.computations(lowered.graph, program.options):
             known = kept.algorithms(c.text, encoding.machine_key(target), threads)
-            enough = budget.trials is None or budget.left >= len(ALGORITHMS)
-            if known.keys() >= ALGORITHMS.keys() or budget.spent or not enough:
+            enough = budget.trials is None or budget.left >= len(c.algorithms)
+            if known.keys() >= set(c.algorithms) or budget.spent or not enough:
                 continue
             timings = algorithms.timed(c, choice, compile)
             kept.time(timings)

@@ -1,12 +1,12 @@
-"""Algorithms: what each way to compute a convolution takes, as whole programs.
+"""Algorithms: what each way to compute a convolution or an attention takes, as whole programs.
 
-Knows the program that computes one convolution by one algorithm, with the schedules that anybody
-would choose for its kernels, and how such programs are timed in turns. Refuses to know what the
-algorithms are (`transforms.winograd`), how programs are made (what compiles is a parameter) and
+Knows the program that computes one of them by one algorithm, with the schedules that anybody would
+choose for its kernels, and how such programs are timed in turns. Refuses to know what the
+algorithms are (`transforms.alternatives`), how programs are made (what compiles is a parameter) and
 which one is taken (`choice`).
 
-They run in this process, unlike schedules (`measure`): they are what compiling the convolution
-with other options would run.
+They run in this process, unlike schedules (`measure`): they are what compiling the computation with
+other options would run.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from tilewright.cost_model.records import Timing, compiler_version
 from tilewright.expr import static
 from tilewright.graph import Type
 from tilewright.kernel import Kernel
+from tilewright.transforms.alternatives import Computation
 from tilewright.transforms.schedule import Schedule
-from tilewright.transforms.winograd import ALGORITHMS, DIRECT, Convolution
 
 TURNS: Final = 15
 """Times that each program is called, in turns with the others; medians count."""
@@ -40,8 +40,8 @@ and algorithms differ in what they read."""
 
 @dataclass(frozen=True)
 class Fixed:
-    """A scheduler by which every convolution is computed by one algorithm, and all else as another
-    chooses."""
+    """A scheduler by which everything that can be is computed by one algorithm, and all else as
+    another chooses."""
 
     choice: Choice
     name: str
@@ -54,49 +54,54 @@ class Fixed:
     def __call__(self, kernel: Kernel) -> Schedule:
         return self.choice(kernel)
 
-    def algorithm(self, convolution: Convolution) -> str:
+    def algorithm(self, computation: Computation) -> str | None:
         """`Choice.algorithm`."""
-        return self.name
+        known = self.name in computation.algorithms
+        return self.name if known else self.choice.algorithm(computation)
 
 
 Compile = Callable[..., Any]
 """`tilewright.compile`."""
 
 
-def timed(convolution: Convolution, choice: Choice, compiled: Compile) -> list[Timing]:
-    """Measure every algorithm of a convolution on this machine, on normally distributed images."""
-    programs = {name: _program(convolution, Fixed(choice, name), compiled) for name in ALGORITHMS}
+def timed(computation: Computation, choice: Choice, compiled: Compile) -> list[Timing]:
+    """Measure every algorithm of a computation on this machine, on normally distributed numbers;
+    where masks could hide something, nothing is hidden."""
+    names = computation.algorithms
+    programs = {name: _program(computation, Fixed(choice, name), compiled) for name in names}
     clock = time.process_time if choice.threads == 1 else time.perf_counter
     swept = np.empty(SWEPT_BYTES, np.int8)
     turns = [{n: _seconds(programs[n], swept, clock) for n in programs} for _ in range(TURNS)]
-    direct = median(t[DIRECT] for t in turns)
-    here = convolution.text, machine_key(choice.target), choice.threads
+    first = median(t[names[0]] for t in turns)
+    here = computation.text, machine_key(choice.target), choice.threads
     now, compiler = time.time(), compiler_version()
     return [
-        Timing(*here, n, direct * median(t[n] / t[DIRECT] for t in turns), direct, now, compiler)
+        Timing(*here, n, first * median(t[n] / t[names[0]] for t in turns), first, now, compiler)
         for n in programs
     ]
 
 
-def _program(convolution: Convolution, scheduler: Fixed, compiled: Compile) -> Callable[[], Any]:
-    """A call of a program that computes nothing but the convolution, which has run once."""
+def _program(computation: Computation, scheduler: Fixed, compiled: Compile) -> Callable[[], Any]:
+    """A call of a program that computes nothing else, which has run once."""
     rng = np.random.default_rng(0)
-    x, w = (_normal(rng, t) for t in (convolution.x, convolution.w))
+    arrays = [_numbers(rng, t) for t in computation.types]
+    held = {i: constant(arrays[i]) for i in computation.constants}
+    given = [x for i, x in enumerate(arrays) if i not in held]
+
+    def computed(*given: Any) -> Any:
+        rest = iter(given)
+        every = range(len(arrays))
+        return computation.op(*(asarray(held[i]) if i in held else next(rest) for i in every))
+
     threads = scheduler.choice.threads
-    held = constant(w)
-
-    def of_constant(x: Any) -> Any:
-        return convolution.op(x, asarray(held))
-
-    given = (x,) if convolution.constant else (x, w)
-    f = of_constant if convolution.constant else convolution.op
-    run = functools.partial(compiled(f, scheduler=scheduler, threads=threads), *given)
+    run = functools.partial(compiled(computed, scheduler=scheduler, threads=threads), *given)
     run()
     return run
 
 
-def _normal(rng: np.random.Generator, t: Type) -> Any:
-    return rng.standard_normal(tuple(map(static, t.shape))).astype(t.dtype)
+def _numbers(rng: np.random.Generator, t: Type) -> Any:
+    shape = tuple(map(static, t.shape))
+    return np.ones(shape, bool) if t.dtype == bool else rng.standard_normal(shape).astype(t.dtype)
 
 
 def _seconds(run: Callable[[], Any], swept: Any, clock: Callable[[], float]) -> float:

@@ -27,9 +27,9 @@ from tilewright.errors import BadDatabase, ScheduleError
 from tilewright.kernel import Kernel
 from tilewright.options import show
 from tilewright.target import Target
+from tilewright.transforms.alternatives import Computation
 from tilewright.transforms.heuristic import heuristic
 from tilewright.transforms.schedule import Schedule
-from tilewright.transforms.winograd import ALGORITHMS, Convolution
 
 LOOKED_AT: Final = 384
 """Points of a space among which the model chooses while a program is compiled."""
@@ -115,19 +115,24 @@ class Choice:
         schedule, ratio = found[0]
         return schedule if ratio < 1 else heuristic(kernel, self.target)
 
-    def algorithm(self, convolution: Convolution) -> str | None:
-        """The algorithm that was measured to be the fastest on this machine for a convolution; None
+    def algorithm(self, computation: Computation) -> str | None:
+        """The algorithm that was measured to be the fastest on this machine for a computation; None
         where they were not all measured."""
+        known, names = self.algorithms(computation), computation.algorithms
+        return min(known, key=lambda n: known[n]) if len(known) == len(names) else None
+
+    def algorithms(self, computation: Computation) -> dict[str, float]:
+        """The algorithms of a computation that were measured on this machine, with the times as
+        long as the first one takes."""
         if self.database is None:
-            return None
+            return {}
         here = machine_key(self.target), self.threads
         try:
-            found = self.database.algorithms(convolution.text, *here)
+            found = self.database.algorithms(computation.text, *here)
         except BadDatabase as e:
             show("tune", e)
-            return None
-        known = {name: found[name] for name in ALGORITHMS if name in found}
-        return min(known, key=lambda n: known[n]) if len(known) == len(ALGORITHMS) else None
+            return {}
+        return {name: found[name] for name in computation.algorithms if name in found}
 
     def expected(self, kernel: Kernel) -> Schedule:
         """The schedule that the model expects to be faster than the heuristic's, or that one if

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from tilewright.cost_model.files import PRIOR, STAMP, database_path, follows_model
 from tilewright.kernel import Kernel
 from tilewright.target import Target
+from tilewright.transforms.alternatives import Computation
 from tilewright.transforms.heuristic import heuristic
 from tilewright.transforms.schedule import Schedule
-from tilewright.transforms.winograd import Convolution
 
 if TYPE_CHECKING:
     from tilewright.cost_model.choice import Choice
@@ -53,9 +53,9 @@ class Deferred:
         choose: Callable[[Kernel], Schedule] | None = self.choice
         return heuristic(kernel, self.target) if choose is None else choose(kernel)
 
-    def algorithm(self, convolution: Convolution) -> str | None:
+    def algorithm(self, computation: Computation) -> str | None:
         """`Choice.algorithm`."""
-        return None if self.choice is None else self.choice.algorithm(convolution)
+        return None if self.choice is None else self.choice.algorithm(computation)
 
 
 @functools.cache

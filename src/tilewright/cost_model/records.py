@@ -95,9 +95,9 @@ class Record:
 
 @dataclass(frozen=True)
 class Timing:
-    """One measured algorithm of a convolution (`winograd.Convolution.text`): seconds of a program
-    that computes nothing else, and as `reference` those of the direct algorithm in turns with it.
-    The other fields are a `Record`'s."""
+    """One measured algorithm of a convolution, or of anything that several compute
+    (`alternatives.Computation.text`): seconds of a program that computes nothing else, and as
+    `reference` those of the first algorithm in turns with it. The other fields are a `Record`'s."""
 
     convolution: str
     machine: str
@@ -206,8 +206,8 @@ class Database:
     # -- reading -----------------------------------------------------------------------------
 
     def algorithms(self, convolution: str, machine: str, threads: int) -> dict[str, float]:
-        """The algorithms that were measured for a convolution (its text) on a machine (a key),
-        with the times as long as the direct one takes; the mean of several measurements."""
+        """The algorithms that were measured for a computation (its text) on a machine (a key),
+        with the times as long as the first one takes; the mean of several measurements."""
         query = (
             "SELECT algorithm, AVG(seconds / reference) FROM timings WHERE convolution = ?"
             " AND machine = ? AND threads = ? AND seconds > 0 AND reference > 0"

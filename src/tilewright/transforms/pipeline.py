@@ -16,6 +16,7 @@ from tilewright.graph import Graph, Node, Type
 from tilewright.ops import custom
 from tilewright.options import Options, show
 from tilewright.target import Lapack
+from tilewright.transforms.alternatives import Choose, Computation, cut
 from tilewright.transforms.assemble import Assembly, Scheduler, assemble
 from tilewright.transforms.attention import attention
 from tilewright.transforms.extremes import extremes
@@ -24,17 +25,19 @@ from tilewright.transforms.overlap import overlap
 from tilewright.transforms.pointwise_loops import pointwise_loops
 from tilewright.transforms.simplify import simplify
 from tilewright.transforms.unread import drop_unread
-from tilewright.transforms.winograd import Choose, Convolution, winograd
+from tilewright.transforms.winograd import winograd
 
 
 @dataclass(frozen=True)
 class Pass:
-    """A rewrite of graphs: its name, the function, what it is for, and whether options want it."""
+    """A rewrite of graphs: its name, the function, what it is for, whether options want it, and
+    whether it asks somebody to `choose` (`alternatives.Choose`)."""
 
     name: str
-    run: Callable[[Graph], Graph]
+    run: Callable[..., Graph]
     why: str
     wanted: Callable[[Options], bool] = lambda options: True
+    asks: bool = False
 
 
 GRAPH: Final[tuple[Pass, ...]] = (
@@ -58,7 +61,9 @@ GRAPH: Final[tuple[Pass, ...]] = (
         winograd,
         "convolve windows of 3 by 3 in fewer multiplications where that is faster",
         lambda options: options.winograd,
+        asks=True,
     ),
+    Pass("blocks", cut, "attend to as many keys at a time as was measured to be best", asks=True),
 )
 
 
@@ -78,18 +83,19 @@ def run(passes: Sequence[Pass], graph: Graph, options: Options) -> Graph:
 
 
 def _passes(choose: Choose | None) -> tuple[Pass, ...]:
-    """The passes, where somebody chooses the algorithms of convolutions."""
+    """The passes, where somebody chooses algorithms."""
     if choose is None:
         return GRAPH
-    chosen = functools.partial(winograd, choose=choose)
-    return tuple(replace(p, run=chosen) if p.run is winograd else p for p in GRAPH)
+    return tuple(
+        replace(p, run=functools.partial(p.run, choose=choose)) if p.asks else p for p in GRAPH
+    )
 
 
-def convolutions(graph: Graph, options: Options) -> tuple[Convolution, ...]:
-    """The convolutions of a graph that have several algorithms, each once."""
-    found: dict[Convolution, None] = {}
+def computations(graph: Graph, options: Options) -> tuple[Computation, ...]:
+    """What of a graph several algorithms compute, each once."""
+    found: dict[Computation, None] = {}
 
-    def choose(c: Convolution) -> str | None:
+    def choose(c: Computation) -> str | None:
         return found.setdefault(c)
 
     run(_passes(choose), graph, options)
@@ -100,7 +106,7 @@ def lower(
     graph: Graph, scheduler: Scheduler, options: Options, lapack: Lapack | None = None
 ) -> tuple[Graph, Assembly]:
     """The rewritten graph and the program made from it, which may call the LAPACK. A scheduler
-    that has a method `algorithm` chooses those of convolutions, too (`winograd.Choose`)."""
+    that has a method `algorithm` chooses algorithms, too (`alternatives.Choose`)."""
     graph = run(_passes(getattr(scheduler, "algorithm", None)), graph, options)
     assembly = assemble(graph, scheduler, lapack)
     if options.verify:

@@ -34,6 +34,7 @@ from tilewright.ops.winograd import (
     FilterWeights,
 )
 from tilewright.transforms.ahead import is_steady
+from tilewright.transforms.alternatives import Choose, by_count, described
 from tilewright.transforms.rewriting import rewritten
 
 SMALL: Final = Filtering((1.0,))
@@ -63,6 +64,24 @@ class Convolution:
     constant: bool
 
     @property
+    def types(self) -> tuple[Type, Type]:
+        return self.x, self.w
+
+    @property
+    def constants(self) -> frozenset[int]:
+        return frozenset((1,) if self.constant else ())
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        return tuple(ALGORITHMS)
+
+    @property
+    def counted(self) -> str:
+        """The algorithm that pays by a count of cycles."""
+        found = _counted(self)
+        return next(name for name, f in ALGORITHMS.items() if f == found)
+
+    @property
     def is_gradient(self) -> bool:
         """Whether it has results of 3 by 3, as gradients of weights have, not windows."""
         return tuple(map(static, self.w.shape[2:])) != (WINDOW, WINDOW)
@@ -79,8 +98,8 @@ class Convolution:
     def text(self) -> str:
         """JSON that is the same for equal convolutions only."""
         known = {
-            "x": [dtypes.short(self.x.dtype), *map(static, self.x.shape)],
-            "w": [dtypes.short(self.w.dtype), *map(static, self.w.shape)],
+            "x": described(self.x),
+            "w": described(self.w),
             "strides": self.op.strides,
             "padding": [[static(b) for b in pair] for pair in self.op.padding],
             "lhs_dilation": self.op.lhs_dilation,
@@ -91,16 +110,7 @@ class Convolution:
         return json.dumps(known, separators=(",", ":"))
 
 
-Choose = Callable[[Convolution], str | None]
-"""The name of the algorithm for a convolution; None where nobody knows better than the count."""
-
-
 # -- the rewrite ---------------------------------------------------------------------------------
-
-
-def by_count(conv: Convolution) -> str | None:
-    """What is chosen without measurements: nothing but the count of cycles."""
-    return None
 
 
 def winograd(graph: Graph, choose: Choose = by_count) -> Graph:
@@ -117,8 +127,7 @@ def _faster(choose: Choose, op: Op, args: Sequence[Node]) -> Node | None:
     conv = _convolution(op, args)
     if conv is None:
         return None
-    chosen = choose(conv)
-    f = _counted(conv) if chosen is None else ALGORITHMS[chosen]
+    f = ALGORITHMS[choose(conv) or conv.counted]
     if f is None:
         return None
     form = _of_weights if conv.is_gradient else _filtered

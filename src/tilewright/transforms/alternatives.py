@@ -1,0 +1,114 @@
+"""Alternatives: computations that several algorithms do, and who chooses among them.
+
+Knows what is told of such a computation, and that of an attention: the cuts of it. Refuses to know
+which algorithm is the fastest (where nobody measured, each rewrite counts) and the algorithms of
+convolutions (`winograd`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from tilewright import dtypes
+from tilewright.expr import is_static, static
+from tilewright.graph import Graph, Node, Op, Type
+from tilewright.ops.attention import Attention, AttentionGradient
+from tilewright.ops.attention_blocks import Blocks
+from tilewright.transforms.rewriting import rewritten
+
+
+class Computation(Protocol):
+    """An op and its arguments' types that several algorithms compute."""
+
+    @property
+    def op(self) -> Op: ...
+
+    @property
+    def types(self) -> tuple[Type, ...]:
+        """Of the arguments."""
+        ...
+
+    @property
+    def constants(self) -> frozenset[int]:
+        """The arguments that are constant: what is made of them is made once."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """JSON that is the same for equal computations only."""
+        ...
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """Their names, by which measurements are kept; the others are compared with the first."""
+        ...
+
+    @property
+    def counted(self) -> str:
+        """The algorithm where nothing was measured."""
+        ...
+
+
+Choose = Callable[[Computation], str | None]
+"""The name of the algorithm for a computation; None where nobody knows better than the count."""
+
+
+def by_count(computation: Computation) -> str | None:
+    """What is chosen without measurements."""
+    return None
+
+
+def described(t: Type) -> list[Any]:
+    """A type as JSON."""
+    return [dtypes.short(t.dtype), *map(static, t.shape)]
+
+
+# -- attention -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """An attention, or its gradient, that may be cut into blocks of several sizes."""
+
+    op: Attention | AttentionGradient
+    types: tuple[Type, ...]
+    constants: frozenset[int] = frozenset()
+
+    @property
+    def blocks(self) -> Mapping[str, Blocks]:
+        """The cuts by their names, the usual one first."""
+        gradient = isinstance(self.op, AttentionGradient)
+        whole = self.op.attention if isinstance(self.op, AttentionGradient) else self.op
+        return {str(b): b for b in whole.cut(self.types[0], gradient).alternatives}
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        return tuple(self.blocks)
+
+    @property
+    def counted(self) -> str:
+        return self.algorithms[0]
+
+    @property
+    def text(self) -> str:
+        known = {"op": repr(self.op), "types": [described(t) for t in self.types]}
+        return json.dumps(known, separators=(",", ":"))
+
+
+def cut(graph: Graph, choose: Choose = by_count) -> Graph:
+    """The graph with attentions and their gradients cut as `choose` says; the same object if all
+    are cut as usual. Only static shapes."""
+
+    def chosen(op: Op, args: Sequence[Node]) -> Node | None:
+        if not isinstance(op, (Attention, AttentionGradient)) or op.blocks is not None:
+            return None
+        cuts = Cuts(op, tuple(a.type for a in args))
+        if not all(is_static(n) for t in cuts.types for n in t.shape) or len(cuts.blocks) < 2:
+            return None
+        name = choose(cuts) or cuts.counted
+        return None if name == cuts.counted else replace(op, blocks=cuts.blocks[name]).node(*args)
+
+    return rewritten(graph, chosen)
