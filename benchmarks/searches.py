@@ -1,15 +1,19 @@
 """Searches, measured: what few trials reach of many, and best so far against trials.
 
 Commands of `benchmarks.tuning`, by the rounds that `tw.tune` consists of. Everything measured goes
-to a database at once, and what is there is taken from it: an interrupted run goes on where it
-stopped. A trial is a schedule that the same search had not had before.
+to a database at once, and what is there is taken from it; kernels that are done are kept in a file.
+So an interrupted run goes on where it stopped, and may be made in pieces. A trial is a schedule
+that the same search had not had before. What searches found is measured again in the end, side by
+side: the fastest of many is also the luckiest.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -42,7 +46,9 @@ FEW = (16, 64)
 FINAL = 8
 """So many of the fastest of a long search are measured again, with what few trials found."""
 AGAIN = 9
-"""Measurements of each of those; the median counts: the fastest of many is also the luckiest."""
+"""Measurements of each of those; the median counts."""
+ALIKE = 1.005
+"""Times that these do not tell apart."""
 FIGURE = (
     "resnet18 (1, 64, 56, 56) 128x3x3 /2.0",
     "resnet50 (1, 512, 28, 28) 256x1x1.0",
@@ -51,6 +57,11 @@ FIGURE = (
     "bert projections 128x768x2304.0",
 )
 """The figure's kernels: three convolutions and two products of the held-out part."""
+
+
+Row = dict[str, float]
+"""Of one kernel: how many were tried, how many times as fast as the heuristic's schedule the best
+is, and what share of its speed each of the others has."""
 
 
 def say(line: str) -> None:
@@ -106,54 +117,95 @@ def opened(args: argparse.Namespace) -> Bench:
     return Bench(kept)
 
 
+def compared(k: Kernel, model: Model, trainer: Trainer, where: Bench, best: int, seed: int) -> Row:
+    """What few trials reach of many with one kernel."""
+    many = [
+        run(begun(k, how, model, 100, trainer), where, best // 2) for how in ("random", "untaught")
+    ]
+    few = begun(k, "model", model, seed, trainer)
+    found = {"heuristic": few.space.default, "0": Choice(host(), 1, None, model)(k)}
+    for n in FEW:
+        found[str(n)] = run(few, where, n).schedule or few.space.default
+    fastest = [c for t in many for c in sorted(t.known, key=lambda c: t.known[c])[:FINAL]]
+    times = again(k, [*found.values(), *fastest]) | {few.space.default: 1.0}
+    least = min(times.values())
+    count = len({c for t in many for c in t.known})
+    return {"trials": count, "gain": 1 / least, **{n: least / times[c] for n, c in found.items()}}
+
+
 def trials(args: argparse.Namespace) -> None:
     """What 0, 16 and 64 trials reach of the best of many, on held-out kernels. Many: half of them
     random, half guided by a network that is taught by nothing else. What each came to is measured
-    again at the end, side by side with the fastest of the many."""
+    again at the end, side by side with the fastest of the many. A line of `--results` for each
+    kernel that is done; those are not done again."""
     model, trainer, where = known(args), online_trainer(tw.compile), opened(args)
-    rows = []
-    for sample in held_out(args):
-        k = sample.kernel
-        many = [
-            run(begun(k, how, model, 100, trainer), where, args.best // 2)
-            for how in ("random", "untaught")
-        ]
-        few = begun(k, "model", model, args.seed, trainer)
-        found = {"heuristic": few.space.default, "0": Choice(host(), 1, None, model)(k)}
-        for n in FEW:
-            found[str(n)] = run(few, where, n).schedule or few.space.default
-        best = [c for t in many for c in sorted(t.known, key=lambda c: t.known[c])[:FINAL]]
-        times = again(k, [*found.values(), *best]) | {few.space.default: 1.0}
-        least = min(times.values())
-        rows.append([least / times[c] for c in found.values()])
-        count = len({c for t in many for c in t.known})
-        say(f"{sample.name:40} {count:5} trials: {1 / least:5.2f}x the heuristic; of that: "
-            + " ".join(f"{n} {x:.3f}" for n, x in zip(found, rows[-1], strict=True)))  # fmt: skip
-    means = np.exp(np.log(np.array(rows)).mean(0))
-    say(f"geometric mean of {len(rows)}: "
-        + " ".join(f"{n} {x:.3f}" for n, x in zip(found, means, strict=True)))  # fmt: skip
+    done = _read(args.results)
+    rows: list[Row] = []
+    try:
+        for sample in held_out(args):
+            name = f"{sample.name}, seed {args.seed}, best of {args.best}"
+            if name not in done:
+                row = compared(sample.kernel, model, trainer, where, args.best, args.seed)
+                done[name] = row
+                with args.results.open("a") as file:
+                    file.write(json.dumps({name: row}) + "\n")
+            rows.append(done[name])
+            say(f"{sample.name:40} " + _told(done[name]))
+    except KeyboardInterrupt:
+        say("interrupted: the same command goes on from here")
+    if rows:
+        logs = np.log([[*r.values()][1:] for r in rows])
+        means = dict(zip([*rows[0]][1:], np.exp(logs.mean(0)).tolist(), strict=True))
+        means["trials"] = sum(r["trials"] for r in rows)
+        say(f"geometric mean of {len(rows)}: " + _told(means))
+
+
+def _told(row: Row) -> str:
+    shares = " ".join(f"{n} {x:.3f}" for n, x in row.items() if n not in ("trials", "gain"))
+    return f"{row['trials']:5} trials: {row['gain']:5.2f}x the heuristic; of that: {shares}"
+
+
+def _read(path: Path) -> dict[str, Row]:
+    """The rows of a file of results, by name."""
+    found: dict[str, Row] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        found |= json.loads(line)
+    return found
+
+
+def leaders(t: Tuned, where: Bench, count: int) -> list[tuple[int, Schedule]]:
+    """What led a search after how many trials, whenever it became another, and at the end."""
+    found = [(0, t.space.default)]
+    while t.trials < count and not t.done:
+        t.round(where, count - t.trials, lambda is_new: False)
+        if t.schedule not in (None, found[-1][1]):
+            found.append((t.trials, t.schedule))
+    return [*found, (t.trials, found[-1][1])]
 
 
 def curves(args: argparse.Namespace) -> None:
-    """Figure 12 of the TVM paper: best so far against trials, by search."""
+    """Figure 12 of the TVM paper: best so far against trials, by search. Whatever led a search is
+    measured again at the end, in turns with what led the others."""
     model, trainer, where = known(args), online_trainer(tw.compile), opened(args)
     samples = {s.name: s.kernel for s in corpus.corpus()}
     found: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for name in FIGURE:
-        found[name] = {}
+        led = {}
         for how in ("model", "untaught", "evolutionary", "random"):
             count = args.trials if how in ("model", "untaught") else args.best // 2
             # The random search of `trials`, so that it is in the database already.
             seed = 100 if how == "random" else args.seed
-            t = run(begun(samples[name], how, model, seed, trainer), where, count)
-            curve = [(n, x / t.default) for n, x in t.curve]
-            found[name][how] = [*curve, (t.trials, curve[-1][1])]
+            led[how] = leaders(begun(samples[name], how, model, seed, trainer), where, count)
+        times = again(samples[name], [c for way in led.values() for _, c in way])
+        found[name] = {how: [(n, times[c]) for n, c in way] for how, way in led.items()}
         least = found[name]["random"][-1][1]
-        reached = {
-            how: next((n for n, x in c if x <= least), None) for how, c in found[name].items()
-        }
         say(f"{name:40} random's best of {args.best // 2}: {1 / least:.3f}x the heuristic; "
-            f"reached after trials: {reached}")  # fmt: skip
+            f"reached after trials: {_reached(found[name], least)}, up to {ALIKE - 1:.1%}: "
+            f"{_reached(found[name], least * ALIKE)}")  # fmt: skip
     if args.svg is not None:
         args.svg.write_text(tw.viz.curves(found))
         say(f"wrote {args.svg}")
+
+
+def _reached(by_search: dict[str, list[tuple[int, float]]], least: float) -> dict[str, int | None]:
+    return {how: next((n for n, x in c if x <= least), None) for how, c in by_search.items()}

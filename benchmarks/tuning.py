@@ -117,6 +117,7 @@ def main() -> None:
     parser.add_argument("--target", choices=sorted(NAMED), help="collect as a machine with less")
     parser.add_argument("--best", type=int, default=2000, help="trials of the long searches")
     parser.add_argument("--trials", type=int, default=200, help="trials of the guided curves")
+    parser.add_argument("--results", type=Path, default=Path("trials.jsonl"), help="of `trials`")
     parser.add_argument("--svg", type=Path)
     args = parser.parse_args()
     COMMANDS[args.command](args)

@@ -28,7 +28,11 @@ from tilewright.kernel import Kernel
 from tilewright.transforms.schedule import Schedule
 
 BATCH: Final = 16
-"""Candidates of one kernel that are proposed and measured before the model is asked again."""
+FIRST: Final = 4
+GROWTH: Final = 4
+"""Candidates of one kernel that are proposed and measured before the model is asked again: of all
+that were measured so far one part in `GROWTH`, at least `FIRST` and at most `BATCH`. The first few
+teach it most, and later asking costs more than it gains."""
 CONFIRMED: Final = 4
 """Measurements of a schedule that is to be the best so far; their median counts: what disturbs one
 of them lengthens or shortens it a lot."""
@@ -36,6 +40,7 @@ HOPE: Final = 0.3
 """Share of its time that a kernel is expected to lose in its first batch; what later batches did
 gain, fading, is what is expected of the next."""
 FADING: Final = 0.5
+"""What is left of an expectation after `BATCH` trials."""
 LIMITS: Final = Limits()
 
 Tell = Callable[[bool], bool]
@@ -105,7 +110,8 @@ class Tuned:
 
     def round(self, bench: Bench, most: int, tell: Tell) -> None:
         """Propose, measure and observe a batch of at most so many."""
-        points, schedules = self._proposed(min(BATCH, most))
+        size = max(FIRST, min(BATCH, self.trials // GROWTH))
+        points, schedules = self._proposed(min(size, most))
         if not schedules:
             self.done = True
             return
@@ -130,7 +136,8 @@ class Tuned:
         seconds = np.array([self.known[s] for s in schedules[:tried]])
         self.search.observe(points[:tried], seconds)
         gained = 1 - self.best / before if math.isfinite(before) else self.expected
-        self.expected = FADING * self.expected + (1 - FADING) * max(gained, 0.0)
+        kept = FADING ** (tried / BATCH)
+        self.expected = kept * self.expected + (1 - kept) * max(gained, 0.0)
 
     def _proposed(self, count: int) -> tuple[Points, list[Schedule]]:
         """Points that are legal and new, with their schedules. Others are observed: as failed, or
