@@ -10,8 +10,10 @@ import pytest
 import tilewright as tw
 from running import run
 from tilewright import dtypes
+from tilewright.codegen import parallel
 from tilewright.ops.cumulative import Cumulative, Recurrence
 from tilewright.ops.samples import samples
+from tilewright.runtime import threads
 
 SHAPES = [
     ((1100,), 0),
@@ -48,6 +50,36 @@ def test_running_reductions(kind: str, shape: tuple[int, ...], along: int, rever
             np.testing.assert_allclose(got.astype(wide), want.astype(wide), rtol=tolerance)
         else:
             np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("shape", [(70001,), (65536,), (2, 100003), (3, 66000)])
+@pytest.mark.parametrize("kind", ["sum", "max", "min"])
+def test_long_lines(
+    kind: str, shape: tuple[int, ...], reverse: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads share a line, and find the bits of one thread."""
+    monkeypatch.setattr(parallel, "WORTH_NS", 0)
+    monkeypatch.setattr(parallel, "CHUNK_NS", 0)
+    for dtype in (dtypes.float32, dtypes.float64, dtypes.int32, dtypes.int64):
+        op = Cumulative(kind, len(shape) - 1, reverse)
+        x = samples(dtype, shape) if dtypes.is_integer(dtype) else small(dtype, shape)
+        alone = np.asarray(tw.compile(lambda x, op=op: op(x), threads=1)(x))
+        want = op.numpy(x.astype(np.float64) if dtype == dtypes.float32 else x)
+        np.testing.assert_allclose(alone, want, rtol=1e-5 if dtype == dtypes.float32 else 1e-11)
+        many = tw.compile(lambda x, op=op: op(x), threads=62)
+        for count in (1, 2, 3) if threads.available() else ():
+            with tw.threads(count):
+                assert np.asarray(many(x)).tobytes() == alone.tobytes()
+
+
+@pytest.mark.parametrize("place", [5, 4095, 4096, 60000, 70000])
+def test_nan_in_a_long_line(place: int) -> None:
+    x = np.linspace(-1, 1, 70001)
+    x[place] = np.nan
+    for kind in ("max", "sum"):
+        got = np.asarray(tw.compile(lambda x, kind=kind: Cumulative(kind, 0)(x))(x))
+        assert np.isnan(got[place:]).all() and not np.isnan(got[:place]).any()
 
 
 @pytest.mark.parametrize("kind", ["max", "min", "sum"])

@@ -61,6 +61,17 @@ UNROLL: Final = 4
 STRIP: Final = 8
 """Vectors of running reductions, and of neighbouring lines, that stay in registers."""
 
+LONG: Final = 1 << 16
+LARGE: Final = 8 << 20
+"""Elements of a line from which on it is cut into slices for several threads, and its bytes up to
+which it is: beyond, reading it twice takes longer than threads save."""
+
+SLICES: Final = 64
+"""Slices of such a line, at most."""
+
+FEW: Final = 16
+"""Lines from which on threads have enough to share without cutting one."""
+
 Element = Callable[[Expr], Expr]
 Step = Callable[[Expr, Expr], Expr]
 
@@ -229,6 +240,8 @@ class Lines:
     run together, so that none waits for its own predecessor. Where the steps are those of a
     `reduction` (its kind, and the elements it combines), these are pieces of one line, and the
     pieces' reductions, taken in lanes, say where their chains start; else they are several lines.
+    Where lines are few and long, slices of a line are reduced first, and then threads can share
+    them; the order of operations does not depend on how many there are.
     """
 
     def __init__(
@@ -253,6 +266,8 @@ class Lines:
             return block()
         if self.inner > 1:
             return self.columns(line, index("*", line, as_index(n * self.inner)))
+        if self._shared:
+            return loop(line, self.slices(index("*", line, as_index(n))))
         if self.piece:
             return each(line, (), self.pieces(index("*", line, as_index(n))))
         together = self.together
@@ -267,9 +282,13 @@ class Lines:
         """Steps of a piece of a line; 0 if lines are not cut."""
         if self.reduction is None or self._quick:
             return 0
-        whole = UNROLL * VECTOR_BYTES // self.wide.itemsize
         most = PIECE_BYTES // self.wide.itemsize
-        return min(most, self.n // CHAINS // whole * whole)
+        return min(most, self.n // CHAINS // self.round * self.round)
+
+    @property
+    def round(self) -> int:
+        """Steps that are reduced at once."""
+        return UNROLL * VECTOR_BYTES // self.wide.itemsize
 
     @property
     def together(self) -> int:
@@ -285,7 +304,14 @@ class Lines:
             self.reduction is not None
             and self.reduction[0] == "sum"
             and dtypes.is_integer(self.wide)
+            and not self._shared
         )
+
+    @property
+    def _shared(self) -> bool:
+        """Whether threads share each line."""
+        near = self.n >= LONG and self.n * self.out.dtype.itemsize <= LARGE
+        return self.reduction is not None and self.outer < FEW and near
 
     def at(self, j: Expr) -> Expr:
         """The j-th place of a line in the order of the steps."""
@@ -311,36 +337,81 @@ class Lines:
 
     def pieces(self, first: Expr) -> Stmt:
         """One long line: blocks of CHAINS pieces, then what is left in a single chain."""
-        piece = self.piece
-        blocks = self.n // (CHAINS * piece)
         carry = Buffer("carry", self.wide, (), "registers")
+        begin = [Alloc(carry), store(carry, (), self.start)]
+        blocks = self.blocks(first, carry, as_index(0), self.n // (CHAINS * self.piece))
+        return Block((*begin, *blocks, self.rest(first, carry)))
+
+    def slices(self, first: Expr) -> Stmt:
+        """One line for all threads, in slices of whole blocks: all slices are reduced, which says
+        where each starts, then their blocks are taken."""
+        size = CHAINS * self.piece
+        blocks = self.n // size
+        most = -(-blocks // SLICES)
+        n = -(-blocks // most)
+        one, two, three = (axis("s", n) for _ in range(3))
+        carry, part = (Buffer(name, self.wide, (), "registers") for name in ("carry", "part"))
+        heads = Buffer("heads", self.wide, (n,), "stack")
+        assert self.reduction is not None, "only reductions are known without their steps"
+        kind = self.reduction[0]
+        neutral = number(REDUCTIONS[kind][1](self.wide), self.wide)
+
+        def begin(s: Expr) -> Expr:
+            return index("*", s, as_index(most))
+
+        def count(s: Expr) -> Expr:
+            return index("min", as_index(most), minus(blocks, begin(s)))
+
+        def place(k: Expr) -> Expr:
+            return plus(first, self.at(plus(index("*", begin(one), as_index(size)), k)))
+
+        rounds = index("*", count(one), as_index(size // self.round))
+        reduced = self.reduced(part, place, rounds)
+        run = self.blocks(first, part, begin(three), count(three))
+        return Block((
+            Alloc(carry), Alloc(heads), store(carry, (), self.start),
+            loop(one, Alloc(part), store(part, (), neutral), *reduced,
+                 store(heads, (one,), part[()]), kind="parallel"),
+            loop(two, Alloc(part), store(part, (), heads[two]), store(heads, (two,), carry[()]),
+                 Accumulate(carry, (), kind, part[()])),
+            loop(three, Alloc(part), store(part, (), heads[three]), *run, kind="parallel"),
+            self.rest(first, carry),
+        ))  # fmt: skip
+
+    def blocks(self, first: Expr, carry: Buffer, begin: Expr, count: Extent) -> list[Stmt]:
+        """So many blocks of a line, the first of which starts from `carry`."""
+        piece = self.piece
         heads = Buffer("heads", self.wide, (CHAINS,), "stack")
         acc = Buffer("acc", self.wide, (CHAINS,), "registers")
-        b, run = axis("b", blocks), axis("j", piece)
-        each, begin, chain = axis("c", CHAINS), axis("c", CHAINS), axis("c", CHAINS)
-        start = index("*", b, as_index(CHAINS * piece))
+        b, run = axis("b", count), axis("j", piece)
+        each, enter, chain = axis("c", CHAINS), axis("c", CHAINS), axis("c", CHAINS)
+        start = index("*", plus(begin, b), as_index(CHAINS * piece))
 
         def place(c: Axis, k: Expr) -> Expr:
             return plus(first, self.at(plus(plus(start, index("*", c, as_index(piece))), k)))
 
-        left = axis("j", self.n - blocks * CHAINS * piece)
-        end = plus(first, self.at(plus(blocks * CHAINS * piece, left)))
-        return Block((
-            Alloc(carry), Alloc(heads), Alloc(acc), store(carry, (), self.start),
+        return [
+            Alloc(heads), Alloc(acc),
             loop(
                 b,
                 loop(each, store(heads, (each,), carry[()]),
-                     *self.reduced(carry, lambda k: place(each, k))),
-                loop(begin, store(acc, (begin,), heads[begin]), kind="unroll"),
+                     *self.reduced(carry, lambda k: place(each, k), piece // self.round)),
+                loop(enter, store(acc, (enter,), heads[enter]), kind="unroll"),
                 loop(run, loop(chain, *self.advance(acc, (chain,), place(chain, run)),
                                kind="unroll")),
                 store(carry, (), acc[CHAINS - 1]),
             ),
-            loop(left, *self.advance(carry, (), end)),
-        ))  # fmt: skip
+        ]  # fmt: skip
 
-    def reduced(self, carry: Buffer, place: Callable[[Expr], Expr]) -> list[Stmt]:
-        """carry combined with the piece whose steps are at `place`."""
+    def rest(self, first: Expr, carry: Buffer) -> Stmt:
+        """What all blocks leave, in a single chain."""
+        size = CHAINS * self.piece
+        done = self.n // size * size
+        left = axis("j", self.n - done)
+        return loop(left, *self.advance(carry, (), plus(first, self.at(plus(done, left)))))
+
+    def reduced(self, carry: Buffer, place: Callable[[Expr], Expr], rounds: Extent) -> list[Stmt]:
+        """carry combined with the steps at `place`, of so many rounds of all lanes."""
         assert self.reduction is not None, "only reductions are known without their steps"
         kind, element = self.reduction
         lanes = VECTOR_BYTES // self.wide.itemsize
@@ -348,7 +419,7 @@ class Lines:
         total = Buffer("total", self.wide, (UNROLL, lanes), "registers")
         u, v, w = (axis("u", UNROLL) for _ in range(3))
         lane = [axis("l", lanes) for _ in range(3)]
-        k = axis("k", self.piece // (UNROLL * lanes))
+        k = axis("k", rounds)
         at = plus(index("*", plus(index("*", k, as_index(UNROLL)), v), as_index(lanes)), lane[1])
         value = cast(element(place(at)), self.wide)
 
