@@ -19,6 +19,7 @@ from tilewright.cost_model.model import Model, infer
 from tilewright.cost_model.search import (
     AnnealingSearch,
     EvolutionarySearch,
+    Generations,
     GradientSearch,
     GuidedSearch,
     Learner,
@@ -89,6 +90,15 @@ def test_a_mutation_changes_one_hole(rng: np.random.Generator) -> None:
     by_hole = [near[holes == h].mean() for h in range(len(HOLES))]
     # Of the twelve heights half of the mutations step, and some of the jumps are no farther.
     assert 0.45 < by_hole[0] < 0.85
+
+
+def test_neighbours_differ_in_one_hole(rng: np.random.Generator) -> None:
+    (point,) = SPACE.random(rng, 1)
+    found = search.neighbours(SPACE, point)
+    assert ((found != point).sum(axis=1) == 1).all() and SPACE.legal(found).all()
+    every = np.array([[*point[:h], c, *point[h + 1 :]] for h, n in enumerate(SPACE.shape)
+                      for c in range(n) if c != point[h]])  # fmt: skip
+    assert {*map(tuple, found)} == {*map(tuple, every[SPACE.legal(every)])}
 
 
 def test_a_child_of_two_has_nothing_of_its_own(rng: np.random.Generator) -> None:
@@ -211,18 +221,32 @@ def test_a_trained_judge_needs_a_few_trials(
     assert median(make, 0.93, 64) <= 32
 
 
-def test_a_judge_learns_while_it_is_asked(blank: Model, online: Trainer) -> None:
-    """From nothing: an untrained judge that learns, and the same one that does not."""
+class Deaf(Learner):
+    """Believes what it believed at first."""
 
-    class Deaf(Learner):
-        def learn(self, points: np.ndarray, seconds: np.ndarray) -> None:
-            pass
+    def learn(self, points: np.ndarray, seconds: np.ndarray) -> None:
+        pass
+
+
+def test_a_judge_learns_while_it_is_asked(blank: Model, online: Trainer) -> None:
+    """From nothing: an untrained judge that learns, and the same one that does not. Neither looks
+    around the fastest point, which teaches, too."""
+    asked = Generations(nearby=0)
 
     def make(judge: type[Learner]) -> Callable[[int, SyntheticSpace], Search]:
-        return lambda i, s: GuidedSearch(s, judge(s, blank, online), i, s.start, founders=16)
+        return lambda i, s: GuidedSearch(s, judge(s, blank, online), i, s.start, asked, 16)
 
     assert median(make(Learner), 0.93, 160) <= 100
     assert median(make(Deaf), 0.93, 160) > 160
+
+
+def test_where_a_judge_is_wrong_neighbours_lead_on(blank: Model, online: Trainer) -> None:
+    def make(nearby: float) -> Callable[[int, SyntheticSpace], Search]:
+        asked = Generations(nearby=nearby)
+        return lambda i, s: GuidedSearch(s, Deaf(s, blank, online), i, s.start, asked, 16)
+
+    assert median(make(0.5), 0.93, 240) <= 160
+    assert median(make(0.0), 0.93, 240) > 240
 
 
 def test_the_slope_leads_down(model: Model, online: Trainer, rng: np.random.Generator) -> None:

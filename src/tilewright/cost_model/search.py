@@ -80,6 +80,16 @@ def mutated(space: Space, points: Array, rng: np.random.Generator) -> Array:
     return children
 
 
+def neighbours(space: Space, point: Array) -> Array:
+    """The legal points that fill one hole in another way: int64[n, H]."""
+    sizes = [len(h.choices) for h in space.holes]
+    holes = np.repeat(np.arange(len(sizes)), sizes)
+    found = np.repeat(point[None], len(holes), axis=0)
+    found[np.arange(len(holes)), holes] = np.concatenate([np.arange(n) for n in sizes])
+    found = found[found[np.arange(len(holes)), holes] != point[holes]]
+    return found[space.legal(found)]
+
+
 def crossed(a: Array, b: Array, rng: np.random.Generator) -> Array:
     """Points with each choice from one of two parents."""
     return np.where(rng.random(a.shape) < 0.5, a, b)
@@ -214,11 +224,12 @@ class EvolutionarySearch(Trials):
 @dataclass(frozen=True)
 class Generations:
     """How a judge is asked: `rounds` generations of a `population`. Of each batch a share
-    `explored` is random, and `diversity` is what a point is worth, in log seconds, that shares no
-    hole with another of its batch."""
+    `nearby` differs from the fastest in one hole, a share `explored` is random, and `diversity` is
+    what a point is worth, in log seconds, that shares no hole with another of its batch."""
 
     population: int = 384
     rounds: int = 4
+    nearby: float = 0.5
     explored: float = 0.05
     diversity: float = 0.1
 
@@ -286,18 +297,31 @@ class GuidedSearch(Trials):
         return points, scores
 
     def batch(self, points: Array, scores: Array, k: int) -> Array:
-        """What to measure of the scored points: the start first, then good ones unlike each other,
-        and a few random ones."""
+        """What to measure: the start first, then neighbours of the fastest, of the scored points
+        good ones unlike each other, and a few random ones. Where a judge is wrong about the best of
+        a kernel, its neighbours tell."""
         numbers = dict(zip(self._numbers(points), scores.tolist(), strict=True))
         new = self.fresh(points)
         values = np.array([numbers[n] for n in self._numbers(new)])
-        beginning = self.fresh(self.start)[:k]
-        # A share of less than one point is one point, now and then.
-        explored = int(self.generations.explored * k + self.rng.random())
+        nearby = self.near(self.part(self.generations.nearby, k))
+        beginning = np.concatenate([self.fresh(self.start), nearby])[:k]
+        explored = self.part(self.generations.explored, k)
         count = max(k - explored - len(beginning), 0)
         near = np.argsort(values, kind="stable")[: 16 * k]
         rows = diverse(new[near], values[near], count, self.generations.diversity)
         return self.proposed(beginning, new[near][rows], k=k)
+
+    def part(self, share: float, k: int) -> int:
+        """A share of k points; one of less than one is one point, now and then."""
+        return int(share * k + self.rng.random())
+
+    def near(self, most: int) -> Array:
+        """The best by the judge of the new neighbours of the fastest point, at most so many."""
+        for fastest in self.fastest(1):
+            found = self.fresh(neighbours(self.space, fastest))
+            if len(found):
+                return self.scored(found)[0][:most]
+        return self.start[:0]
 
 
 class GradientSearch(GuidedSearch):
