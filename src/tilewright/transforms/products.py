@@ -39,6 +39,9 @@ first and the second level cache."""
 VISIT, MANY_ROWS = 50.0, 128
 """Cycles to come to a stretch of a row for the first time, in a matrix that lies beyond the second
 level cache and has so many rows that none is fetched ahead: wide tiles come less often."""
+LATE, FOLLOWED = 100.0, 30.0
+"""Cycles to come to a stretch of a row that is read once the sums are done, by nothing that hides
+its way; and for a line of those that follow one another, as where a tile is turned."""
 FLIGHT, LONG = 8, 64
 """Multiplications that are under way at once: a tile of fewer sums waits for its own, if these are
 so long that the next tile's are out of sight."""
@@ -379,6 +382,10 @@ class Product:
             rate = SCATTERED
         cycles = rounds * depth * step + copied + rate * self.results
         cycles += VISIT * (stretches * self.rows_of(vector) + panels * self.rows_of(rows))
+        if turned is None:
+            cycles += LATE * stretches * self.read_after // static(vector.extent)
+        else:
+            cycles += FOLLOWED * self.read_after * self.outs[0].itemsize / LINE_BYTES
         turning = 0 if turned is None else 1 if _ahead(packed) else TURNING
         dealt = stretches * math.prod(static(a.extent) for a in order[: order.index(vector)])
         if packed and not _ahead(packed) and dealt < EVEN and cycles > SHARED:
@@ -396,6 +403,14 @@ class Product:
             if large and o.step(a) == 1 and o.load.guard is None and not o.is_constant:
                 total += o.size([*self.axes, *self.summed]) // static(a.extent)
         return total
+
+    @functools.cached_property
+    def read_after(self) -> int:
+        """Elements that are read once the sums are done, of arrays beyond the second level cache."""
+        during = {e for r in self.tiled for e in walk(r.body)}
+        loads = [e for x in self.body for e in walk(x.value) if isinstance(e, Load)]
+        sizes = [o.size(self.axes) for o in operands_of([e for e in loads if e not in during])]
+        return sum(n for n in sizes if n * self.outs[0].itemsize > self.target.l2_bytes)
 
     def order(
         self,
