@@ -125,7 +125,7 @@ def array_of_values() -> None:
     AT
     Use x itself for np.asarray(x), x.copy() for np.array(x), np.stack for np.array([x, y]). To
     fill an array with traced values make it with tw.numpy.zeros(shape) or np.zeros_like(x).
-    Functions outside NumPy (SciPy, math) have equivalents in tw.numpy and tw.nn.
+    Functions outside NumPy (SciPy, math) have equivalents in tw.numpy, tw.scipy and tw.nn.
     """
 
     def f(x: Any) -> Any:

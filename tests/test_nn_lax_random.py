@@ -566,6 +566,25 @@ def test_special_of_two(name: str) -> None:
     agrees(getattr(ours.special, name), getattr(scipy.special, name)(x, y), x, y, tolerance=1e-10)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int64, np.bool_])
+@pytest.mark.parametrize(
+    "name", ["erf", "erfc", "gammaln", "psi", "gamma", "expit", "ndtr", "beta"]
+)
+def test_ufuncs_of_scipy_itself(name: str, dtype: Any) -> None:
+    """Run in the source as it is, in the types that SciPy's inner loops compute in."""
+    f = getattr(scipy.special, name)
+    x = np.array([1, 2, 3, 5]).astype(dtype)
+    for g in (lambda v: f(v, v), lambda v: f(1.5, v)) if name == "beta" else (f,):
+        got, want = tw.compile(g)(x), g(x)
+        assert got.dtype == want.dtype
+        np.testing.assert_allclose(got, want, 1e-5 if want.dtype == np.float32 else 1e-10)
+
+
+def test_ufuncs_that_are_not_known() -> None:
+    with pytest.raises(errors.UnsupportedFunction, match="the ufunc jv is not supported"):
+        tw.compile(lambda v: scipy.special.jv(1.0, v))(POSITIVE)
+
+
 def test_special_inverses() -> None:
     p = np.array([1e-3, 0.2, 0.5, 0.9])
     agrees(ours.special.ndtri, scipy.special.ndtri(p), p)

@@ -665,3 +665,22 @@ def test_ufuncs_compute_in_the_dtype_they_are_given(f: Any) -> None:
     x = np.arange(100, 112, dtype=np.uint8).reshape(3, 4)
     y = np.arange(-106, -94, dtype=np.int8).reshape(4, 3)
     check(f, x, y)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x, n: x.reshape(n, -1), lambda x, n: x.sum(n), lambda x, n: np.flip(x, (0, n)),
+        lambda x, n: np.expand_dims(x, n), lambda x, n: np.tile(x, (2, n)),
+        lambda x, n: np.broadcast_to(x[0], (n, 5)), lambda x, n: np.moveaxis(x, 0, n),
+        lambda x, n: np.split(x, n), lambda x, n: np.array_split(x, n),
+    ],
+)  # fmt: skip
+def test_traced_axes_extents_and_counts_say_what_they_are(f: Callable[..., Any]) -> None:
+    with pytest.raises(errors.TracedNumber, match="an index, an extent or a count"):
+        run(f, np.ones((3, 5)), np.array(1))
+
+
+def test_complex_matrices_are_told_what_is_possible() -> None:
+    with pytest.raises(errors.DTypeMismatch, match=r"(?s)c128.*\[\[A, -B\], \[B, A\]\]"):
+        run(np.linalg.inv, np.eye(3) + 0j)

@@ -720,23 +720,28 @@ _UFUNC_METHODS: dict[str, Method] = {
 
 @cache
 def _namespace() -> Any:
-    """`tilewright.numpy`, which is built on this module: the one import made late."""
+    """`tilewright.numpy`, which is built on this module: imported late, as is SciPy's."""
     import tilewright.numpy as namespace
 
     return namespace
 
 
 def implementation(function: Any) -> Method:
-    """What a NumPy function means on traced arrays. Raises UnsupportedFunction."""
+    """What a NumPy function, or a ufunc of scipy.special, means on traced arrays. Raises
+    UnsupportedFunction."""
+    from tilewright.scipy import of_ufunc
+
     namespace = _namespace()
-    found = namespace.FUNCTIONS.get(function)
+    found = namespace.FUNCTIONS.get(function) or of_ufunc(function)
     if found is not None:
         return found  # type: ignore[no-any-return]
     raise UnsupportedFunction(_qualified(function), namespace.ALTERNATIVES.get(function, ""))
 
 
 def _qualified(function: Any) -> str:
-    """`np.linalg.inv` for a function of numpy.linalg."""
+    """`np.linalg.inv` for a function of numpy.linalg, the name alone of a ufunc of others."""
+    if isinstance(function, np.ufunc) and getattr(np, function.__name__, None) is not function:
+        return f"the ufunc {function.__name__}"
     module = getattr(function, "__module__", None) or "numpy"
     return f"np{module.removeprefix('numpy')}.{function.__name__}"
 

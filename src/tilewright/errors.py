@@ -99,9 +99,9 @@ INDEXED: Final = (
 class TracedConversion(TilewrightError, TypeError):
     """A traced array was asked for its elements as an ordinary NumPy array.
 
-    Fails: `np.asarray(x)`, `np.array([x[0], x[1]])`, `scipy.special.erf(x)`, `buffer[:] = x`
+    Fails: `np.asarray(x)`, `np.array([x[0], x[1]])`, `scipy.special.softmax(x)`, `buffer[:] = x`
     with `buffer = np.zeros(3)`; `table[i]` with an ordinary table and i traced.
-    Way out: x itself, `x.copy()`; `np.stack([x[0], x[1]])`; `tw.nn` and `tw.numpy` functions in
+    Way out: x itself, `x.copy()`; `np.stack([x[0], x[1]])`; `tw.nn` and `tw.scipy` functions in
     place of SciPy's; `buffer = np.zeros_like(x)` or `tw.numpy.zeros(3)`;
     `tw.numpy.asarray(table)[i]`.
     """
@@ -115,7 +115,7 @@ class TracedConversion(TilewrightError, TypeError):
             else "Use x itself for np.asarray(x), x.copy() for np.array(x), np.stack for"
             " np.array([x, y]). To fill an array\nwith traced values make it with"
             " tw.numpy.zeros(shape) or np.zeros_like(x). Functions outside NumPy (SciPy,\nmath)"
-            " have equivalents in tw.numpy and tw.nn.",
+            " have equivalents in tw.numpy, tw.scipy and tw.nn.",
         )
 
 

@@ -6,7 +6,10 @@ their own (Bessel, gammainc, zeta).
 
 from __future__ import annotations
 
+import functools
 import math
+import sys
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +23,8 @@ from tilewright.numpy.products import matmul
 from tilewright.numpy.protocol import inexact, staged, together
 from tilewright.ops import elementwise as el
 from tilewright.ops.linalg import TriangularSolve
-from tilewright.tracing import Array, asarray, astype, broadcast_to
+from tilewright.promotion import loop, promotes_as
+from tilewright.tracing import Array, asarray, astype, broadcast_to, operand
 
 ArrayLike = Any
 _where = pointwise.where
@@ -178,6 +182,21 @@ special = SimpleNamespace(
     ndtri=ndtri, psi=digamma, rel_entr=rel_entr, softmax=nn.softmax, xlog1py=xlog1py, xlogy=xlogy,
 )  # fmt: skip
 """scipy.special's names."""
+
+
+def of_ufunc(function: Any) -> Callable[..., Array] | None:
+    """What a ufunc of SciPy's own module is on traced arrays; None if it is not known here."""
+    theirs, name = sys.modules.get("scipy.special"), getattr(function, "__name__", "")
+    if getattr(theirs, name, None) is not function or not isinstance(function, np.ufunc):
+        return None
+    ours = getattr(special, name, None)
+    return None if ours is None else functools.partial(_in_loop_types, function, ours)
+
+
+def _in_loop_types(ufunc: np.ufunc, ours: Any, *args: ArrayLike) -> Array:
+    """Computed in the types of SciPy's inner loop: float32 for float16."""
+    *types, output = loop(ufunc, tuple(promotes_as(operand(x)) for x in args), None)
+    return astype(ours(*[astype(asarray(x), t) for x, t in zip(args, types, strict=True)]), output)
 
 
 # -- linear algebra ----------------------------------------------------------------------------

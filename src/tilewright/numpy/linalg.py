@@ -85,6 +85,11 @@ def matrix(name: str, a: ArrayLike, square: bool = True) -> Array:
     x = inexact(a)
     if x.dtype not in (dtypes.float32, dtypes.float64):
         way_out = "Convert it: x.astype(np.float32)."
+        if dtypes.is_complex(x.dtype):
+            way_out = (
+                "Matrices are real here: A + iB acts as [[A, -B], [B, A]] on [Re x, Im x], or call"
+                " NumPy's\nfunction outside the compiled one, on its result."
+            )
         raise DTypeMismatch(f"linalg.{name} does not exist for {dtypes.short(x.dtype)}", way_out)
     if x.ndim < 2:
         raise ShapeMismatch(f"linalg.{name} needs matrices, with at least two axes", x.shape)

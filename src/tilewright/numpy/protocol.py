@@ -153,8 +153,9 @@ def inexact_type(*values: Any) -> DType:
 
 
 def shape_of(shape: Any) -> tuple[Extent, ...]:
-    """A shape given as an extent or a sequence of them."""
-    return tuple(shape) if isinstance(shape, Iterable) else (shape,)
+    """A shape given as an extent or a sequence of them. Raises TracedNumber for traced ones."""
+    extents = shape if isinstance(shape, Iterable) and not isinstance(shape, Array) else (shape,)
+    return tuple(n.__index__() if isinstance(n, Array) else n for n in extents)
 
 
 def filled(value: Any, shape: Sequence[Extent], dtype: Any) -> Array:

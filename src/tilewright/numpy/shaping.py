@@ -6,6 +6,7 @@ index arithmetic. A static index along an axis is taken as a few slices rather t
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -381,6 +382,8 @@ def array_split(ary: ArrayLike, indices_or_sections: Any, axis: int = 0) -> list
     x = asarray(ary)
     d = axis_of(axis, x.ndim)
     n = static(x.shape[d])
+    if isinstance(indices_or_sections, Array):
+        indices_or_sections = operator.index(indices_or_sections)  # how many cannot be traced
     pieces = np.array_split(np.arange(n), indices_or_sections)
     result, start = [], 0
     for p in pieces:
