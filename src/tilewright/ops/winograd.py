@@ -438,12 +438,15 @@ class _Tiling:
             axis("t", columns),
         )  # fmt: skip
         y = row * m + line - self.low[0]
+        left, size = self.low[1], static(x.shape[3])
 
         def read(u: Expr, p: Expr) -> Expr:
-            index = (image, first + u, y, p - self.low[1])
-            return Load(x, index, self._inside(x, index[2:]))
+            return Load(x, (image, first + u, y, p), None)
 
-        turned = _turned(SIDE, width, read, strip, lambda p, u: (line, p, u))
+        copied = _turned(SIDE, size, read, strip, lambda p, u: (line, p + left, u))
+        copied = self._where(y, static(x.shape[2]), copied, _blank(strip, line, left, size))
+        right = left + size
+        around = [_blank(strip, line, 0, left), _blank(strip, line, right, width - right)]
         down, across = _Body(), _Body()
         taken = down.names([strip[as_index(k), place, v] for k in range(self.reach)])
         for k, s in enumerate(sums(taken)):
@@ -455,22 +458,27 @@ class _Tiling:
         return loop(
             at,
             Alloc(strip),
-            loop(line, turned),
+            loop(line, copied, *around),
             loop(place, down.lanes(v)),
             loop(i, loop(tile, across.lanes(v))),
             kind="parallel",
         )
 
-    def _inside(self, x: Buffer, place: Sequence[Expr]) -> Expr | None:
-        """What must hold for a place to be in the image; None if all are."""
-        tests = []
-        for d, p in enumerate(place):
-            size = static(x.shape[d + 2])
-            if self.low[d]:
-                tests.append(apply("le", as_index(0), p))
-            if self.extent(d) > size + self.low[d]:
-                tests.append(apply("lt", p, as_index(size)))
-        return functools.reduce(lambda a, b: a & b, tests) if tests else None
+    def _where(self, y: Expr, size: int, then: Stmt, otherwise: Stmt) -> Stmt:
+        """One of two statements, by whether there is such a row in the image."""
+        tests = [apply("le", as_index(0), y)] if self.low[0] else []
+        if self.extent(0) > size + self.low[0]:
+            tests.append(apply("lt", y, as_index(size)))
+        if not tests:
+            return then
+        return If(functools.reduce(lambda a, b: a & b, tests), block(then), block(otherwise))
+
+
+def _blank(strip: Buffer, line: Expr, start: int, count: int) -> Stmt:
+    """Zeros in some columns of a row."""
+    p, v = axis("p", count), axis("v", SIDE)
+    zero = Store(strip, (line, p + start, v), literal(0, strip.dtype))
+    return loop(p, loop(v, zero, kind="vector", lanes=SIDE)) if count else block()
 
 
 # -- loops ---------------------------------------------------------------------------------------

@@ -406,7 +406,7 @@ class Product:
 
     @functools.cached_property
     def read_after(self) -> int:
-        """Elements that are read once the sums are done, of arrays beyond the second level cache."""
+        """Elements that are read once the sums are done, of what lies beyond the second cache."""
         during = {e for r in self.tiled for e in walk(r.body)}
         loads = [e for x in self.body for e in walk(x.value) if isinstance(e, Load)]
         sizes = [o.size(self.axes) for o in operands_of([e for e in loads if e not in during])]
