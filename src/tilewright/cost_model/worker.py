@@ -63,7 +63,8 @@ SETTLED: Final = 0.01
 CALM: Final = 0.02
 """By how much the reference may exceed the least it ever took: more, and somebody else is at work
 in this core, whose other half may be another machine's to use. Some code takes a third longer then,
-other code none."""
+other code none. Where that lasts, candidates are compared with so much over the least: what is
+measured beside a disturbed reference would look fast, and lead."""
 FORGOTTEN: Final = 5e-4
 """What is added to that least with every candidate: clocks drift."""
 TOLERANCE: Final = {
@@ -350,10 +351,11 @@ class Timer:
             calm = min(base) <= (1 + CALM) * self.least and _settled(own) and _settled(base)
             if calm or hopeless or len(own) >= most:
                 break
+        reference = min(*base, (1 + CALM) * self.least)
         self.least *= 1 + FORGOTTEN
         low, middle, high = np.quantile(np.divide(own, base), (0.25, 0.5, 0.75)).tolist()
         seconds = min(own)
-        return {"seconds": seconds, "ratio": seconds / min(base), "spread": (high - low) / middle}
+        return {"seconds": seconds, "ratio": seconds / reference, "spread": (high - low) / middle}
 
 
 def _settled(times: list[float]) -> bool:
