@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -242,6 +242,51 @@ def test_children_that_talk_nonsense_are_dealt_with(
         assert all(error in f.error and f.error for f in found)
         monkeypatch.undo()
         check_measured(one(broken, Task.of(product(), tile(8))))
+
+
+# -- what a time is --------------------------------------------------------------------------------
+
+
+class Stretches:
+    """Stands for a program in memory: a stretch takes as long as the next of some numbers, the last
+    one for ever, in units of 100 microseconds."""
+
+    def __init__(self, *times: float) -> None:
+        self.times, self.count = [*times], 0
+
+    def __call__(self) -> float:
+        self.count += 1
+        return 1e-4 * (self.times.pop(0) if len(self.times) > 1 else self.times[0])
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> Callable[[Stretches, Stretches], float]:
+    """The quotient of a candidate by its reference, by one timer."""
+    monkeypatch.setattr(worker, "_sampler", lambda run, clock: (run, 1e-4))
+    timer = worker.Timer()
+
+    def ratio(own: Stretches, reference: Stretches) -> float:
+        found = timer._compared(own, reference, time.thread_time)  # type: ignore[arg-type]
+        return float(found["ratio"])
+
+    return ratio
+
+
+def test_a_few_stretches_say_enough_where_they_agree(compared: Any) -> None:
+    own = Stretches(2)
+    assert compared(own, Stretches(4)) == pytest.approx(0.5)
+    assert own.count == worker.PAIRS
+
+
+def test_what_disturbs_some_stretches_does_not_count(compared: Any) -> None:
+    assert compared(Stretches(3, 3, 2.6, 3, 2.7, 2, 3, 2, 2), Stretches(4)) == pytest.approx(0.5)
+    assert compared(Stretches(2), Stretches(5, 4, 5, 5, 4, 5, 5, 4)) == pytest.approx(0.5)
+
+
+def test_a_disturbed_reference_makes_nothing_look_fast(compared: Any) -> None:
+    assert compared(Stretches(2), Stretches(4)) == pytest.approx(0.5)
+    disturbed = compared(Stretches(2), Stretches(5))
+    assert 0.5 > disturbed > 0.5 / (1 + 2 * worker.CALM)
 
 
 # -- nothing is left -------------------------------------------------------------------------------
