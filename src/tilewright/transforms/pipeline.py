@@ -20,6 +20,7 @@ from tilewright.transforms.alternatives import Choose, Computation, cut
 from tilewright.transforms.assemble import Assembly, Scheduler, assemble
 from tilewright.transforms.attention import attention
 from tilewright.transforms.extremes import extremes
+from tilewright.transforms.fourier import fourier
 from tilewright.transforms.fusion import Edge
 from tilewright.transforms.overlap import overlap
 from tilewright.transforms.pointwise_loops import pointwise_loops
@@ -60,6 +61,13 @@ GRAPH: Final[tuple[Pass, ...]] = (
         "winograd",
         winograd,
         "convolve windows of 3 by 3 in fewer multiplications where that is faster",
+        lambda options: options.winograd,
+        asks=True,
+    ),
+    Pass(
+        "fourier",
+        fourier,
+        "convolve large windows by transforms of tiles where that is faster",
         lambda options: options.winograd,
         asks=True,
     ),
