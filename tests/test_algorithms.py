@@ -1,4 +1,4 @@
-"""Algorithms of convolutions: measured as whole programs, kept, and followed by later programs."""
+"""Algorithms of convolutions and attentions: measured as whole programs, kept, and followed."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ from tilewright.cost_model.choice import Choice
 from tilewright.cost_model.deferred import Deferred
 from tilewright.cost_model.measure import Outcome
 from tilewright.cost_model.records import Database, Timing
+from tilewright.ops.attention import Attention, AttentionGradient
 from tilewright.ops.winograd import FilterData
 from tilewright.options import Options
 from tilewright.target import host
 from tilewright.transforms import pipeline
+from tilewright.transforms.alternatives import Computation
 from tilewright.transforms.winograd import ALGORITHMS, DIRECT, Convolution
 
 compiling = import_module("tilewright.compile")
@@ -132,6 +134,50 @@ def test_what_was_measured_is_followed(kept: Database, clock: list[Convolution])
     assert not used(tw.compile(conv, options=Options(winograd=False), threads=1), X, W)
     tw.tune(f, X, W, trials=8, progress=False)
     assert len(clock) == 1, "it is known"
+
+
+def attend(q: Any, k: Any, v: Any) -> Any:
+    scores = q @ k.swapaxes(-1, -2) * 0.2
+    e = np.exp(scores - scores.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True) @ v
+
+
+def test_attentions_are_measured_and_cut_as_was_best(
+    kept: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = [RNG.standard_normal((2, 70, 8)).astype(np.float32) for _ in range(3)]
+
+    def loss(*args: Any) -> Any:
+        return (attend(*args) ** 2).sum()
+
+    def cuts(f: Any) -> list[Any]:
+        nodes = f.lower(*args).simplified.nodes
+        return [n.op.blocks for n in nodes if isinstance(n.op, (Attention, AttentionGradient))]
+
+    def timed(c: Computation, choice: Choice, compiled: Any) -> list[Timing]:
+        """The last is the fastest."""
+        here = c.text, encoding.machine_key(machine()), 1
+        names = enumerate(c.algorithms)
+        return [Timing(*here, n, 9.0 - i, 9.0, 1e9, "a compiler") for i, n in names]
+
+    f = tw.compile(tw.grad(loss, argnums=(0, 1, 2)), threads=1)
+    before = f(*args)
+    assert cuts(f) == [None, None], "as usual"
+    questions = pipeline.computations(f.lower(*args).graph, Options())
+    assert len(questions) == 2 and len({c.text for c in questions}) == 2
+    real = algorithms.timed(questions[0], Choice(machine(), 1), tw.compile)
+    assert [t.algorithm for t in real] == list(questions[0].algorithms)
+    monkeypatch.setattr(algorithms, "timed", timed)
+    result = tw.tune(f, *args, trials=sum(len(c.algorithms) for c in questions), progress=False)
+    assert len(result.algorithms) == result.trials
+    assert [str(b) for b in cuts(f)] == [c.algorithms[-1] for c in questions]
+    for a, b in zip(f(*args), before, strict=True):
+        same(a, b, tolerance=1e-5)
+    found = f.lower(*args).algorithms()
+    assert [a.name for a in found] == [c.algorithms[-1] for c in questions]
+    assert all(a.origin.startswith("measurements") for a in found)
+    tw.tune(f, *args, trials=0, progress=False)
+    assert [str(b) for b in cuts(f)] == [c.algorithms[-1] for c in questions], "kept"
 
 
 def test_few_trials_and_schedulers_of_users_measure_none(

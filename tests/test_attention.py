@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -14,6 +15,7 @@ import tilewright as tw
 from running import interpreted
 from tilewright import nn
 from tilewright.ops.attention import Attention, AttentionGradient, Bias, Causal, Mask
+from tilewright.ops.attention_blocks import Blocks, Extents
 from tilewright.tracing import asarray
 
 TOLERANCE = {"float64": 1e-12, "float32": 5e-6, "float16": 4e-3, "bfloat16": 4e-2}
@@ -448,3 +450,49 @@ def test_random_layouts(seed: int) -> None:
     args[3:] = [x > -1 if isinstance(s, Mask) else x for s, x in zip(kinds, args[3:], strict=True)]
     got = tw.compile(lambda *a: op(*map(asarray, a)))(*args)
     np.testing.assert_allclose(got, op.numpy(*args), 1e-12, 1e-12)
+
+
+# -- cuts --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("t, s", [(1, 70), (5, 300), (12, 200), (40, 40), (100, 333), (9, 1100)])
+def test_every_cut_attends_alike(t: int, s: int, dtype: Any) -> None:
+    """Causal, masked and biased at once; cuts that no measurement would ask for among them."""
+    args = arrays((2, t, 9), (2, s, 9), (2, s, 20), (s,), dtype=dtype)
+    seen = rng(3).random((t, s)) < 0.8
+    seen[:, : s // 3] = True
+    seen[:, s // 2 : s // 2 + 70] = False
+    steps = (Bias(("s",)), Mask(("t", "s"), -np.inf), Causal(s - t, -1e30))
+    op = Attention((("h", 2), ("t", t), ("s", s), ("d", 9), ("e", 20)), ("h", "t", "d"),
+                   ("h", "s", "d"), ("h", "s", "e"), ("h", "t", "e"), 0.3, steps)  # fmt: skip
+    given = (*args[:3], args[3], seen)
+    ct = arrays((2, t, 20), dtype=dtype, seed=5)[0]
+    few = [Blocks(0, 0, 64), Blocks(0, 0, 1024)] if t <= 16 else []
+    odd = [Blocks(3, 5, 64), Blocks(4, 1, 128), Blocks(1, 28, 192)]
+    for of, values in ((op, given), (AttentionGradient(op), (*given, ct))):
+        gradient = of is not op
+        usual = op.cut(values[0], gradient).alternatives
+        exact = of.numpy(*(x if x.dtype == bool else x.astype(np.float64) for x in values))
+        for blocks in [*usual, *odd, *([] if gradient else few)]:
+            found = tw.compile(replace(of, blocks=blocks))(*values)
+            for a, b in zip(found, exact, strict=True) if gradient else [(found, exact)]:
+                scale = max(np.abs(b).max(), 1.0)
+                error = np.abs(np.asarray(a, np.float64) - b).max()
+                assert error <= 3 * TOLERANCE[np.dtype(dtype).name] * scale, blocks
+
+
+def test_cuts_that_are_worth_measuring() -> None:
+    for t, s, stored, summed, gradient in (
+        (1, 1, 4, 4, False), (1, 1, 4, 4, True), (1000, 64, 8, 8, True), (16, 17, 2, 4, False),
+        (12, 5000, 4, 4, False), (300, 10**6, 4, 4, True),
+    ):  # fmt: skip
+        e = Extents(t, s, stored, summed, gradient)
+        found = e.alternatives
+        assert found[0] == e.usual and len(set(found)) == len(found) == len(set(map(str, found)))
+        assert all(b.keys % 64 == 0 and (b.vectors or not gradient) for b in found)
+    assert len(Extents(1, 1000, 4, 4, False).alternatives) <= 2, "a query alone shares no key"
+    assert Extents(77, 77, 4, 4, False).usual.vectors == 1
+    assert Extents(1024, 1024, 2, 4, False).usual.vectors == 2, "keys are widened half as often"
+    assert Extents(16, 16384, 4, 4, True).usual.keys == 16384, "scores are computed once"
+    assert Extents(16, 16385, 4, 4, True).usual.keys == 512

@@ -16,6 +16,7 @@ import pytest
 import tilewright as tw
 from tilewright import roofline
 from tilewright.cost_model import encoding, explaining, files
+from tilewright.cost_model.algorithms import Fixed
 from tilewright.cost_model.choice import MARGIN, Choice
 from tilewright.cost_model.explaining import Explanation
 from tilewright.cost_model.features import NAMES, TERMS, VERSION
@@ -120,6 +121,23 @@ def test_programs_explain_each_kernel() -> None:
     assert len(low.kernels) > 1
     titles = [line.split(":")[0] for line in after.splitlines() if not line.startswith(" ")]
     assert titles == [k.name for k in low.kernels]
+
+
+def test_algorithms_are_explained_with_the_others() -> None:
+    x, w = f32(1, 16, 12, 10), f32(16, 16, 3, 3)
+
+    def conv(x: Any, w: Any) -> Any:
+        return tw.lax.conv_general_dilated(x, w, (1, 1), "SAME")
+
+    (found,) = tw.compile(conv, threads=1).lower(x, w).algorithms()
+    assert found.name == found.computation.counted and "a count of cycles" in found.origin
+    assert str(found) in tw.compile(conv, threads=1).lower(x, w).explain()
+    others = str(found).splitlines()[-1]
+    assert all((n in others) == (n != found.name) for n in found.computation.algorithms)
+    given = tw.compile(conv, threads=1, scheduler=Fixed(Choice(ZNVER4, 1), "winograd 2x2"))
+    (found,) = given.lower(x, w).algorithms()
+    assert found.name == "winograd 2x2" and found.origin == "the scheduler that was given"
+    assert "algorithms:" not in tw.compile(np.exp).lower(x).explain()
 
 
 def test_what_is_computed_ahead_is_explained_apart() -> None:

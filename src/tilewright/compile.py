@@ -46,7 +46,7 @@ from tilewright.transforms.assemble import Assembly, Scheduler, constants
 from tilewright.transforms.heuristic import heuristic
 
 if TYPE_CHECKING:
-    from tilewright.cost_model.explaining import Explanation
+    from tilewright.cost_model.explaining import Algorithm, Explanation
 
 MOST_PROGRAMS: Final = 1024
 """Programs kept for reuse; the one not used for longest goes first."""
@@ -579,17 +579,27 @@ class Lowered:
         return replace(self, entry=replace(entry, program=program, captured=captured))
 
     def explain(self, measure: bool = False) -> str:
-        """Every value kept in memory, with the reason and the bytes, and what was fused; then for
+        """Every value kept in memory, with the reason and the bytes, and what was fused; by which
+        algorithm convolutions and attentions are computed, and which others there are; then for
         each kernel its schedule, as Python, what chose it, its times (predicted, measured if the
         user's database knows, and the least possible) and what came next, with the features that
         make the difference. `measure`: bounds at this machine's measured rates, which take half a
         second, rather than a usual one's."""
         before = pipeline.explain(self.entry.program.graph, self.entry.program.assembly)
-        lines = [before, "schedules:", *map(str, self.explained(measure))]
+        taken = self.algorithms()
+        lines = [before, *(["algorithms:", *map(str, taken)] if taken else [])]
+        lines += ["schedules:", *map(str, self.explained(measure))]
         if self.entry.program.assembly.preparation is not None:
             lines.append("schedules of what is computed ahead, once for each set of constants:")
             lines += map(str, self.explained(measure, ahead=True))
         return "\n".join(lines)
+
+    def algorithms(self) -> list[Algorithm]:
+        """What `explain` prints of the convolutions and attentions that have several algorithms."""
+        from tilewright.cost_model import explaining
+
+        p = self.entry.program
+        return explaining.algorithms(self.graph, p.options, p.scheduler, p.target, self.threads)
 
     def explained(self, measure: bool = False, ahead: bool = False) -> list[Explanation]:
         """What `explain` prints of each kernel's schedule, times in seconds; `ahead`: of the

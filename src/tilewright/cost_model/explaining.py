@@ -1,4 +1,5 @@
-"""Explaining: why a kernel has the schedule it has, and what the next ones would have cost.
+"""Explaining: why a kernel has the schedule it has, and what the next ones would have cost; which
+algorithms compute what several could.
 
 Knows where a choice came from, what was measured, predicted and is at least needed, and which terms
 of a prediction tell two schedules apart. Refuses to choose (`choice`): it asks what chose, and what
@@ -13,7 +14,7 @@ ICML 2017). The roofline's difference is shared out among its terms in the same 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Any, Final
@@ -27,10 +28,13 @@ from tilewright.cost_model.features import EXPOSED, NAMES, TERMS, USUAL
 from tilewright.cost_model.model import Model, correction, standardised
 from tilewright.cost_model.spaces import Space, space
 from tilewright.errors import BadDatabase
+from tilewright.graph import Graph
 from tilewright.kernel import Kernel
-from tilewright.options import show
+from tilewright.options import Options, show
 from tilewright.roofline import Rates, Work, work_of
 from tilewright.target import Target
+from tilewright.transforms import pipeline
+from tilewright.transforms.alternatives import Computation, by_count
 from tilewright.transforms.assemble import Scheduler
 from tilewright.transforms.autodiff import grad
 from tilewright.transforms.schedule import Schedule, Tensorize
@@ -162,6 +166,58 @@ def usual(threads: int) -> Rates:
         threads, flops, flops / 2, 4 * flops, 2 * flops, m.l2_rate * threads, m.l3_rate * threads,
         m.dram_rate, (m.l2_bytes, m.l3_bytes),
     )  # fmt: skip
+
+
+# -- algorithms ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """By what something is computed that several algorithms compute, and what said so: prints as a
+    paragraph. `measured` has the times as long as the first of them takes, of those whose times the
+    user's database knows."""
+
+    computation: Computation
+    name: str
+    origin: str
+    measured: Mapping[str, float]
+
+    def __str__(self) -> str:
+        c = self.computation
+        others = [self._told(n) for n in c.algorithms if n != self.name]
+        return "\n".join([
+            f"{c.op.name} {', '.join(map(repr, c.types))}",
+            f"  algorithm  {self._told(self.name)}",
+            f"  chosen by  {self.origin}",
+            f"  others     {'; '.join(others)}",
+        ])  # fmt: skip
+
+    def _told(self, name: str) -> str:
+        ratio = self.measured.get(name)
+        if ratio is None:
+            return name
+        first = self.computation.algorithms[0]
+        return f"{name} (measured: {1 / ratio:.2f}x the speed of {first})"
+
+
+def algorithms(
+    graph: Graph, options: Options, scheduler: Scheduler | None, target: Target, threads: int
+) -> list[Algorithm]:
+    """Which algorithms are taken for what of a graph, as it was traced, has several, compiled for a
+    target and so many threads by a scheduler (None: by count)."""
+    if isinstance(scheduler, Deferred):
+        scheduler = scheduler.choice
+    asked = scheduler if isinstance(scheduler, Choice) else Choice(target, threads)
+    choose = getattr(scheduler, "algorithm", None) or by_count
+    found = []
+    for c in pipeline.computations(graph, options):
+        name = choose(c)
+        origin = "a count of cycles: they were not all measured"
+        if name is not None:
+            given = not isinstance(scheduler, Choice)
+            origin = "the scheduler that was given" if given else "measurements: the fastest of all"
+        found.append(Algorithm(c, name or c.counted, origin, asked.algorithms(c)))
+    return found
 
 
 # -- one kernel ------------------------------------------------------------------------------------
