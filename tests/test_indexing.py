@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tilewright as tw
 from agreement import agrees, interpreted
 from tilewright import dtypes, errors
 from tilewright.graph import Type
@@ -179,3 +180,38 @@ def test_traced_slices_are_refused() -> None:
         3,
         4,
     ]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int64])
+def test_scatters_read_positions_themselves(dtype: Any) -> None:
+    """Counted from the end where negative, without an array of their own."""
+    x = np.zeros((50, 3), dtype)
+    at = np.array([[3, -50, 49], [-1, 50, -51]])
+    updates = np.arange(18).reshape(2, 3, 3).astype(dtype)
+
+    def update(x: Any, at: Any, u: Any) -> Any:
+        return x.at[at].add(u)
+
+    lowered = tw.compile(update).lower(x, at, updates)
+    assert lowered.kernels == (), lowered.kernels
+    expected = x.copy()
+    for i, u in zip(at.ravel(), updates.reshape(6, 3), strict=True):
+        if -50 <= i < 50:
+            expected[i] += u
+    np.testing.assert_array_equal(tw.compile(update)(x, at, updates), expected)
+
+    def two(x: Any, i: Any, j: Any) -> Any:
+        return x.at[i, j].max(9)
+
+    lowered = tw.compile(two).lower(x, at[0], at[1] % 3)
+    assert "select" not in str(lowered.kernels), lowered.kernels
+
+
+def test_gradients_of_lookups_read_positions_themselves() -> None:
+    table, at = np.ones((50, 3)), np.array([3, 3, -1])
+    gradient = tw.grad(lambda t, i: (t[i] * np.arange(9.0).reshape(3, 3)).sum())
+    text = str(tw.compile(gradient).lower(table, at).kernels)
+    assert "min" not in text and "select" not in text, text
+    expected = np.zeros((50, 3))
+    np.add.at(expected, at, np.arange(9.0).reshape(3, 3))
+    np.testing.assert_array_equal(tw.compile(gradient)(table, at), expected)

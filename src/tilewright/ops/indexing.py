@@ -61,6 +61,11 @@ def clamped(at: Any, n: Extent) -> Any:
     return el.maximum(el.minimum(at, at.full_like(n - 1)), at.zeros_like())
 
 
+def wrapped(at: Any, n: Extent) -> Any:
+    """Positions with negative ones counted from the end. `n` is the extent of an axis."""
+    return el.select(el.lt(at, at.zeros_like()), at + at.full_like(n), at)
+
+
 def in_range(x: Any, axes: Axes, indices: Sequence[Any]) -> Any:
     """Where all indices lie inside their axes of x (a bool array of the indices' shape)."""
     inside = None
@@ -165,13 +170,16 @@ class Scatter(Op):
     """x with `kind` (set add mul min max) applied at index arrays, as `x.at[i, j].add(u)`.
 
     Arguments: x, one int64 index array per axis of `axes` (all of one shape), and the updates of
-    shape (*index shape, *x's other axes). Updates whose position lies outside are dropped. The
-    updates of one element are combined in an order that the shapes alone decide; with `set` the
-    last one, in row-major order, stays.
+    shape (*index shape, *x's other axes). Positions are counted from the end where they are
+    negative if they `wrap`, then moved to the nearest inside if they `clip`; updates whose position
+    lies outside are dropped. The updates of one element are combined in an order that the shapes
+    alone decide; with `set` the last one, in row-major order, stays.
     """
 
     kind: str
     axes: Axes
+    wrap: bool = False
+    clip: bool = False
     fusion: ClassVar[str] = "opaque"
 
     @property
@@ -187,6 +195,7 @@ class Scatter(Op):
 
     def numpy(self, x: Any, *args: Any) -> Any:
         *indices, updates = args
+        indices = [self._read(i, x.shape[d]) for d, i in zip(self.axes, indices, strict=True)]
         out = np.moveaxis(x.copy(), self.axes, range(len(self.axes)))
         inside = np.ones(indices[0].shape, bool)
         for i, d in zip(indices, self.axes, strict=True):
@@ -200,7 +209,25 @@ class Scatter(Op):
                 combine[self.kind].at(out, at, updates[inside])
         return np.moveaxis(out, range(len(self.axes)), self.axes).copy()
 
+    def _read(self, at: Any, n: int) -> Any:
+        """Positions, an array of NumPy's, as they are read."""
+        at = np.where(at < 0, at + n, at) if self.wrap else at
+        return np.clip(at, 0, n - 1) if self.clip else at
+
+    def _plain(self, args: Sequence[Any]) -> tuple[Scatter, list[Any]]:
+        """The same with positions that are taken as they are."""
+        x, *indices, updates = args
+        extents = [x.shape[d] for d in self.axes]
+        if self.wrap:
+            indices = [wrapped(i, n) for i, n in zip(indices, extents, strict=True)]
+        if self.clip:
+            indices = [clamped(i, n) for i, n in zip(indices, extents, strict=True)]
+        return replace(self, wrap=False, clip=False), [x, *indices, updates]
+
     def jvp(self, tangents: Sequence[Any], out: Any, *args: Any) -> Any:
+        if self.wrap or self.clip:
+            op, plain = self._plain(args)
+            return op.jvp(tangents, out, *plain)
         x, *indices, updates = args
         tx, tu = (
             a.zeros_like() if t is None else t
@@ -237,6 +264,9 @@ class Scatter(Op):
         return type(x).where(el.eq(zeros, zeros.zeros_like()), factors, factors.zeros_like())
 
     def transpose(self, ct: Any, linear: frozenset[int], *args: Any) -> Sequence[Any]:
+        if self.wrap or self.clip:
+            op, plain = self._plain(args)
+            return op.transpose(ct, linear, *plain)
         x, *indices, updates = args
         to_x = to_updates = None
         if 0 in linear:
@@ -295,7 +325,7 @@ class Scatter(Op):
                 place.append(rest[-1])
                 continue
             p = var("p", dtypes.int64)
-            bound.append(Let(p, where[d][at]))
+            bound.append(Let(p, self._element(where[d][at], static(n))))
             here = apply("lt", bitcast(p, dtypes.uint64), literal(static(n), dtypes.uint64))
             inside = here if inside is None else inside & here
             place.append(p)
@@ -313,6 +343,16 @@ class Scatter(Op):
             row = vectors(static(x.shape[-1]), lanes, lambda i, _: [write((i,))])
             update = nested(rest[:-1], block(*row))
         return block(*copy, nested(at, block(*bound, If(inside, block(update), block()))))
+
+    def _element(self, at: Expr, n: int) -> Expr:
+        """A position as it is read."""
+        zero, last = (literal(v, dtypes.int64) for v in (0, n - 1))
+        if self.wrap:
+            at = select(apply("lt", at, zero), at + literal(n, dtypes.int64), at)
+        if self.clip:
+            at = select(apply("lt", at, zero), zero, at)
+            at = select(apply("lt", last, at), last, at)
+        return at
 
     def _crowded(self, x: Buffer, updates: Buffer) -> bool:
         """Whether single elements meet so often that copies of x, joined at the end, pay."""
@@ -334,17 +374,18 @@ class Scatter(Op):
         turn, left = axis("s", count // COPIES), axis("s", count % COPIES)
 
         def update(at: Expr, copy: int) -> list[Stmt]:
-            flat, inside = as_index(0), None
-            for p, n in zip(indices, x.shape, strict=True):
-                place = bitcast(p[at], dtypes.uint64)
-                here = apply("lt", place, literal(static(n), dtypes.uint64))
+            flat, inside, bound = as_index(0), None, list[Stmt]()
+            for i, n in zip(indices, x.shape, strict=True):
+                p = var("p", dtypes.int64)
+                bound.append(Let(p, self._element(i[at], static(n))))
+                here = apply("lt", bitcast(p, dtypes.uint64), literal(static(n), dtypes.uint64))
                 inside = here if inside is None else inside & here
-                flat = plus(index("*", flat, as_index(n)), p[at])
+                flat = plus(index("*", flat, as_index(n)), p)
             assert inside is not None, "a scatter has indexed axes"
             to = var("to", dtypes.int64)
             where = plus(to, copy * stride)
             value = self._combined(copies[where], updates[at])
-            return [Let(to, select(inside, flat, size)), store(copies, (where,), value)]
+            return [*bound, Let(to, select(inside, flat, size)), store(copies, (where,), value)]
 
         def joined(i: Expr) -> Expr:
             found: Expr = x[i]
@@ -396,6 +437,11 @@ class Scatter(Op):
             smooth((0,), (3,), (crowd,), numbers(f64, (2, 35), 1))
             smooth((1,), (2, 3), (nothing,), numbers(f64, (0, 2)))
             smooth((0,), (0, 3), (np.array([0, 1]),), numbers(f64, (2, 3)))
+            for reads in ((True, False), (False, True), (True, True)):
+                args = numbers(f64, (4, 3)), np.array([3, -4, -5, 4, 1, -2]), numbers(f64, (6, 3))
+                found.append(Example(args, cls(kind, (0,), *reads), True))
+                args = numbers(f64, (3,)), crowd - 3, numbers(f64, (2, 35), 1)
+                found.append(Example(args, cls(kind, (0,), *reads), True))
         return found
 
 

@@ -6,17 +6,19 @@ even the sign of a zero. Refuses to fold large constants (a Fill is a number, wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
 from tilewright import dtypes
-from tilewright.expr import is_static
+from tilewright.expr import Extent, is_static, static
 from tilewright.graph import Graph, Node, Op, Type
 from tilewright.ops import elementwise as el
 from tilewright.ops.contract import Dot
 from tilewright.ops.elementwise import Elementwise
+from tilewright.ops.indexing import Scatter
 from tilewright.ops.shape import (
     Broadcast,
     Cast,
@@ -193,6 +195,48 @@ def picked(op: Op, args: Sequence[Node]) -> Node | None:
     return None
 
 
+def read_by_scatter(op: Op, args: Sequence[Node]) -> Node | None:
+    """scatter(x, select(i < 0, i + n, i), u) -> scatter[wrap](x, i, u), and of
+    max(min(i, n - 1), 0) -> scatter[clip](x, i, u): positions are no array of their own"""
+    if not isinstance(op, Scatter) or op.wrap:
+        return None
+    x, *indices, updates = args
+    extents = [x.type.shape[d] for d in op.axes]
+    found = None if op.clip else _each(_unclamped, indices, extents)
+    new = op if found is None else replace(op, clip=True)
+    indices = found or indices
+    found = _each(_unwrapped, indices, extents)
+    new = new if found is None else replace(new, wrap=True)
+    return None if new is op else new.node(x, *(found or indices), updates)
+
+
+def _each(
+    plain: Callable[[Node, Extent], Node | None], indices: Sequence[Node], extents: Sequence[Extent]
+) -> list[Node] | None:
+    """What all positions were made of, if all were made so."""
+    found = [plain(i, n) for i, n in zip(indices, extents, strict=True)]
+    known = [i for i in found if i is not None]
+    return known if len(known) == len(found) else None
+
+
+def _unwrapped(n: Node, extent: Extent) -> Node | None:
+    """i, of select(i < 0, i + extent, i)"""
+    if n.op != el.select:
+        return None
+    test, moved, i = n.args
+    below = test.op == el.lt and test.args[0] is i and _value(test.args[1]) == 0
+    adds = moved.op == el.add and moved.args[0] is i and _value(moved.args[1]) == extent
+    return i if below and adds else None
+
+
+def _unclamped(n: Node, extent: Extent) -> Node | None:
+    """i, of max(min(i, extent - 1), 0)"""
+    if n.op != el.maximum or _value(n.args[1]) != 0 or n.args[0].op != el.minimum:
+        return None
+    i, last = n.args[0].args
+    return i if is_static(extent) and _value(last) == static(extent) - 1 else None
+
+
 RULES: Final[tuple[Rule, ...]] = (
     constant_arguments,
     moved_fill,
@@ -202,5 +246,6 @@ RULES: Final[tuple[Rule, ...]] = (
     reshaped_operands,
     whole_slice,
     picked,
+    read_by_scatter,
 )
 """In the order they are tried. Each docstring states the rewrite."""
