@@ -77,6 +77,8 @@ SHORT_LANES = (" x i16>", " x half>", " x bfloat>")
 """Vectors that LLVM 22 cannot blend in functions marked `optnone`: it turns the mask of five or
 more of eight lanes around, and ends the process since the result has more than eight bits."""
 
+FUSED_CALL, VECTOR_PHI = "@llvm.fma.", " phi <"
+
 IN_REGISTERS = "x86_regcallcc"
 """The calling convention that passes and returns sixteen vectors in registers."""
 PURE = "nounwind willreturn memory(none)"
@@ -108,7 +110,7 @@ def print_program(
     shared = _shared_flips(program, target)
     flips: dict[str, Buffer] = {}
     for f in program.functions:
-        attributes = AS_PRINTED if brief or _only_calls(f) else ""
+        attributes = AS_PRINTED if brief or _only_steers(f) else ""
         printer = FunctionPrinter(f, native, regions, attributes, shared)
         parts += [printer.text(external=f is program.entry), *printer.tasks.values()]
         declarations |= printer.declarations
@@ -131,9 +133,13 @@ def _nanoseconds(program: Program) -> float:
     return cost_of(program.entry.body, {f.name: f for f in program.functions}).ns
 
 
-def _only_calls(f: Function) -> bool:
-    """Whether a function is one call after the other."""
-    return all(isinstance(s, Block | Call | Alloc) for s in statements(f.body))
+def _only_steers(f: Function) -> bool:
+    """Whether a function has others do the work: each round of its loops calls one."""
+    body = [*statements(f.body)]
+    if any(isinstance(s, Store | Accumulate) and s.buffer.scope != "stack" for s in body):
+        return False
+    loops = [s for s in body if isinstance(s, For | While)]
+    return all(any(isinstance(t, Call) for t in statements(s.body)) for s in loops)
 
 
 def _shared_flips(program: Program, target: Target | None) -> int:
@@ -199,11 +205,21 @@ class FunctionPrinter(ValuePrinter):
             if self.function.name in self.regions:
                 params += self.scalars(self.regions[self.function.name])
             head = f"define internal void @{self.function.name}({', '.join(params)})"
-        head += f"{NO_UNWINDING}{self.attributes} {{\nentry:"
         self.statement(self.function.body)
+        attributes = self.attributes or (AS_PRINTED if self.only_turns() else "")
+        head += f"{NO_UNWINDING}{attributes} {{\nentry:"
         if self.streamed:
             self.emit("fence seq_cst")
         return "\n".join([head, *self.first, *self.lines, "  ret void", "}"])
+
+    def only_turns(self) -> bool:
+        """Whether tiles are turned, summed up and stored, as Winograd's are: hundreds of lines, of
+        which LLVM makes the same instructions with and without its improvements. Where there is a
+        multiply-add, or loops hand vectors on, it needs them to tell which registers to reuse."""
+        if not any(isinstance(s, Flip) for s in statements(self.function.body)):
+            return False
+        text = "\n".join(self.lines)
+        return not any(sign in text for sign in (FUSED_CALL, VECTOR_PHI, *SHORT_LANES))
 
     def base(self, buffer: Buffer) -> str:
         if buffer not in self.pointer:
