@@ -455,8 +455,17 @@ def test_random_layouts(seed: int) -> None:
 # -- cuts --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, ml_dtypes.bfloat16])
-@pytest.mark.parametrize("t, s", [(1, 70), (5, 300), (12, 200), (40, 40), (100, 333), (9, 1100)])
+@pytest.mark.parametrize(
+    "t, s, dtype",
+    [
+        (1, 70, np.float32),
+        (5, 300, np.float64),
+        (12, 200, np.float32),
+        (40, 40, ml_dtypes.bfloat16),
+        (100, 333, np.float32),
+        (9, 1100, np.float64),
+    ],
+)
 def test_every_cut_attends_alike(t: int, s: int, dtype: Any) -> None:
     """Causal, masked and biased at once; cuts that no measurement would ask for among them."""
     args = arrays((2, t, 9), (2, s, 9), (2, s, 20), (s,), dtype=dtype)

@@ -23,8 +23,9 @@ class Options:
     verify: check every stage's invariants while compiling (tests do; slower).
     threads: the most threads that a call uses, of as many as the process and `tw.threads` allow;
         None sets no limit, and 1 makes a program without any thread's cost.
-    winograd: compute float32 convolutions in fewer multiplications where that is faster. Errors
-        are some 1e-6 of the largest result; an infinite input makes NaN of results around it.
+    winograd: compute float32 convolutions in fewer multiplications where that is faster: by
+        Winograd's filtering or, large windows, by Fourier transforms of tiles. Errors are some 1e-6
+        of the largest result; an infinite input makes NaN of results around it.
     """
 
     verify: bool = False

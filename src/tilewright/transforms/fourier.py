@@ -47,7 +47,7 @@ multiplication."""
 SMALLER: Final = 1.07
 """The products' cycles over those of direct convolutions, for as many multiplications."""
 GAIN: Final = 1.5
-"""What must be gained by the count: it is rough, and sums of transforms round more."""
+"""What must be gained by the count: it is rough."""
 MOST_BYTES: Final = 128 << 20
 """Of the windows' transforms, and of the tiles'."""
 
