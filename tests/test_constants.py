@@ -280,6 +280,29 @@ def test_entries_that_only_call_are_not_improved_by_llvm() -> None:
     assert not any(llvm.AS_PRINTED in head for head in kernels)
 
 
+def test_what_turns_tiles_is_not_improved_by_llvm_and_what_multiplies_is() -> None:
+    x, w = normal(1, 64, 24, 24), normal(64, 64, 3, 3)
+    convolve = functools.partial(tw.lax.conv, window_strides=(1, 1), padding="SAME")
+    program = tw.compile(convolve).lower(x, w).program
+    heads = defined(program, once=False)
+    plain = {head.split("@")[1].split("(")[0]: llvm.AS_PRINTED in head for head in heads}
+    if "filter_results" not in plain:
+        pytest.skip("Winograd's sums do not pay on this machine")
+    assert plain["filter_data"]
+    assert plain["filter_results"]
+    (product,) = (name for name in plain if name.startswith("filtered"))
+    assert not plain[product]
+
+
+def test_what_steers_kernels_through_a_loop_is_not_improved_by_llvm() -> None:
+    x = normal(100, 100)
+    f = tw.compile(lambda x: tw.fori_loop(0, 9, lambda i, y: (y @ x) / 100, x))
+    *kernels, entry = defined(f.lower(x).program, once=False)
+    assert llvm.AS_PRINTED in entry
+    assert kernels
+    assert not any(llvm.AS_PRINTED in head for head in kernels)
+
+
 @pytest.mark.parametrize("dtype", ["int16", "float16", "bfloat16"])
 def test_short_lanes_of_a_preparation_are_blended(dtype: str) -> None:
     """LLVM ended the process: thirteen lanes of sixteen bits, in a function it need not improve."""
