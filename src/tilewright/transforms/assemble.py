@@ -67,6 +67,7 @@ from tilewright.transforms.lowering import axes_for, position
 from tilewright.transforms.packing import Block as Copy
 from tilewright.transforms.partials import in_slices
 from tilewright.transforms.schedule import Parallel, Schedule, names, planned
+from tilewright.transforms.streams import streamed
 from tilewright.transforms.time_tiling import Sweep, Wavefront, wavefront
 
 Scheduler = Callable[[Kernel], Schedule]
@@ -402,7 +403,7 @@ class _Builder:
         if not k.body or any(static(a.extent) == 0 for a in k.axes):
             return []
         k, origin = split_complex(k)
-        k = collapse(separated(k))
+        k = streamed(collapse(separated(k)))
         cut = in_slices(k)
         if cut is not None:
             return self.cut(*cut, {b: place[origin.get(b, b)] for b in k.params})

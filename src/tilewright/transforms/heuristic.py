@@ -269,8 +269,8 @@ class _Planner:
         if len(loads) <= len(tiled):
             return
         side = 4 if len(tiled) == 1 else 2
-        sums = len(tiled)
-        for a in (axes[-1], *axes[-2:-1]):
+        sums, sides = len(tiled), axes[-1:] if _in_stretches(axes, loads) else axes[:-3:-1]
+        for a in sides:
             count = _divisor(static(a.extent), side)
             if count < 2:
                 break
@@ -306,6 +306,17 @@ class _Planner:
         if vectors < SHORT:
             deep = 1
         self.plans[last] = Plan(unroll=_divisor(max(vectors, 1), deep), lanes=max(lanes, 1))
+
+
+def _in_stretches(axes: Sequence[Axis], loads: Sequence[Load]) -> bool:
+    """Whether the last axis counts stretches of the one before, for all that moves along both: more
+    points of each stretch would be more streams (`streams`)."""
+    if len(axes) < 2:
+        return False
+    inner, last = axes[-2:]
+    forms = [affine(flat(e.buffer, e.index)) for e in loads if depends(e, (inner, last))]
+    steps = [(f.coefficient(inner) * static(inner.extent), f.coefficient(last)) for f in forms]
+    return all(a == b != 0 for a, b in steps)
 
 
 def _yield_lanes(body: Sequence[Assign], plans: dict[Axis, Plan]) -> None:
