@@ -17,7 +17,7 @@ from tilewright.expr import is_static, static
 from tilewright.graph import Graph, Node, Op, Type
 from tilewright.ops.attention import Attention, AttentionGradient
 from tilewright.ops.attention_blocks import Blocks
-from tilewright.transforms.rewriting import rewritten
+from tilewright.transforms.rewriting import applies, rewritten
 
 
 class Computation(Protocol):
@@ -111,4 +111,4 @@ def cut(graph: Graph, choose: Choose = by_count) -> Graph:
         name = choose(cuts) or cuts.counted
         return None if name == cuts.counted else replace(op, blocks=cuts.blocks[name]).node(*args)
 
-    return rewritten(graph, chosen)
+    return rewritten(graph, chosen) if applies(graph, Attention, AttentionGradient) else graph

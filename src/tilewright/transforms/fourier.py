@@ -28,7 +28,7 @@ from tilewright.ops.fourier import Tiles, Untiled
 from tilewright.ops.shape import Broadcast, Cast, Iota, Reshape, Transpose
 from tilewright.transforms.ahead import GROWTH, is_steady
 from tilewright.transforms.alternatives import Choose, by_count
-from tilewright.transforms.rewriting import rewritten
+from tilewright.transforms.rewriting import applies, rewritten
 from tilewright.transforms.winograd import DIRECT, LANES, PRODUCT, Convolution
 
 SIDES: Final = (30, 46, 62, 94, 126)
@@ -70,7 +70,7 @@ def fourier(graph: Graph, choose: Choose = by_count) -> Graph:
         found: Array = _transformed(_Form.of(conv, side), *map(Array.wrap, args))
         return found.node
 
-    return rewritten(graph, faster)
+    return rewritten(graph, faster) if applies(graph, Conv) else graph
 
 
 def _transformed(f: _Form, x: Array, w: Array) -> Any:

