@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import local
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
 
 _NOT_THE_USERS: Final = (
@@ -65,13 +65,27 @@ def user_source() -> Source | None:
         names = frame.f_globals
         if id(names) not in _passed_over:
             if not names.get("__name__", "").startswith(_NOT_THE_USERS):
-                code = frame.f_code
-                return Source(code.co_filename, frame.f_lineno, code.co_name)
+                return _source(frame)
             _passed_over[id(names)] = names
         frame = frame.f_back
     return None
 
 
+def _source(frame: FrameType) -> Source:
+    """Where a frame is. Each place is looked up once: a step of a loop has been there before."""
+    code, place = frame.f_code, (id(frame.f_code), frame.f_lasti)
+    found = _places.get(place)
+    if found is None:
+        if len(_places) >= MOST_PLACES:
+            _places.clear()
+        found = Source(code.co_filename, frame.f_lineno, code.co_name), code
+        _places[place] = found
+    return found[0]
+
+
+MOST_PLACES: Final = 4096
+_places: Final[dict[tuple[int, int], tuple[Source, CodeType]]] = {}
+"""The sources of instructions of code, which is kept as long: its identity is part of the key."""
 _passed_over: Final[dict[int, dict[str, Any]]] = {}
 """The variables of modules that are not the user's, by identity."""
 
