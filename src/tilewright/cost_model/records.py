@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
+from statistics import median
 from typing import Any, Final, TextIO
 
 from tilewright.cost_model import encoding
@@ -233,23 +234,20 @@ class Database:
         one, best first, at most so many; with the times as long as the default takes. Several
         measurements of a schedule count as their median. Empty where nothing is known."""
         query = (
-            "WITH measured AS (SELECT schedule, seconds / reference AS ratio FROM records"
-            " WHERE kernel = ? AND machine = ? AND threads = ? AND error = '' AND seconds > 0"
-            " AND reference > 0), ranked AS (SELECT schedule, ratio,"
-            " ROW_NUMBER() OVER (PARTITION BY schedule ORDER BY ratio) AS number,"
-            " COUNT(*) OVER (PARTITION BY schedule) AS many FROM measured)"
-            " SELECT schedule, AVG(ratio) AS middle FROM ranked"
-            " WHERE 2 * number BETWEEN many AND many + 2"
-            " GROUP BY schedule ORDER BY middle, schedule"
+            "SELECT schedule, seconds / reference FROM records WHERE kernel = ?"
+            " AND machine = ? AND threads = ? AND error = '' AND seconds > 0 AND reference > 0"
         )
-        found: list[tuple[Schedule, float]] = []
+        ratios: dict[str, list[float]] = {}
         with self._transaction() as c:
             rows = () if c is None else c.execute(query, (encoding.key(kernel), machine, threads))
             for text, ratio in rows:
-                with suppress(ScheduleError):
-                    found.append((schedule_of(text, kernel), ratio))
-                if len(found) >= most:
-                    break
+                ratios.setdefault(text, []).append(ratio)
+        found: list[tuple[Schedule, float]] = []
+        for middle, text in sorted((median(r), text) for text, r in ratios.items()):
+            with suppress(ScheduleError):
+                found.append((schedule_of(text, kernel), middle))
+            if len(found) >= most:
+                break
         return found
 
     @property
