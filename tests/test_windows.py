@@ -204,3 +204,17 @@ def test_repeated_elements_are_not_gathered(n: int, times: int, dtype: str) -> N
     f = tw.compile(options=tw.Options(verify=True))(enlarged)
     np.testing.assert_array_equal(f(x, y), enlarged(x, y))
     assert "masked.gather" not in str(f.lower(x, y).llvm)
+
+
+def test_few_registers_leave_planes_alone() -> None:
+    """Sixteen sums in sixteen registers: none are left for a few planes of them."""
+    x, w, b = (
+        np.random.default_rng(0).random(s, np.float32) for s in ((1, 43, 8, 8), (12, 43, 5, 5), 12)
+    )
+
+    def f(x, w, b):
+        y = lax.conv_general_dilated(x, w, (2, 2), ((2, 2), (2, 2)))
+        return np.maximum(y + b[:, None, None], 0)
+
+    (schedule,) = tw.compile(f).lower(x, w, b).on("avx2").schedules.values()
+    assert "Unroll" in str(schedule)

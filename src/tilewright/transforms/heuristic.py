@@ -279,7 +279,7 @@ class _Planner:
         still = [(sum(not depends(e, (a,)) for e in loads), a) for a in axes[:-2]]
         most = (self.target.registers - IN_HAND) // sums
         reused, plane = max(still, key=lambda found: found[0], default=(0, axes[0]))
-        if reused and (count := _divisor(static(plane.extent), most)) > 1:
+        if reused and most > 1 and (count := _divisor(static(plane.extent), most)) > 1:
             self.plans[plane] = Plan(unroll=count)
         if axes[-1] in self.plans:
             for r in tiled:
