@@ -318,3 +318,15 @@ def test_what_a_kept_node_reads_once_is_not_kept() -> None:
     made = lowered(gradient, f32(20, 3, 3, 3)).kernels
     whole = [a.buffer.name for k in made for a in k.body if a.buffer.size == 4 * 20 * 256]
     assert whole == ["conv", "multiply"], made
+
+
+def test_rows_that_nobody_reads() -> None:
+    """Over no terms a sum reads nothing; of a part of a row that is cut off neither does anybody."""
+    x, w = np.zeros((5, 0, 2), np.uint8), np.zeros((2, 0), np.uint8)
+    assert tw.compile(lambda x, w: np.triu(x, 1) @ w)(x, w).shape == (5, 0, 0)
+    y, k = np.linspace(-1, 1, 1110), np.arange(1110)
+
+    def f(y, k):
+        return np.any(np.concatenate((y, y, k))[-194:1881], axis=0)
+
+    assert tw.compile(f)(y, k) == f(y, k)

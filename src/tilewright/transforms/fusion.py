@@ -541,7 +541,9 @@ def _hosted(body: list[Assign], rows: tuple[Expr, ...]) -> list[Assign]:
     a result's lines come from memory while a row is computed, not after that."""
     for row in dict.fromkeys(a.buffer for a in body if a.buffer.scope == "stack"):
         loads = {a: _reads(a.value, row) for a in body}
-        last = [a for a in body if loads[a]][-1]
+        last = next((a for a in reversed(body) if loads[a]), None)
+        if last is None:  # nobody reads where there is no row, or where all its readers are cut off
+            continue
         at, host = body.index(last), last.buffer
         # One place of two values at two times: only the assignments between know the first.
         if any(a.buffer is host for a in body[:at]) or any(_reads(a.value, host) for a in body):
