@@ -321,7 +321,7 @@ def test_what_a_kept_node_reads_once_is_not_kept() -> None:
 
 
 def test_rows_that_nobody_reads() -> None:
-    """Over no terms a sum reads nothing; of a part of a row that is cut off neither does anybody."""
+    """Over no terms a sum reads nothing, and neither does anybody where a row is cut off."""
     x, w = np.zeros((5, 0, 2), np.uint8), np.zeros((2, 0), np.uint8)
     assert tw.compile(lambda x, w: np.triu(x, 1) @ w)(x, w).shape == (5, 0, 0)
     y, k = np.linspace(-1, 1, 1110), np.arange(1110)
