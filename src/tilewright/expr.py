@@ -38,14 +38,16 @@ class Expr(Term):
     """A scalar. Operators build index arithmetic on indices, element arithmetic on elements.
 
     Every expression knows its `children`, what it is `free` in (the serials of the axes and
-    variables it depends on and does not bind itself) and the buffers it `reads`.
+    variables it depends on and does not bind itself), the buffers it `reads`, and whether it
+    `reduces`: is a reduction or has one below.
     """
 
-    derived = ("children", "free", "reads")
+    derived = ("children", "free", "reads", "reduces")
     if TYPE_CHECKING:
         children: ClassVar[tuple[Expr, ...]]
         free: ClassVar[frozenset[int]]
         reads: ClassVar[frozenset[Buffer]]
+        reduces: ClassVar[bool]
 
     @property
     def type(self) -> DType:
@@ -58,15 +60,18 @@ class Expr(Term):
 
     def derive(self) -> None:
         children = self.parts()
-        free, reads = NOTHING, _NO_BUFFERS
+        free, reads, reduces = NOTHING, _NO_BUFFERS, False
         for c in children:
-            if not c.free <= free:
-                free = free | c.free if free else c.free
-            if not c.reads <= reads:
-                reads = reads | c.reads if reads else c.reads
+            more = c.free
+            if more is not free and not more <= free:
+                free = free | more if free else more
+            if (buffers := c.reads) is not reads and not buffers <= reads:
+                reads = reads | buffers if reads else buffers
+            reduces = reduces or c.reduces
         _set_children(self, children)
         _set_free(self, free)
         _set_reads(self, reads)
+        _set_reduces(self, reduces)
 
     def with_children(self, children: tuple[Expr, ...]) -> Expr:
         return self
@@ -140,6 +145,7 @@ _NO_BUFFERS: Final[frozenset[Buffer]] = frozenset()
 _set_children = Expr.__dict__["children"].__set__
 _set_free = Expr.__dict__["free"].__set__
 _set_reads = Expr.__dict__["reads"].__set__
+_set_reduces = Expr.__dict__["reduces"].__set__
 
 Operand: TypeAlias = "Expr | int | float | bool"
 
@@ -318,6 +324,7 @@ class Reduce(Expr):
     def derive(self) -> None:
         super().derive()
         _set_free(self, self.free.difference(serials(self.axes)))
+        _set_reduces(self, True)
 
     def with_children(self, children: tuple[Expr, ...]) -> Expr:
         return Reduce(self.kind, self.axes, children[0])
@@ -549,6 +556,40 @@ def walk(*roots: Expr) -> list[Expr]:
                 stack += (e, None, *e.children[::-1])
             else:
                 order.append(e)
+    return order
+
+
+def reductions_in(*roots: Expr) -> list[Reduce]:
+    """Every reduction, in the order of `walk`; looks only at what has one below."""
+    order: list[Reduce] = []
+    done: set[Expr] = set()
+    stack: list[Expr | None] = [e for e in roots[::-1] if e.reduces]
+    while stack:
+        e = stack.pop()
+        if e is None:
+            order.append(stack.pop())  # type: ignore[arg-type]
+        elif e not in done:
+            done.add(e)
+            if isinstance(e, Reduce):
+                stack += (e, None)
+            stack += [c for c in e.children[::-1] if c.reduces]
+    return order
+
+
+def loads_in(*roots: Expr) -> list[Load]:
+    """Every load, in the order of `walk`; looks only at what reads something."""
+    order: list[Load] = []
+    done: set[Expr] = set()
+    stack: list[Expr | None] = [e for e in roots[::-1] if e.reads]
+    while stack:
+        e = stack.pop()
+        if e is None:
+            order.append(stack.pop())  # type: ignore[arg-type]
+        elif e not in done:
+            done.add(e)
+            if isinstance(e, Load):
+                stack += (e, None)
+            stack += [c for c in e.children[::-1] if c.reads]
     return order
 
 

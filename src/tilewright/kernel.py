@@ -29,6 +29,7 @@ from tilewright.expr import (
     Load,
     Namer,
     Reduce,
+    loads_in,
     show_extent,
     show_type,
     static,
@@ -68,7 +69,7 @@ class Kernel:
     def reads(self) -> tuple[Buffer, ...]:
         """Buffers read and not written by the kernel itself, in order of appearance."""
         own = set(self.writes)
-        loads = (e.buffer for e in walk(*self.expressions) if isinstance(e, Load))
+        loads = (e.buffer for e in loads_in(*self.expressions))
         return tuple(b for b in dict.fromkeys(loads) if b not in own)
 
     @property

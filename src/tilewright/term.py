@@ -25,6 +25,7 @@ class _Entry(ref):  # type: ignore[type-arg]
 
 
 _INTERNED: dict[Hashable, _Entry] = {}
+_bare: Any = object.__new__
 
 
 def _drop(entry: _Entry) -> None:
@@ -70,8 +71,8 @@ class TermMeta(type):
             raise TypeError(
                 f"{cls.__name__} takes the fields {cls._fields}, got {len(args)} values"
             )
-        term: Any = object.__new__(cls)  # type: ignore[arg-type]
-        for set_field, value in zip(cls._setters, args, strict=True):
+        term: Any = _bare(cls)
+        for set_field, value in zip(cls._setters, args):
             set_field(term, value)
         term.derive()
         entry = _Entry(term, _drop)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from tilewright import graph as graphs
-from tilewright.expr import CONSTANT, Axis, Expr, Reduce, static, substitute, walk
+from tilewright.expr import CONSTANT, Axis, Expr, reductions_in, static, substitute
 from tilewright.graph import Graph, Input, Node, Pick, new_input, users
 from tilewright.kernel import Assign
 from tilewright.ops.shape import Broadcast, Cast, Constant, Reshape, Transpose
@@ -136,7 +136,7 @@ def _block(walk_: Walk, e: Expr, at: Axis | None) -> Block | None:
     """All that a staged load reads: in panels, if it is staged for chunks of a vector's axis."""
     axes = walk_.kernel.axes
     values = [a.value for a in walk_.kernel.body]
-    sums = [k for r in walk(*values) if isinstance(r, Reduce) for k in r.axes]
+    sums = [k for r in reductions_in(*values) for k in r.axes]
     used = [a for a in dict.fromkeys((*axes, *sums)) if a.serial in e.free]
     plan = walk_.plans.get(at, Plan()) if at is not None else Plan()
     if at is None or plan.lanes == 1:

@@ -24,15 +24,14 @@ from tilewright.expr import (
     Buffer,
     Expr,
     Lit,
-    Load,
     Namer,
     as_index,
     axis,
     eq,
     index,
     load,
+    loads_in,
     static,
-    walk,
 )
 from tilewright.graph import Graph, Input, Node, Op, Pick, Type, users
 from tilewright.kernel import Assign, Kernel
@@ -653,7 +652,7 @@ class Canonical(Namer):
 
 def _sources(block: Copy) -> list[Buffer]:
     """What a block is a copy of."""
-    return list(dict.fromkeys(e.buffer for e in walk(block.value) if isinstance(e, Load)))
+    return list(dict.fromkeys(e.buffer for e in loads_in(block.value)))
 
 
 def _scratch(body: Stmt) -> tuple[Block, list[Buffer]]:

@@ -26,6 +26,8 @@ from tilewright.expr import (
     depends,
     index,
     is_static,
+    loads_in,
+    reductions_in,
     serials,
     static,
     substitute,
@@ -72,15 +74,14 @@ def _divides(e: Expr) -> bool:
 def _pairs(kernel: Kernel) -> list[tuple[Axis, Axis]]:
     """Neighbours in one loop nest, innermost first."""
     nests: list[Sequence[Axis]] = [kernel.axes, *(a.axes for a in kernel.body)]
-    values = walk(*(a.value for a in kernel.body))
-    nests += [r.axes for r in values if isinstance(r, Reduce)]
+    nests += [r.axes for r in reductions_in(*(a.value for a in kernel.body))]
     pairs = [p for nest in nests for p in reversed(list(itertools.pairwise(nest)))]
     fixed = [(a, b) for a, b in pairs if is_static(a.extent) and is_static(b.extent)]
     return list(dict.fromkeys(fixed))
 
 
 def _accesses(kernel: Kernel) -> list[Access]:
-    loads = [e for e in walk(*kernel.expressions) if isinstance(e, Load)]
+    loads = loads_in(*kernel.expressions)
     return [(e.buffer, e.index) for e in loads] + [(a.buffer, a.index) for a in kernel.body]
 
 
@@ -105,7 +106,7 @@ def _seen_elsewhere(kernel: Kernel, outer: Axis, inner: Axis) -> bool:
             guard = () if e.guard is None else substitute([e.guard], hidden)
             if any(depends(g, (outer, inner)) for g in guard):
                 return True
-            if not any(isinstance(x, Load) for x in walk(*e.index)):
+            if not any(i.reads for i in e.index):
                 hidden[e] = var("load", e.type)
     values = substitute([a.value for a in kernel.body], hidden)
     pair = serials((outer, inner))

@@ -27,7 +27,9 @@ from tilewright.expr import (
     is_static,
     literal,
     load,
+    loads_in,
     product,
+    reductions_in,
     select,
     static,
     substitute,
@@ -438,14 +440,12 @@ def _fits(
 def _streamed(a: Assign, rows: Sequence[Axis]) -> int:
     """Bytes a reduction reads again for every row: a matrix each of them is multiplied with."""
     last = next((x for x in reversed(rows) if x.extent != 1), None)
-    loads = {e for r in walk(a.value) if isinstance(r, Reduce) for e in walk(r.body)}
     total = 0
-    for e in loads:
-        if isinstance(e, Load):
-            axes = {x for x in walk(*e.index) if isinstance(x, Axis) and x.serial in e.free}
-            if last not in axes:
-                extents = [x.extent for x in axes if x not in rows and is_static(x.extent)]
-                total += static(product(extents)) * e.buffer.dtype.itemsize
+    for e in loads_in(*(r.body for r in reductions_in(a.value))):
+        axes = {x for x in walk(*e.index) if isinstance(x, Axis) and x.serial in e.free}
+        if last not in axes:
+            extents = [x.extent for x in axes if x not in rows and is_static(x.extent)]
+            total += static(product(extents)) * e.buffer.dtype.itemsize
     return total
 
 
@@ -572,7 +572,7 @@ def _hosts(last: Assign, row: Buffer, rows: tuple[Expr, ...]) -> bool:
     whole_lines = row.nbytes % STREAM_ALIGN == 0
     if b.scope == "output" and b.nbytes >= STREAM_BYTES and whole_lines:
         return False
-    done = [e for e in walk(last.value) if isinstance(e, Reduce) and not depends(e, last.axes)]
+    done = [e for e in reductions_in(last.value) if not depends(e, last.axes)]
     (rest,) = substitute([last.value], {e: literal(0, e.type) for e in done})
     here = load(row, last.index[r:])
     return all(e is here for e in _reads(rest, row))
@@ -580,7 +580,7 @@ def _hosts(last: Assign, row: Buffer, rows: tuple[Expr, ...]) -> bool:
 
 def _reads(root: Expr, b: Buffer) -> list[Load]:
     """The loads of a buffer."""
-    return [e for e in walk(root) if isinstance(e, Load) and e.buffer is b]
+    return [e for e in loads_in(root) if e.buffer is b]
 
 
 def _localise(

@@ -20,13 +20,14 @@ from tilewright.expr import (
     Expr,
     Index,
     Lit,
-    Load,
     Reduce,
     as_index,
     axis,
     depends,
     index,
     is_static,
+    loads_in,
+    reductions_in,
     static,
     substitute,
     walk,
@@ -45,10 +46,8 @@ def separated(kernel: Kernel) -> Kernel:
 
 def _grouped(kernel: Kernel) -> tuple[Axis, int] | None:
     """An axis that what is summed up is read along in groups, and the size of one."""
-    for r in walk(*(a.value for a in kernel.body)):
-        if not isinstance(r, Reduce):
-            continue
-        places = [i for x in walk(r.body) if isinstance(x, Load) for i in x.index]
+    for r in reductions_in(*(a.value for a in kernel.body)):
+        places = [i for x in loads_in(r.body) for i in x.index]
         for e in walk(*places):
             match e:
                 case Index("//", (Axis() as a, Lit(size))) if a in kernel.axes:

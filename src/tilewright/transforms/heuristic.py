@@ -21,6 +21,8 @@ from tilewright.expr import (
     Reduce,
     depends,
     is_static,
+    loads_in,
+    reductions_in,
     serials,
     static,
     walk,
@@ -121,7 +123,7 @@ def _by_words(kernel: Kernel, target: Target) -> Schedule | None:
 
 
 def _sums(kernel: Kernel) -> list[Reduce]:
-    return [e for e in walk(*(a.value for a in kernel.body)) if isinstance(e, Reduce)]
+    return reductions_in(*(a.value for a in kernel.body))
 
 
 def _chosen(kernel: Kernel, target: Target) -> tuple[Schedule, Tile | None]:
@@ -204,7 +206,7 @@ class _Planner:
     def nest(self, axes: list[Axis], body: list[Assign]) -> list[Axis]:
         """Plan the loops over `axes` and the reductions inside; the order of the axes."""
         values = [a.value for a in body]
-        reductions = [e for e in walk(*values) if isinstance(e, Reduce)]
+        reductions = reductions_in(*values)
         hoisted = [r for r in reductions if not depends(r, axes)]
         tiled = [r for r in reductions if depends(r, axes)]
         for r in hoisted:
@@ -265,7 +267,7 @@ class _Planner:
         """Where the reduced axis has the lanes (a @ b.T): a few rows by a few columns of sums, so
         that every vector loaded serves several of them; and a few planes, if that uses some vectors
         again (the weights' gradient of a convolution: images do not move along its outs)."""
-        loads = [e for r in tiled for e in walk(r.body) if isinstance(e, Load)]
+        loads = [e for r in tiled for e in loads_in(r.body)]
         if len(loads) <= len(tiled):
             return
         side = 4 if len(tiled) == 1 else 2
@@ -295,11 +297,7 @@ class _Planner:
         lanes = min(lanes, _power(static(last.extent)))
         # Accumulators hide the latency of additions, which a longer body hides itself; a row is
         # computed in the loop that reduces it.
-        row = [
-            self.rows[e.buffer]
-            for e in walk(r.body)
-            if isinstance(e, Load) and e.buffer in self.rows
-        ]
+        row = [self.rows[e.buffer] for e in loads_in(r.body) if e.buffer in self.rows]
         weight = _weight([r.body, *row])
         deep = 4 if weight <= LIGHT else 1
         vectors = static(last.extent) // max(lanes, 1)
@@ -327,8 +325,8 @@ def _yield_lanes(body: Sequence[Assign], plans: dict[Axis, Plan]) -> None:
             del plans[a]
     for assign in body:
         inner = {a for a in assign.axes if _has_lanes(a, plans)}
-        for r in walk(assign.value):
-            if inner and isinstance(r, Reduce) and depends(r, inner):
+        for r in reductions_in(assign.value):
+            if inner and depends(r, inner):
                 for k in r.axes:
                     plans.pop(k, None)
 
@@ -368,7 +366,7 @@ def _elementwise_plan(a: Axis, lanes: int, weight: int, rounds: int) -> Plan:
 
 def _guarded(values: Sequence[Expr], a: Axis) -> bool:
     """Whether something is read under a guard that asks where on the axis it is."""
-    guards = [e.guard for e in walk(*values) if isinstance(e, Load) and e.guard is not None]
+    guards = [e.guard for e in loads_in(*values) if e.guard is not None]
     return any(a.serial in g.free for g in guards)
 
 
@@ -377,7 +375,7 @@ def _power(n: int) -> int:
 
 
 def _offsets(roots: Sequence[Expr]) -> list[Expr]:
-    return [flat(e.buffer, e.index) for e in walk(*roots) if isinstance(e, Load)]
+    return [flat(e.buffer, e.index) for e in loads_in(*roots)]
 
 
 def _cost(a: Axis, offsets: Sequence[Expr]) -> float:

@@ -32,6 +32,8 @@ from tilewright.expr import (
     axis,
     index,
     literal,
+    loads_in,
+    reductions_in,
     serials,
     static,
     substitute,
@@ -299,9 +301,7 @@ class _Builder:
         moved: dict[Expr, Expr] = dict(zip(a.axes, r.axes, strict=True))
         *index, value = substitute([*a.index, a.value], moved)
         row = Assign(a.buffer, tuple(index), r.axes, value)
-        loads: dict[Expr, Expr] = {
-            e: value for e in walk(r.body) if isinstance(e, Load) and e.buffer is a.buffer
-        }
+        loads: dict[Expr, Expr] = {e: value for e in loads_in(r.body) if e.buffer is a.buffer}
         (total,) = substitute([r.body], loads)
         (result,) = self.reduce([Reduce(r.kind, r.axes, total)], (), out, [row])
         known[r] = v = var("r", r.type)
@@ -389,12 +389,12 @@ class _Builder:
                 else self.turn(cells, body, at, after)
             )
         a, plan = axes[0], self.plan.get(axes[0], Plan())
-        values = [*walk(*(x.value for x in body))]
-        summed = any(isinstance(e, Reduce) for e in values)
+        values = [x.value for x in body]
+        summed = any(e.reduces for e in values)
         cuts = segments(static(a.extent), plan)
         if plan.peeled:
-            cuts = joined(cuts, a, values)
-        if summed and self.turned is None and not any(map(is_word, values)):
+            cuts = joined(cuts, a, loads_in(*values))
+        if summed and self.turned is None and not any(map(is_word, walk(*values))):
             cuts = [s.narrowed for s in cuts]
         whole = axis(f"{a.name}.o", sum(s.count for s in cuts))
         together = plan.parallel and summed and len(cuts) > 1
@@ -436,7 +436,7 @@ class _Builder:
             if rolled:
                 results = [self.parked(x, cells, out) for x in results]
             roots = substitute(roots, dict(zip(ready, results, strict=True)))
-        if any(isinstance(e, Reduce) for e in walk(*roots)):
+        if any(e.reduces for e in roots):
             raise InternalError("a reduction depends on another reduction's axis")
         return [block(*out, *_over(cells, _stores(body, roots), rolled))]
 
@@ -462,7 +462,7 @@ class _Builder:
         wide = next(c for c in cells if c.vector is not None)
         assert rows.row is not None and wide.vector is not None and wide.lane is not None
         lanes, out = wide.lanes, list[Stmt]()
-        sums = [e for e in walk(*(a.value for a in body)) if isinstance(e, Reduce)]
+        sums = reductions_in(*(a.value for a in body))
         if not sums:
             return self.turn_loads(rows, wide, cells, body, at, after)
         rolled = _rolled([a.value for a in body], TURNED_HEAVY)
@@ -626,7 +626,7 @@ class _Builder:
 
 def _summed(body: Sequence[Assign], e: Expr) -> list[Axis]:
     """The axes of reductions that an expression depends on."""
-    axes = [a for r in walk(*(a.value for a in body)) if isinstance(r, Reduce) for a in r.axes]
+    axes = [a for r in reductions_in(*(a.value for a in body)) for a in r.axes]
     return [a for a in dict.fromkeys(axes) if a.serial in e.free]
 
 
@@ -640,7 +640,7 @@ def _replaced(body: Sequence[Assign], env: Mapping[Expr, Expr]) -> list[Assign]:
 def _rolled(roots: Sequence[Expr], heavy: int) -> bool:
     """Whether what is done with the results of reductions is written as a loop: there is much of
     it, or little beside the reductions themselves."""
-    sums = [e for e in walk(*roots) if isinstance(e, Reduce)]
+    sums = reductions_in(*roots)
     if not sums:
         return False
     rest = substitute(roots, {r: var("sum", r.type) for r in sums})
@@ -702,16 +702,16 @@ def _reduction_of(a: Assign, following: Assign) -> Reduce | None:
     if len(a.axes) != 1:
         return None
     (own,) = a.axes
-    if any(isinstance(e, Reduce) and own.serial in e.free for e in walk(a.value)):
+    if any(own.serial in e.free for e in reductions_in(a.value)):
         return None
     bound = _bound([following.value])
     for r in bound:
         if not isinstance(r, Reduce) or len(r.axes) != 1 or r.axes[0].extent != own.extent:
             continue
-        loads = [e for e in walk(r.body) if isinstance(e, Load) and e.buffer is a.buffer]
+        loads = [e for e in loads_in(r.body) if e.buffer is a.buffer]
         place = tuple(substitute(a.index, {own: r.axes[0]}))
         outside = r.free & (serials(following.axes) | bound[r])
-        plain = not any(isinstance(e, Reduce) for e in walk(r.body))
+        plain = not r.body.reduces
         if (
             loads
             and plain
@@ -739,7 +739,7 @@ def _ready(candidates: list[Reduce]) -> list[Reduce]:
     equal extents with equal plans: they share one loop."""
     if not candidates:
         return []
-    inside = {r: [e for e in walk(r.body) if isinstance(e, Reduce)] for r in candidates}
+    inside = {r: reductions_in(r.body) for r in candidates}
     free = [r for r in candidates if not any(e in inside for e in inside[r])]
     first = free[0]
     extents = [a.extent for a in first.axes]
@@ -749,7 +749,7 @@ def _ready(candidates: list[Reduce]) -> list[Reduce]:
 def _invariants(values: Sequence[Expr], inner: set[Axis]) -> dict[Expr, Var]:
     """Maximal element expressions that do not change in the inner loops."""
     # Nor may they depend on the axis of a reduction that is not evaluated yet.
-    pending = [a for r in walk(*values) if isinstance(r, Reduce) for a in r.axes]
+    pending = [a for r in reductions_in(*values) for a in r.axes]
     changing = serials([*inner, *pending])
     found: dict[Expr, Var] = {}
     seen: set[Expr] = set()
@@ -759,11 +759,7 @@ def _invariants(values: Sequence[Expr], inner: set[Axis]) -> dict[Expr, Var]:
         if e in seen:
             continue
         seen.add(e)
-        if (
-            isinstance(e, (Apply, Load))
-            and e.free.isdisjoint(changing)
-            and not any(isinstance(x, Reduce) for x in walk(e))
-        ):
+        if isinstance(e, (Apply, Load)) and e.free.isdisjoint(changing) and not e.reduces:
             found[e] = var("t", e.type)
         elif isinstance(e, Load):
             continue  # positions are cheap, and guarded loads must stay where their guard is

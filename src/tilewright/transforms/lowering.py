@@ -29,6 +29,7 @@ from tilewright.expr import (
     is_static,
     load,
     product,
+    reductions_in,
     static,
     substitute,
     walk,
@@ -102,22 +103,22 @@ def is_few(extents: Sequence[Extent]) -> bool:
 def written_out(root: Expr, within: Sequence[Axis] = ()) -> Expr:
     """The expression with every reduction of few terms that depends on the axes of one around it,
     or on those it stands `within`, as a plain expression of its terms, in their order."""
-    while True:
+    while root.reduces:
         env: dict[Expr, Expr] = {}
         around = [(root, within)]
-        around += [(e.body, e.axes) for e in walk(root) if isinstance(e, Reduce)]
+        around += [(e.body, e.axes) for e in reductions_in(root)]
         for body, axes in around:
-            inner = [e for e in walk(body) if isinstance(e, Reduce)]
+            inner = reductions_in(body)
             env |= {r: _terms(r) for r in inner if _is_short(r) and depends(r, axes)}
         if not env:
-            return root
+            break
         (root,) = substitute([root], env)
+    return root
 
 
 def _is_short(r: Reduce) -> bool:
     """Whether it can be written out at once: it has few terms, and no reduction inside."""
-    nested = any(isinstance(e, Reduce) for e in walk(r.body))
-    return not nested and is_few([a.extent for a in r.axes])
+    return not r.body.reduces and is_few([a.extent for a in r.axes])
 
 
 def _terms(r: Reduce) -> Expr:
@@ -134,8 +135,8 @@ def joined(root: Expr) -> Expr:
     """The expression with reductions over equal extents over the same axes, and terms alike that
     differ in the order of what they add or multiply, or in the sign of what they square: of a pair
     of points and the same pair the other way round a good part is the same."""
-    sums = [e for e in walk(root) if isinstance(e, Reduce)]
-    if len(sums) < 2 or any(isinstance(e, Reduce) for r in sums for e in walk(r.body)):
+    sums = reductions_in(root)
+    if len(sums) < 2 or any(r.body.reduces for r in sums):
         return root
     first, env = sums[0].axes, dict[Expr, Expr]()
     for r in sums[1:]:

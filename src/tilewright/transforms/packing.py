@@ -23,10 +23,10 @@ from tilewright.expr import (
     depends,
     index,
     literal,
+    loads_in,
     serials,
     static,
     substitute,
-    walk,
 )
 from tilewright.kernel import Assign
 from tilewright.loops import Alloc, Flip, For, Stmt, Store, block, loop
@@ -101,8 +101,8 @@ def _divided(e: Expr, axes: Sequence[Axis]) -> tuple[Expr, Expr]:
 
 def strided(body: Sequence[Assign], a: Axis) -> list[Load]:
     """The loads of some assignments that are contiguous along `a`."""
-    loads = dict.fromkeys(e for x in body for e in walk(x.value) if isinstance(e, Load))
-    plain = [e for e in loads if not any(isinstance(x, Load) for x in walk(*e.children))]
+    found = loads_in(*(x.value for x in body))
+    plain = [e for e in found if not any(c.reads for c in e.children)]
     return [e for e in plain if contiguous(e, a)]
 
 
@@ -142,7 +142,7 @@ def panels(e: Expr, outer: Sequence[Axis], summed: Sequence[Axis], a: Axis, chun
     (value,) = substitute([e], {**env, a: o * chunk + v})
     if static(a.extent) % chunk:
         inside = apply("lt", o * chunk + v, as_index(static(a.extent)))
-        loads = [x for x in walk(value) if isinstance(x, Load)]
+        loads = loads_in(value)
         (value,) = substitute([value], {x: _within(x, inside) for x in loads})
     axes = (*fresh[: len(outer)], o, *fresh[len(outer) :], v)
     shape = tuple(static(x.extent) for x in axes)

@@ -23,6 +23,7 @@ from tilewright.expr import (
     as_index,
     depends,
     is_static,
+    loads_in,
     static,
     substitute,
     walk,
@@ -129,6 +130,6 @@ def _registers(
     own: set[Load] = set()
     for p in points:
         env: dict[Expr, Expr] = dict(zip(written, map(as_index, p), strict=True))
-        loads = (e for e in walk(*substitute([r.body for r in tiled], env)) if isinstance(e, Load))
+        loads = loads_in(*substitute([r.body for r in tiled], env))
         own |= {e for e in loads if vector.serial in e.free and not depends(e, summed)}
     return len(tiled) * len(points) + len(own)

@@ -31,6 +31,7 @@ from tilewright.expr import (
     is_static,
     load,
     product,
+    reductions_in,
     serials,
     static,
     substitute,
@@ -76,7 +77,7 @@ def in_slices(kernel: Kernel) -> tuple[Kernel, Kernel] | None:
         return None
     if static(product(a.extent for a in kernel.axes)) >= FEW:
         return None
-    sums = [e for e in walk(*(a.value for a in kernel.body)) if isinstance(e, Reduce)]
+    sums = reductions_in(*(a.value for a in kernel.body))
     found = [r for r in sums if _is_plain(r, kernel)]
     longest = max(found, key=lambda r: static(product(a.extent for a in r.axes)), default=None)
     cut = None if longest is None else _cut(longest)

@@ -24,12 +24,13 @@ from tilewright.expr import (
     Axis,
     Buffer,
     Expr,
-    Load,
     Namer,
     Reduce,
     depends,
     is_static,
+    loads_in,
     product,
+    reductions_in,
     show_extent,
     static,
     walk,
@@ -257,7 +258,7 @@ class Walk:
     @property
     def params(self) -> tuple[Buffer, ...]:
         """What the kernel, and what is computed before it, needs from outside."""
-        loads = (e for a in self.before for e in walk(a.value) if isinstance(e, Load))
+        loads = (e for a in self.before for e in loads_in(a.value))
         return tuple(dict.fromkeys((*self.kernel.params, *(e.buffer for e in loads))))
 
 
@@ -307,7 +308,7 @@ def names(kernel: Kernel) -> dict[str, Axis]:
     axes = [*kernel.axes]
     for a in kernel.body:
         axes += a.axes
-        axes += [x for e in walk(a.value) if isinstance(e, Reduce) for x in e.axes]
+        axes += [x for e in reductions_in(a.value) for x in e.axes]
     return {namer(a): a for a in dict.fromkeys(axes)}
 
 
@@ -459,7 +460,7 @@ def _parts(
     """The reduction that a step splits."""
     axis = _find(by_name, step.axis, step)
     tile = tile_of(kernel.axes, plans)
-    reductions = [e for e in walk(*(a.value for a in kernel.body)) if isinstance(e, Reduce)]
+    reductions = reductions_in(*(a.value for a in kernel.body))
     reason = ""
     if len(reductions) != 1 or reductions[0].axes != (axis,) or axis in plans:
         reason = "it is not the one axis of the kernel's one reduction"
@@ -482,8 +483,8 @@ def _check_turn(kernel: Kernel, step: Turn, axis: Axis, plans: Mapping[Axis, Pla
     tile = tile_of(kernel.axes, plans)
     lanes = max((plans[a].lanes for a in tile if a in plans), default=1)
     plan = plans.get(axis, Plan())
-    reductions = [e for e in walk(*(a.value for a in kernel.body)) if isinstance(e, Reduce)]
-    nested = any(isinstance(x, Reduce) for r in reductions for x in walk(r.body))
+    reductions = reductions_in(*(a.value for a in kernel.body))
+    nested = any(r.body.reduces for r in reductions)
     reason = ""
     if not kernel.is_map or axis not in tile or plan.lanes > 1 or lanes == 1:
         reason = "it is not an unrolled axis of a tile with lanes"
@@ -515,7 +516,7 @@ def _staged(
     def refuse(reason: str) -> ScheduleError:
         return ScheduleError(str(step), step.axis or step.buffer, "", reason)
 
-    reductions = [e for e in walk(*(a.value for a in kernel.body)) if isinstance(e, Reduce)]
+    reductions = reductions_in(*(a.value for a in kernel.body))
     loads = reads([r.body for r in reductions])
     found = [e for e in loads if spelled.get(first(e).buffer) == step.buffer]
     wide = [a for a in kernel.axes if plans.get(a, Plan()).lanes > 1]
@@ -524,7 +525,7 @@ def _staged(
     if len(found) != 1 or not kernel.is_map:
         raise refuse(f"the sums of a tile read {step.buffer} at {len(found)} such positions")
     (load,) = found
-    if any(isinstance(e, (Load, Reduce)) for e in walk(*first(load).children)):
+    if any(e.reads or e.reduces for e in first(load).children):
         raise refuse("its position is not known before")
     tile = tile_of(kernel.axes, plans)
     summed = [a for r in reductions for a in r.axes]

@@ -19,16 +19,16 @@ from tilewright.expr import (
     CONSTANT,
     Axis,
     Expr,
-    Load,
     Reduce,
     as_index,
     axis,
     depends,
     index,
     is_static,
+    loads_in,
+    reductions_in,
     static,
     substitute,
-    walk,
 )
 from tilewright.kernel import Assign, Kernel
 from tilewright.transforms.index_rules import affine, flat, simplify
@@ -52,7 +52,7 @@ def streamed(kernel: Kernel) -> Kernel:
     if not kernel.is_map or len(kernel.axes) != 1 or not is_static(kernel.axes[0].extent):
         return kernel
     (rows,) = kernel.axes
-    sums = [e for a in kernel.body for e in walk(a.value) if isinstance(e, Reduce)]
+    sums = [e for a in kernel.body for e in reductions_in(a.value)]
     if len(set(sums)) != 1 or not _is_large(sums[0], rows):
         return kernel
     n, r = static(rows.extent), sums[0]
@@ -65,7 +65,7 @@ def _is_large(r: Reduce, rows: Axis) -> bool:
     """Whether what moves with the rows is one large matrix, row by row, and something else is read
     again for each of them."""
     (*others, k) = r.axes
-    loads = {e for e in walk(r.body) if isinstance(e, Load)}
+    loads = set(loads_in(r.body))
     moving = [e for e in loads if depends(e, (rows,))]
     shared = [e for e in loads if not depends(e, (rows,)) and depends(e, (k,))]
     if others or not is_static(k.extent) or len(moving) != 1 or not shared:

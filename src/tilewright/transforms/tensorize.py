@@ -35,6 +35,7 @@ from tilewright.expr import (
     depends,
     is_static,
     literal,
+    reductions_in,
     static,
     substitute,
     walk,
@@ -230,8 +231,8 @@ class Match:
 
 def matches(kernel: Kernel, intrinsic: Intrinsic) -> Iterator[Match]:
     """The sums of a kernel that an intrinsic can compute."""
-    for r in walk(*(a.value for a in kernel.body)):
-        if not isinstance(r, Reduce) or r.kind != "sum" or r.type != intrinsic.result:
+    for r in reductions_in(*(a.value for a in kernel.body)):
+        if r.kind != "sum" or r.type != intrinsic.result:
             continue
         match r.body:
             case Apply(op, (Apply(f, (Load() as a,)), Apply(g, (Load() as b,)))) if (
@@ -243,7 +244,7 @@ def matches(kernel: Kernel, intrinsic: Intrinsic) -> Iterator[Match]:
 
 
 def _indirect(e: Load) -> bool:
-    return any(isinstance(x, (Load, Reduce)) for x in walk(*e.index))
+    return any(i.reads or i.reduces for i in e.index)
 
 
 def tensorized(

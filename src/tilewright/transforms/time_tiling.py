@@ -22,7 +22,6 @@ from tilewright.expr import (
     Expr,
     Lit,
     Load,
-    Reduce,
     as_index,
     axis,
     index,
@@ -205,7 +204,7 @@ def _by_rows(k: Kernel, rows: int) -> bool:
     better off with many rows: what they read is worth being used again, and copied for that."""
     if not k.is_map or not k.axes or k.axes[0].extent != rows:
         return False
-    if any(isinstance(e, Reduce) for e in walk(*k.expressions)):
+    if any(e.reduces for e in k.expressions):
         return False
     return all(a.index and a.index[0] is k.axes[0] and a.buffer.shape[0] == rows for a in k.body)
 
