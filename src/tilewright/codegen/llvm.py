@@ -239,21 +239,21 @@ class FunctionPrinter(ValuePrinter):
 
     def statement(self, s: Stmt) -> None:
         match s:
+            case For():
+                self.loop(s)
             case Block(inner):
                 for t in inner:
                     self.statement(t)
-            case For():
-                self.loop(s)
+            case Store(buffer, index, value):
+                self.store(buffer, index, value)
+            case Accumulate(buffer, index, kind, value):
+                self.accumulate(buffer, index, kind, value)
             case While(condition, body):
                 self.while_loop(condition, body)
             case If(condition, then, otherwise):
                 self.branch(self.value_of(condition), then, otherwise)
             case Let(var, value):
                 self.bind(var, self.value_of(value))
-            case Store(buffer, index, value):
-                self.store(buffer, index, value)
-            case Accumulate(buffer, index, kind, value):
-                self.accumulate(buffer, index, kind, value)
             case Alloc(buffer):
                 self.alloc(buffer)
             case Flip(buffer):
@@ -292,11 +292,13 @@ class FunctionPrinter(ValuePrinter):
                 self.statement(s.body)
             return
         self.vector, self.lanes, self.extent = s.axis, s.lanes, static(s.axis.extent)
+        places = self.places
+        self.here()
         self.wide.add(s.axis.serial)
         self.remember(s.axis, _numbers(s.lanes))
         self.statement(s.body)
         self.wide.discard(s.axis.serial)
-        self.vector, self.lanes, self.extent = None, 1, 1
+        self.vector, self.lanes, self.extent, self.places = None, 1, 1, places
 
     def counted_loop(self, s: For) -> None:
         extent = s.axis.extent

@@ -10,7 +10,7 @@ depends on unrolled axes is known for their present numbers.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -27,6 +27,7 @@ from tilewright.codegen.llvm_values import (
     stored,
     vector_type,
 )
+from tilewright.codegen.places import UNKNOWN, Place, place
 from tilewright.dtypes import DType
 from tilewright.errors import InternalError
 from tilewright.expr import (
@@ -54,6 +55,8 @@ NEAR_BYTES = 256
 
 Slot: TypeAlias = tuple[Buffer, tuple[int, ...]]
 """A register: its buffer and its numbers there."""
+Address: TypeAlias = tuple[Buffer, tuple[Expr, ...]]
+"""An element: its buffer and its position there."""
 
 
 class ValuePrinter(Emitter):
@@ -79,6 +82,8 @@ class ValuePrinter(Emitter):
         self.wide: set[int] = set()  # the serials of variables with a value for each lane
         self.marks: dict[Expr, tuple[int, ...]] = {}  # those that expressions depend on
         self.all_marks: dict[tuple[int, ...], dict[Expr, tuple[int, ...]]] = {(): self.marks}
+        self.places: dict[Address, Place | None] = {}  # where positions are inside these loops
+        self.all_places: dict[Hashable, dict[Address, Place | None]] = {((), None): self.places}
         self.expansions: dict[Expr, Expr] = {}
         self.forms: dict[tuple[Buffer, tuple[Expr, ...]], Affine] = {}
         self.sums: dict[tuple[tuple[Expr, int], ...], Expr] = {}
@@ -113,15 +118,24 @@ class ValuePrinter(Emitter):
 
     def numbers(self, axis: Axis, count: int) -> Iterator[int]:
         """The copies of an unrolled body, each while the axis has its number."""
-        outer = self.marks
+        if not count:
+            return
+        outer, places, known, unrolled = self.marks, self.places, self.known, self.unrolled
+        unrolled[axis.serial] = 0
+        self.marks = self.all_marks.setdefault(tuple(unrolled), {})
+        self.here()
         for i in range(count):
-            self.unrolled[axis.serial] = i
-            if not i:
-                self.marks = self.all_marks.setdefault(tuple(self.unrolled), {})
-            self.known[self.key(axis)] = Operand(str(i), dtypes.int64)
+            unrolled[axis.serial] = i
+            known[self.key(axis)] = Operand(str(i), dtypes.int64)
             yield i
-        self.unrolled.pop(axis.serial, None)
-        self.marks = outer
+        del unrolled[axis.serial]
+        self.marks, self.places = outer, places
+
+    def here(self) -> None:
+        """Look places up among those of the present unrolled axes and vector axis."""
+        context = (tuple(self.unrolled), self.vector)
+        found = self.all_places.get(context)
+        self.places = self.all_places.setdefault(context, {}) if found is None else found
 
     def remember(self, e: Expr, x: Operand, base: Buffer | None = None) -> None:
         """`x` is the value of `e`, or the address of that offset from `base`, to the end of the
@@ -136,8 +150,9 @@ class ValuePrinter(Emitter):
         if read in self.changing:
             self.readers[read].append(key)  # type: ignore[index]
         for e in of:
-            for b in e.reads & self.changing:
-                self.readers[b].append(key)
+            if not e.reads.isdisjoint(self.changing):
+                for b in e.reads & self.changing:
+                    self.readers[b].append(key)
             if self.bound:
                 for serial in e.free & self.bound.keys():
                     self.bound[serial].append(key)
@@ -271,6 +286,11 @@ class ValuePrinter(Emitter):
 
     def position(self, buffer: Buffer, index: tuple[Expr, ...]) -> tuple[Affine, int | None]:
         """The flat offset at lane 0 and the step between lanes (None: not affine in the lane)."""
+        found = self.places.get((buffer, index), UNKNOWN)
+        if found is UNKNOWN:
+            found = self.places[buffer, index] = self._place(buffer, index)
+        if found is not None:
+            return found.at(self.unrolled), found.step
         form = self.form(buffer, index)
         if self.vector is None:
             return self.settled(form), 0
@@ -279,6 +299,14 @@ class ValuePrinter(Emitter):
             if not t.free.isdisjoint(self.wide):
                 return form, None
         return self.settled(rest), form.coefficient(self.vector)
+
+    def _place(self, buffer: Buffer, index: tuple[Expr, ...]) -> Place | None:
+        form, step = self.form(buffer, index), 0
+        if self.vector is not None:
+            form, step = form.without(self.vector), form.coefficient(self.vector)
+            if any(not t.free.isdisjoint(self.wide) for t, _ in form.terms):
+                return None
+        return place(form, step, self.unrolled)
 
     def _varies(self, e: Expr) -> bool:
         """Whether the lanes may have different values of `e`."""
@@ -318,15 +346,17 @@ class ValuePrinter(Emitter):
     def read(self, buffer: Buffer, index: tuple[Expr, ...], guard: Expr | None) -> Operand:
         """Load one element, or one for each lane. What nobody writes meanwhile is loaded once."""
         offset, step = self.position(buffer, index)
-        g = self.guard(guard)
-        if g.never:
+        g = OPEN if guard is None else self.guard(guard)
+        if g is not OPEN and g.never:
             lanes = 1 if step == 0 else self.lanes
             return constant(literal(0, buffer.dtype), lanes)
         if step is None:
             return self.loaded(buffer, index, offset, step, g)
         lanes_of = (step, self.lanes, self.extent) if step or g.lanes or g.varying else ()
         moving = self.moving(offset)
-        key = (buffer, self.key(moving), offset.constant, *lanes_of, *self.asked(g))
+        key: Hashable = (buffer, self.key(moving), offset.constant, *lanes_of)
+        if g is not OPEN and (asked := self.asked(g)):
+            key = (key, asked)
         found = self.known.get(key)
         if found is None:
             found = self.loaded(buffer, index, offset, step, g)
@@ -663,6 +693,8 @@ class ValuePrinter(Emitter):
 
     def known_value(self, root: Expr) -> Operand:
         """Emit what is needed to have the value of an expression in machine operations."""
+        if type(root) is Load and self.register(root.buffer):
+            return self.registers[self.slot(root.buffer, root.index)[0]]
         key = self.key if self.unrolled else _same
         known, first = self.known, key(root)
         found = known.get(first)
@@ -673,7 +705,7 @@ class ValuePrinter(Emitter):
             e = stack[-1]
             name = key(e)
             if name not in known:
-                missing = [c for c in self._first(e) if key(c) not in known]
+                missing = self._missing(e, key)
                 if missing:
                     stack += missing[::-1]
                     continue
@@ -681,16 +713,30 @@ class ValuePrinter(Emitter):
             stack.pop()
         return known[first]
 
+    def _missing(self, e: Expr, key: Callable[[Expr], Hashable]) -> list[Expr]:
+        """What must be computed before `e` and is not known yet, but for loads in front of all
+        else: these are emitted."""
+        missing: list[Expr] = []
+        for c in self._first(e):
+            if type(c) is Load and not missing:
+                self.known_value(c)
+            elif key(c) not in self.known:
+                missing.append(c)
+        return missing
+
     def _first(self, e: Expr) -> tuple[Expr, ...]:
         """What must be computed before `e`; a rare branch waits until it is needed."""
         if isinstance(e, Load):
             return ()  # positions come with the address, and guards with the choice of it
-        if isinstance(e, Apply) and e.op.name == "rare":
+        if not isinstance(e, Apply):
+            return e.children
+        name = e.op.name
+        if name == "rare":
             return (e.args[0], e.args[2])
-        if isinstance(e, Apply) and e.op.name == "select" and self.asks_places(e.args[0]):
+        if name == "select" and self.asks_places(e.args[0]):
             g = self.guard(e.args[0])
             return (*g.asked, *([] if g.never else e.args[1:2]), *([] if g.always else e.args[2:]))
-        return () if is_word(e) and neighbours(e) else e.children
+        return () if is_word(e) and neighbours(e) else e.args
 
     def expression(self, e: Expr) -> Operand:
         match e:
