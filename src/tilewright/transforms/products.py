@@ -12,7 +12,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tilewright.expr import CONSTANT, Axis, Expr, Load, Reduce, is_static, static, walk
 from tilewright.kernel import Assign
@@ -102,6 +102,7 @@ class Operand:
 
     read: Expr
     form: Affine
+    _sizes: dict[tuple[Axis, ...], int] = field(default_factory=dict, compare=False, repr=False)
 
     @functools.cached_property
     def load(self) -> Load:
@@ -162,7 +163,12 @@ class Operand:
 
     def size(self, axes: Sequence[Axis]) -> int:
         """Elements of what is read over these axes."""
-        return math.prod(static(a.extent) for a in axes if self.moves(a))
+        key = tuple(axes)  # asked again for every tile
+        found = self._sizes.get(key)
+        if found is None:
+            found = math.prod([static(a.extent) for a in key if self.moves(a)])
+            self._sizes[key] = found
+        return found
 
 
 @dataclass(frozen=True)
@@ -176,6 +182,8 @@ class Product:
     lanes: int
     target: Target
     is_map: bool
+    _rows: dict[Axis, int] = field(default_factory=dict, compare=False, repr=False)
+    _copied: dict[Expr, bool] = field(default_factory=dict, compare=False, repr=False)
 
     def best(self) -> Tile | None:
         """The tile that takes the fewest cycles by a simple count: multiplications or loads,
@@ -269,11 +277,13 @@ class Product:
     def operands(self) -> list[Operand]:
         return operands_of(reads([r.body for r in self.tiled]))
 
-    @functools.cached_property
-    def copied(self) -> frozenset[Expr]:
-        """What can be copied as a whole."""
-        axes = [*self.axes, *self.summed]
-        return frozenset(o.read for o in self.operands if whole(o.read, axes) is not None)
+    def copies(self, o: Operand) -> bool:
+        """Whether it can be copied as a whole."""
+        found = self._copied.get(o.read)
+        if found is None:
+            found = whole(o.read, [*self.axes, *self.summed]) is not None
+            self._copied[o.read] = found
+        return found
 
     @functools.cached_property
     def outs(self) -> list[Operand]:
@@ -331,7 +341,7 @@ class Product:
             guarded = o.load.guard is not None and o.step(vector) == 1 and once
             if not self.alone(o, vector):
                 load = load if o.step(vector) == 1 else lanes * SCATTERED
-            elif guarded and len(wide) == 1 and o.read in self.copied:
+            elif guarded and len(wide) == 1 and self.copies(o):
                 staged.append((o.read, None))
                 copied += COPIED * o.size(self.axes) * 2
             elif self.packs(o, vector, plans[vector].chunk, self.results // static(vector.extent)):
@@ -396,12 +406,15 @@ class Product:
 
     def rows_of(self, a: Axis) -> int:
         """Rows along an axis, of matrices that lie beyond the second level cache."""
+        if a in self._rows:
+            return self._rows[a]
         total = 0
         for o in self.operands:
             rows, nbytes = o.size(self.summed), o.size([*self.axes, *self.summed]) * o.itemsize
             large = 2 * nbytes > self.target.l2_bytes and rows >= MANY_ROWS
             if large and o.step(a) == 1 and o.load.guard is None and not o.is_constant:
                 total += o.size([*self.axes, *self.summed]) // static(a.extent)
+        self._rows[a] = total
         return total
 
     @functools.cached_property
@@ -484,16 +497,18 @@ class Product:
     def spreads(self, o: Operand, rows: Axis, high: int, stretches: int) -> bool:
         """Whether to copy an operand whose elements are read one by one."""
         moving = [k for k in self.summed if o.moves(k)]
-        if not o.is_plain or not moving or o.read not in self.copied:
+        if not o.is_plain or not moving:
             return False
         if o.load.guard is not None or (o.is_word and not neighbours(o.read)):
-            return True
+            return self.copies(o)
         if stretches < 4 or high >= static(rows.extent) or not o.moves(rows):
             return False
         if o.step(moving[-1]) != 1 and not o.is_word:
             size = o.size([rows, *moving]) * o.itemsize
-            return o.step(rows) != 1 and size > self.target.l2_bytes
-        return o.far(rows) and o.collide(rows, high)
+            worth = o.step(rows) != 1 and size > self.target.l2_bytes
+        else:
+            worth = o.far(rows) and o.collide(rows, high)
+        return worth and self.copies(o)
 
 
 def turned_tile(
