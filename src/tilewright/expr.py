@@ -186,8 +186,10 @@ class Axis(Expr):
     serial: int
 
     def derive(self) -> None:
-        super().derive()
+        _set_children(self, ())
         _set_free(self, frozenset((self.serial,)))
+        _set_reads(self, _NO_BUFFERS)
+        _set_reduces(self, False)
 
     @property
     def type(self) -> DType:
@@ -202,8 +204,10 @@ class Var(Expr):
     serial: int
 
     def derive(self) -> None:
-        super().derive()
+        _set_children(self, ())
         _set_free(self, frozenset((self.serial,)))
+        _set_reads(self, _NO_BUFFERS)
+        _set_reduces(self, False)
 
     @property
     def type(self) -> DType:
@@ -216,12 +220,18 @@ class Index(Expr):
     op: str
     args: tuple[Expr, ...]
 
+    def derive(self) -> None:  # for two arguments: half of all terms are positions
+        a, b = self.args
+        x, y = a.free, b.free
+        _set_children(self, self.args)
+        _set_free(self, x if not y or x is y else x | y if x else y)
+        p, q = a.reads, b.reads
+        _set_reads(self, p if not q or p is q else p | q if p else q)
+        _set_reduces(self, a.reduces or b.reduces)
+
     @property
     def type(self) -> DType:
         return dtypes.int64
-
-    def parts(self) -> tuple[Expr, ...]:
-        return self.args
 
     def with_children(self, children: tuple[Expr, ...]) -> Expr:
         return index(self.op, *children)
@@ -361,17 +371,23 @@ def is_index(x: object) -> bool:
 
 def literal(value: Operand, dtype: DType) -> Lit:
     """`value` as an element of type `dtype`, rounded to it."""
+    if type(value) is int and dtype is dtypes.int64 and -(1 << 63) <= value < 1 << 63:
+        return _number(value)
     if dtype == dtypes.float64:
         return Lit(float(value), dtype)  # type: ignore[arg-type]
+    assert not isinstance(value, Expr)
     if dtypes.is_float(dtype):
+        if value in (0, 1):  # as most are
+            return Lit(float(value), dtype)
         with np.errstate(over="ignore"):
             return Lit(float(np.asarray(value).astype(dtype)), dtype)
     if dtypes.is_bool(dtype):
         return Lit(bool(value), dtype)
-    info = np.iinfo(dtype)
-    assert not isinstance(value, Expr)
-    wrapped = (int(value) - int(info.min)) % (1 << info.bits) + int(info.min)
-    return Lit(wrapped, dtype)
+    if not dtypes.is_integer(dtype):
+        raise InternalError(f"there are no literals of type {dtype}")
+    bits = 8 * dtype.itemsize
+    low = -(1 << bits - 1) if dtype.kind == "i" else 0
+    return Lit((int(value) - low) % (1 << bits) + low, dtype)
 
 
 def as_index(x: Extent) -> Expr:
@@ -386,12 +402,14 @@ def _number(n: int) -> Lit:
 
 def axis(name: str, extent: Extent) -> Axis:
     """A new iteration variable over `range(extent)`."""
-    return Axis(name, extent, next(_serial))
+    found: Axis = Axis.fresh(name, extent, next(_serial))
+    return found
 
 
 def var(name: str, dtype: DType) -> Var:
     """A new scalar variable of the Loops language."""
-    return Var(name, dtype, next(_serial))
+    found: Var = Var.fresh(name, dtype, next(_serial))
+    return found
 
 
 def load(buffer: Buffer, idx: tuple[Expr, ...], guard: Expr | None = None) -> Load:
@@ -480,17 +498,18 @@ def _compare(op: str, a: Operand, b: Operand) -> Expr:
 
 def index(op: str, a: Expr, b: Expr) -> Expr:
     """Index arithmetic with the folds that need no ranges; constants stand on the right."""
-    if isinstance(a, Lit) and isinstance(b, Lit):
-        return as_index(INDEX_OPS[op](int(a.value), int(b.value)))
-    if isinstance(a, Lit) and op in ("+", "*", "min", "max"):
-        a, b = b, a
+    if isinstance(a, Lit):
+        if isinstance(b, Lit):
+            return as_index(INDEX_OPS[op](int(a.value), int(b.value)))
+        if op in ("+", "*", "min", "max"):
+            a, b = b, a
     if isinstance(b, Lit):
         n = int(b.value)
-        if (op, n) in (("+", 0), ("*", 1), ("//", 1)):
-            return a
-        if (op, n) in (("*", 0), ("%", 1)):
-            return as_index(0)
-        if isinstance(a, Index) and isinstance(a.args[1], Lit) and a.op == op and op in ("+", "*"):
+        if n == 0 and op in ("+", "*"):
+            return a if op == "+" else as_index(0)
+        if n == 1 and op in ("*", "//", "%"):
+            return as_index(0) if op == "%" else a
+        if isinstance(a, Index) and a.op == op and op in ("+", "*") and isinstance(a.args[1], Lit):
             return index(op, a.args[0], as_index(INDEX_OPS[op](int(a.args[1].value), n)))
     return Index(op, (a, b))
 

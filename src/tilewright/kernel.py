@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,13 @@ class Kernel:
     @functools.cached_property
     def expressions(self) -> tuple[Expr, ...]:
         return tuple(e for a in self.body for e in (*a.index, a.value))
+
+    def named(self, name: str) -> Kernel:
+        """The kernel under another name."""
+        renamed = replace(self, name=name)
+        known = ("writes", "reads", "expressions")
+        renamed.__dict__.update({k: v for k, v in self.__dict__.items() if k in known})
+        return renamed
 
     def __repr__(self) -> str:
         return show(self)

@@ -87,6 +87,15 @@ class TermMeta(type):
             return term
         return found
 
+    def fresh(cls, *args: Any) -> Any:
+        """A term whose fields no other will ever have, a serial number of its own among them: it
+        is looked for in vain, so it does without the table."""
+        term: Any = _bare(cls)
+        for set_field, value in zip(cls._setters, args, strict=True):
+            set_field(term, value)
+        term.derive()
+        return term
+
 
 class Term(metaclass=TermMeta):
     """A node of a language. Fields are positional, hashable and never change."""

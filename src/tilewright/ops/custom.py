@@ -243,7 +243,10 @@ def pending_in(outputs: Sequence[Node]) -> str | None:
 
 
 def inline(graph: Graph, wrap: Wrap) -> Graph:
-    """The graph with every call, at any depth, replaced by its body."""
+    """The graph with every call, at any depth, replaced by its body; the same object if there is
+    none."""
+    if not any(isinstance(n.op, (Pending, Call)) or n.op.graphs for n in graph.nodes):
+        return graph
     env: dict[Node, Any] = {}
     for n in graph.nodes:
         if n in graph.inputs:

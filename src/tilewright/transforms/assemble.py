@@ -12,9 +12,10 @@ the main one.
 from __future__ import annotations
 
 import bisect
+import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from tilewright import dtypes, loops
 from tilewright import kernel as kernels
@@ -115,6 +116,10 @@ class Made:
     function: Function
     blocks: dict[Buffer, Copy]
 
+    @functools.cached_property
+    def text(self) -> str:
+        return _canonical(self.kernel)
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -124,11 +129,15 @@ class Packing:
     block: Copy
     place: Place
 
-    @property
+    @functools.cached_property
     def kernel(self) -> Kernel:
         """The copy as a kernel like any other."""
         b = self.block
         return Kernel(b.buffer.name, b.axes, (Assign(b.buffer, b.axes, (), b.value),))
+
+    @functools.cached_property
+    def text(self) -> str:
+        return _canonical(self.kernel)
 
 
 @dataclass(frozen=True)
@@ -219,7 +228,7 @@ def assemble(graph: Graph, scheduler: Scheduler, lapack: Lapack | None = None) -
     outs = [_buffer(n, "output", f"out{k}") for k, n in enumerate(graph.outputs)]
     places = [_whole(b) for b in (*inputs, *kept)]
     body = block(*builder.block(parts.after, places, [_whole(b) for b in outs], whole=True))
-    packings = list(builder.packings.values())
+    packings = builder.packings
     calls = [s for s in statements(body) if isinstance(s, Call)]
     used = {a.buffer for s in calls for a in s.args if isinstance(a, Ref)}
     results = [b for b in (*kept, *(p.place.buffer for p in packings)) if b in used]
@@ -294,8 +303,9 @@ class _Builder:
     constants: dict[Held, Place] = field(default_factory=dict)
     arena: Arena = field(default_factory=Arena)
     arena_buffer: Buffer = field(default_factory=lambda: Buffer("arena", dtypes.uint8, (0,)))
-    packings: dict[tuple[Buffer, Expr, str], Packing] = field(default_factory=dict)
-    by_text: dict[str, Made] = field(default_factory=dict)
+    packings: list[Packing] = field(default_factory=list)
+    packed_of: dict[tuple[Buffer, Expr], list[Packing]] = field(default_factory=dict)
+    by_types: dict[tuple[Any, ...], list[Made]] = field(default_factory=dict)
     by_op: dict[tuple[Op, tuple[Type, ...]], tuple[Function, list[Buffer]]] = field(
         default_factory=dict
     )
@@ -406,11 +416,7 @@ class _Builder:
         cut = in_slices(k)
         if cut is not None:
             return self.cut(*cut, {b: place[origin.get(b, b)] for b in k.params})
-        types = [(b.dtype, b.shape, b.scope) for b in k.params]
-        text = f"{types} {kernels.show(replace(k, name=''), Canonical())}"
-        made = self.by_text.get(text)
-        if made is None:
-            made = self.by_text[text] = self.make(replace(k, name=self.unique(k.name)))
+        made = self.made(k)
         own = dict(zip(made.kernel.params, k.params, strict=True))
         scratch = [b for b in made.function.params if b not in own and b not in made.blocks]
         slots = {b: self.slot(self.arena.take(b.nbytes)) for b in scratch}
@@ -438,6 +444,17 @@ class _Builder:
             self.arena.drop(offset)
         return calls
 
+    def made(self, k: Kernel) -> Made:
+        """The function of a kernel or of one that reads the same; texts are only compared, and so
+        only written, of kernels with parameters of the same types."""
+        like = self.by_types.setdefault(tuple([(b.dtype, b.shape, b.scope) for b in k.params]), [])
+        text = _canonical(k) if like else None
+        found = next((m for m in like if m.text == text), None)
+        if found is None:
+            found = self.make(k.named(self.unique(k.name)))
+            like.append(found)
+        return found
+
     def make(self, k: Kernel) -> Made:
         """Schedule a kernel and write its loops."""
         schedule = self.scheduler(k)
@@ -453,13 +470,15 @@ class _Builder:
 
     def packed(self, block: Copy, source: Place) -> Place:
         """The place of a packed constant; equal blocks of one constant share it."""
-        copy = Packing(source, block, source).kernel
-        key = source.buffer, source.offset, kernels.show(replace(copy, name=""), Canonical())
-        found = self.packings.get(key)
+        b = block.buffer
+        place = _whole(Buffer(f"p_{b.name}", b.dtype, b.shape, CONSTANT))
+        new = Packing(source, block, place)
+        like = self.packed_of.setdefault((source.buffer, source.offset), [])
+        found = next((p for p in like if p.text == new.text), None)
         if found is None:
-            b = block.buffer
-            place = _whole(Buffer(f"p_{b.name}", b.dtype, b.shape, CONSTANT))
-            found = self.packings[key] = Packing(source, block, place)
+            found = new
+            like.append(new)
+            self.packings.append(new)
         return found.place
 
     def unique(self, name: str) -> str:
@@ -648,6 +667,11 @@ class Canonical(Namer):
             name = self._names[id(thing)] = f"v{len(self._keep)}"
             self._keep.append(thing)
         return name
+
+
+def _canonical(k: Kernel) -> str:
+    """A kernel's text without its name: equal kernels have equal ones."""
+    return kernels.show(k.named(""), Canonical())
 
 
 def _sources(block: Copy) -> list[Buffer]:

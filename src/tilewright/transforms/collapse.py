@@ -46,8 +46,10 @@ def collapse(kernel: Kernel) -> Kernel:
     before = None
     while before is not kernel:
         before = kernel
-        for outer, inner in _pairs(kernel):
-            if _together(kernel, outer, inner):
+        pairs = _pairs(kernel)
+        forms = [affine(flat(b, at)) for b, at in _accesses(kernel)] if pairs else []
+        for outer, inner in pairs:
+            if _together(forms, outer, inner) and not _seen_elsewhere(kernel, outer, inner):
                 kernel = _merged(kernel, outer, inner)
                 break
     return kernel
@@ -57,7 +59,7 @@ def _flattened(kernel: Kernel) -> Kernel:
     """Loads at positions that were divided only to be multiplied again read a flat offset."""
     env: dict[Expr, Expr] = {}
     for e in walk(*kernel.expressions):
-        if isinstance(e, Load) and any(_divides(i) for i in e.index):
+        if isinstance(e, Load) and any(_divides(i) for i in e.index if i.children):
             (offset,) = simplify([flat(e.buffer, e.index)])
             if not _divides(offset):
                 env[e] = Load(e.buffer, (offset,), e.guard)
@@ -81,21 +83,18 @@ def _pairs(kernel: Kernel) -> list[tuple[Axis, Axis]]:
 
 
 def _accesses(kernel: Kernel) -> list[Access]:
-    loads = loads_in(*kernel.expressions)
-    return [(e.buffer, e.index) for e in loads] + [(a.buffer, a.index) for a in kernel.body]
+    read = [(e.buffer, e.index) for e in loads_in(*kernel.expressions)]
+    return read + [(a.buffer, a.index) for a in kernel.body]
 
 
-def _together(kernel: Kernel, outer: Axis, inner: Axis) -> bool:
-    """Whether all accesses step along `outer` as along `inner` after its last point, and nothing
-    else looks at either."""
-    for buffer, at in _accesses(kernel):
-        form = affine(flat(buffer, at))
-        if form.coefficient(outer) != form.coefficient(inner) * static(inner.extent):
-            return False
-        rest = form.without(outer).without(inner).expr()
-        if depends(rest, (outer, inner)):
-            return False
-    return not _seen_elsewhere(kernel, outer, inner)
+def _together(forms: Sequence[Affine], outer: Axis, inner: Axis) -> bool:
+    """Whether all accesses step along `outer` as along `inner` after its last point."""
+    n = static(inner.extent)
+    return all(
+        form.coefficient(outer) == form.coefficient(inner) * n
+        and not form.moves_with((outer, inner))
+        for form in forms
+    )
 
 
 def _seen_elsewhere(kernel: Kernel, outer: Axis, inner: Axis) -> bool:

@@ -60,7 +60,7 @@ def split_complex(kernel: Kernel) -> tuple[Kernel, dict[Buffer, Buffer]]:
     kernel without complex values comes back as the same object. InternalError for a function that
     has no meaning on complex numbers.
     """
-    if not any(dtypes.is_complex(e.type) for e in walk(*kernel.expressions)):
+    if not _any_complex(kernel.expressions):
         return kernel, {}
     parts = Parts()
     body: list[Assign] = []
@@ -86,13 +86,21 @@ def split_function(function: Function) -> Function:
     """
     every = [e for s in statements(function.body) for e in expressions(s)]
     buffers = {s.buffer for s in statements(function.body) if isinstance(s, Alloc)}
-    types = [e.type for e in walk(*every)] + [b.dtype for b in (*function.params, *buffers)]
-    if not any(dtypes.is_complex(t) for t in types):
+    memory = any(dtypes.is_complex(b.dtype) for b in (*function.params, *buffers))
+    if not memory and not _any_complex(every):
         return function
     parts = Parts()
     params = tuple(parts.shared(b) for b in function.params)
     body = _block(function.body, parts)
     return Function(function.name, params, body, function.sources)
+
+
+def _any_complex(roots: Sequence[Expr]) -> bool:
+    """Whether anything is complex: what is read, or what an operation gives; there is no complex
+    literal."""
+    if any(dtypes.is_complex(b.dtype) for e in roots for b in e.reads):
+        return True
+    return any(isinstance(e, Apply) and dtypes.is_complex(e.dtype) for e in walk(*roots))
 
 
 class Parts:

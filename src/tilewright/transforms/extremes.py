@@ -13,7 +13,7 @@ from typing import Final
 from tilewright.expr import is_static, static
 from tilewright.graph import Graph, Node, Op
 from tilewright.ops.reduce import ArgOfBlocks, ArgReduction, BlockExtremes
-from tilewright.transforms.rewriting import rewritten
+from tilewright.transforms.rewriting import applies, rewritten
 
 BLOCK: Final = 256
 """Elements of a block, at most: loops over longer ones take longer to compile than they save."""
@@ -26,7 +26,7 @@ LONG: Final = 512
 def extremes(graph: Graph) -> Graph:
     """The graph with argmax and argmin along long last axes in two steps; the same object if there
     are none. Along other axes neighbouring lines share vectors, and blocks would gain nothing."""
-    return rewritten(graph, _in_blocks)
+    return rewritten(graph, _in_blocks) if applies(graph, ArgReduction) else graph
 
 
 def _in_blocks(op: Op, args: Sequence[Node]) -> Node | None:

@@ -29,7 +29,7 @@ from tilewright.expr import (
 )
 from tilewright.kernel import Assign, Kernel
 from tilewright.target import Target
-from tilewright.transforms.index_rules import affine, flat
+from tilewright.transforms.index_rules import Affine, affine, flat
 from tilewright.transforms.pairs import walk_of_pairs
 from tilewright.transforms.products import Product, Tile, turned_tile
 from tilewright.transforms.schedule import (
@@ -211,7 +211,7 @@ class _Planner:
         tiled = [r for r in reductions if depends(r, axes)]
         for r in hoisted:
             self.reduction(r)
-        accesses = [flat(a.buffer, a.index) for a in body] + _offsets(values)
+        accesses = [affine(flat(a.buffer, a.index)) for a in body] + _offsets(values)
         lanes = _lanes([a.buffer.dtype.itemsize for a in body], values, self.target)
         if not axes:
             return axes
@@ -374,17 +374,15 @@ def _power(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
-def _offsets(roots: Sequence[Expr]) -> list[Expr]:
-    return [flat(e.buffer, e.index) for e in loads_in(*roots)]
+def _offsets(roots: Sequence[Expr]) -> list[Affine]:
+    return [affine(flat(e.buffer, e.index)) for e in loads_in(*roots)]
 
 
-def _cost(a: Axis, offsets: Sequence[Expr]) -> float:
+def _cost(a: Axis, offsets: Sequence[Affine]) -> float:
     """Memory cost of giving the lanes to an axis: contiguous and constant accesses are cheap."""
     total = 0.0
-    for o in offsets:
-        form = affine(o)
-        rest = form.without(a).expr()
-        if a.serial in rest.free:
+    for form in offsets:
+        if form.moves_with((a,)):
             total += GATHER
             continue
         step = form.coefficient(a)

@@ -8,8 +8,8 @@ indexed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from tilewright import dtypes
 from tilewright.expr import (
@@ -26,6 +26,8 @@ from tilewright.expr import (
     index,
     is_static,
     literal,
+    reductions_in,
+    serials,
     static,
     substitute,
     walk,
@@ -37,15 +39,22 @@ Range = tuple[float, float]
 ANY: Range = (-INF, INF)
 
 
-@dataclass(frozen=True)
-class Affine:
+class Affine(NamedTuple):
     """sum(coefficient * term) + constant, terms being positions that are not sums."""
 
     terms: tuple[tuple[Expr, int], ...]
     constant: int
 
     def coefficient(self, term: Expr) -> int:
-        return dict(self.terms).get(term, 0)
+        for t, c in self.terms:
+            if t is term:
+                return c
+        return 0
+
+    def moves_with(self, axes: Iterable[Expr]) -> bool:
+        """Whether it depends on these axes other than as terms of its own."""
+        own = serials(axes)
+        return any(not t.free.isdisjoint(own) for t, _ in self.terms if t not in axes)
 
     def without(self, term: Expr) -> Affine:
         return Affine(tuple(t for t in self.terms if t[0] is not term), self.constant)
@@ -61,11 +70,11 @@ class Affine:
         """The form as an index expression, constants last."""
         total: Expr | None = None
         for term, c in self.terms:
-            scaled = index("*", term, as_index(c))
+            scaled = term if c == 1 else index("*", term, as_index(c))
             total = scaled if total is None else index("+", total, scaled)
         if total is None:
             return as_index(self.constant)
-        return index("+", total, as_index(self.constant))
+        return index("+", total, as_index(self.constant)) if self.constant else total
 
 
 def affine(e: Expr) -> Affine:
@@ -73,17 +82,20 @@ def affine(e: Expr) -> Affine:
     terms: dict[Expr, int] = {}
     constant = 0
     stack: list[tuple[Expr, int]] = [(e, 1)]
-    while stack:
+    while stack:  # types compared, no patterns: lowering asks for many thousands of these
         x, scale = stack.pop()
-        match x:
-            case Lit(value):
-                constant += scale * int(value)
-            case Index("+", (a, b)):
-                stack += [(b, scale), (a, scale)]
-            case Index("*", (a, Lit(value))):
-                stack.append((a, scale * int(value)))
-            case _:
-                terms[x] = terms.get(x, 0) + scale
+        if isinstance(x, Index):
+            a, b = x.args
+            if x.op == "+":
+                stack += ((b, scale), (a, scale))
+                continue
+            if x.op == "*" and isinstance(b, Lit):
+                stack.append((a, scale * int(b.value)))
+                continue
+        elif isinstance(x, Lit):
+            constant += scale * int(x.value)
+            continue
+        terms[x] = terms.get(x, 0) + scale
     return Affine(tuple((t, c) for t, c in terms.items() if c), constant)
 
 
@@ -91,10 +103,10 @@ def flat(buffer: Buffer, idx: Sequence[Expr]) -> Expr:
     """The row-major offset of a position; one index into a buffer of other rank is one already."""
     if len(idx) == 1 and len(buffer.shape) != 1:
         return idx[0]
-    offset: Expr = as_index(0)
+    offset: Expr | None = None
     for i, n in zip(idx, buffer.shape, strict=True):
-        offset = index("+", index("*", offset, as_index(n)), i)
-    return offset
+        offset = i if offset is None else index("+", index("*", offset, as_index(n)), i)
+    return as_index(0) if offset is None else offset
 
 
 class Ranges:
@@ -104,10 +116,13 @@ class Ranges:
         self._known: dict[Expr, Range] = {}
 
     def __call__(self, e: Expr) -> Range:
-        for x in walk(e):
-            if x not in self._known:
-                self._known[x] = self._of(x)
-        return self._known[e]
+        found = self._known.get(e)
+        if found is None:
+            for x in walk(e):
+                if x not in self._known:
+                    self._known[x] = self._of(x)
+            found = self._known[e]
+        return found
 
     def _of(self, e: Expr) -> Range:
         match e:
@@ -183,35 +198,35 @@ def simplify(roots: Sequence[Expr]) -> list[Expr]:
     done: dict[Expr, Expr] = {}
     roots = _at_points(roots)
     for e in walk(*roots):
-        new = tuple(done[c] for c in e.children)
-        same = all(a is b for a, b in zip(new, e.children, strict=True))
-        rebuilt = e if same else e.with_children(new)
-        match rebuilt:
-            case Index():
-                done[e] = positions(rebuilt)
-            case Apply():
-                done[e] = _apply(rebuilt, ranges)
-            case Load(buffer, idx, Lit(True)):
-                done[e] = Load(buffer, idx, None)
-            case Reduce(kind, axes, body) if _empty(axes) and not dtypes.is_complex(body.type):
-                done[e] = literal(REDUCTIONS[kind][1](body.type), body.type)
-            case Reduce(kind, axes, body):
-                longer = tuple(a for a in axes if a.extent != 1)
-                done[e] = (
-                    rebuilt if longer == axes else Reduce(kind, longer, body) if longer else body
-                )
-            case _:
-                done[e] = rebuilt
+        new = tuple([done[c] for c in e.children])
+        rebuilt = e if new == e.children else e.with_children(new)
+        if isinstance(rebuilt, Index):
+            rebuilt = positions(rebuilt)
+        elif isinstance(rebuilt, Apply):
+            rebuilt = _apply(rebuilt, ranges) if rebuilt.op.name in TESTS else rebuilt
+        elif isinstance(rebuilt, Load):
+            if isinstance(rebuilt.guard, Lit) and rebuilt.guard.value:
+                rebuilt = Load(rebuilt.buffer, rebuilt.index, None)
+        elif isinstance(rebuilt, Reduce):
+            rebuilt = _reduction(rebuilt)
+        done[e] = rebuilt
     return [done[r] for r in roots]
+
+
+def _reduction(r: Reduce) -> Expr:
+    """Without axes of one point; over no points the neutral element."""
+    if any(a.extent == 0 for a in r.axes) and not dtypes.is_complex(r.type):
+        return literal(REDUCTIONS[r.kind][1](r.type), r.type)
+    longer = tuple([a for a in r.axes if a.extent != 1])
+    return r if longer == r.axes else Reduce(r.kind, longer, r.body) if longer else r.body
 
 
 def _at_points(roots: Sequence[Expr]) -> Sequence[Expr]:
     """The expressions with axes of one point, where a reduction binds them, at that point."""
-    nodes = walk(*roots)
-    if not any(a.extent == 1 for e in nodes if isinstance(e, Reduce) for a in e.axes):
+    if not any(a.extent == 1 for r in reductions_in(*roots) for a in r.axes):
         return roots
     done: dict[Expr, Expr] = {}
-    for e in nodes:
+    for e in walk(*roots):
         rebuilt = e.with_children(tuple([done[c] for c in e.children]))
         if isinstance(rebuilt, Reduce):
             points: dict[Expr, Expr] = {a: as_index(0) for a in rebuilt.axes if a.extent == 1}
@@ -220,28 +235,41 @@ def _at_points(roots: Sequence[Expr]) -> Sequence[Expr]:
     return [done[r] for r in roots]
 
 
-def _empty(axes: Sequence[Axis]) -> bool:
-    return any(a.extent == 0 for a in axes)
-
-
 class _Positions:
     """Applies the rules for positions until none changes anything."""
 
     def __init__(self, ranges: Ranges) -> None:
         self.ranges = ranges
         self.known: dict[Expr, Expr] = {}
+        self.sizes: dict[Expr, int] = {}
 
     def __call__(self, e: Expr) -> Expr:
-        for x in walk(e):
-            if x in self.known:
+        known = self.known
+        found = known.get(e)
+        if found is not None:
+            return found
+        if not isinstance(e, Index):
+            return e
+        below = all(c in known for c in e.args if isinstance(c, Index))
+        for x in (e,) if below else walk(e):
+            if x in known or not isinstance(x, Index):
                 continue
-            self.known[x] = x  # rules that lead back here stop
-            if isinstance(x, Index):
-                same = all(self.known[c] is c for c in x.args)
-                inner = x if same else index(x.op, *(self.known[c] for c in x.args))
-                after = _index(inner, self) if isinstance(inner, Index) else inner
-                self.known[x] = x if after is x else self(after)
-        return self.known[e]
+            known[x] = x  # rules that lead back here stop
+            new = tuple([known.get(c, c) for c in x.args])
+            inner = x if new == x.args else index(x.op, *new)
+            after = _index(inner, self) if isinstance(inner, Index) else inner
+            known[x] = x if after is x else self(after)
+        return known[e]
+
+    def size(self, e: Expr) -> int:
+        """How much there is to write: shared parts count every time."""
+        found = self.sizes.get(e)
+        if found is None:
+            for x in walk(e):
+                if x not in self.sizes:
+                    self.sizes[x] = 1 + sum([self.sizes[c] for c in x.children])
+            found = self.sizes[e]
+        return found
 
 
 def _index(e: Index, positions: _Positions) -> Expr:
@@ -259,7 +287,8 @@ def _index(e: Index, positions: _Positions) -> Expr:
             result = e if not (below or above) else (a if below == (e.op == "min") else b)
         case _:
             result = e
-    return e if result is e or _size(result) > _size(e) else result
+    larger = result is not e and result.children and positions.size(result) > positions.size(e)
+    return e if larger else result
 
 
 def _sum(form: Affine, positions: _Positions) -> Expr:
@@ -353,6 +382,10 @@ def _mod(x: Expr, n: int, ranges: Ranges) -> Expr:
     return index("%", inner, as_index(n))
 
 
+TESTS = frozenset(("lt", "le", "and", "select"))
+"""The operations on elements that there are rules for."""
+
+
 def _apply(e: Apply, ranges: Ranges) -> Expr:
     match e.op.name, e.args:
         case ("lt" | "le" as op, (a, b)) if a.type == dtypes.int64:
@@ -380,11 +413,3 @@ def _apply(e: Apply, ranges: Ranges) -> Expr:
 
 def _is_zero(value: float) -> bool:
     return value == 0 and math.copysign(1.0, value) > 0
-
-
-def _size(e: Expr) -> int:
-    """How much there is to write: shared parts count every time."""
-    size: dict[Expr, int] = {}
-    for x in walk(e):
-        size[x] = 1 + sum([size[c] for c in x.children])
-    return size[e]

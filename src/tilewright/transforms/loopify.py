@@ -341,13 +341,8 @@ class _Builder:
             return [Assign(a.buffer, a.index, a.axes, v) for a, v in zip(body, values, strict=True)]
         while True:
             bound = _bound(values)
-            ready = _ready(
-                [
-                    e
-                    for e in bound
-                    if isinstance(e, Reduce) and e.free.isdisjoint(bound[e] | serials(inner))
-                ]
-            )
+            free = [e for e in bound if e.free.isdisjoint(bound[e] | serials(inner))]
+            ready = _ready(free)
             if not ready:
                 break
             values = self.bind(ready, values, known, out)
@@ -427,9 +422,7 @@ class _Builder:
         rolled = _rolled(roots, HEAVY) and any(c.count > 1 for c in cells)
         while True:
             bound = _bound(roots)
-            ready = _ready(
-                [e for e in bound if isinstance(e, Reduce) and e.free.isdisjoint(bound[e])]
-            )
+            ready = _ready([e for e in bound if e.free.isdisjoint(bound[e])])
             if not ready:
                 break
             results = self.reduce(ready, cells, out)
@@ -706,7 +699,7 @@ def _reduction_of(a: Assign, following: Assign) -> Reduce | None:
         return None
     bound = _bound([following.value])
     for r in bound:
-        if not isinstance(r, Reduce) or len(r.axes) != 1 or r.axes[0].extent != own.extent:
+        if len(r.axes) != 1 or r.axes[0].extent != own.extent:
             continue
         loads = [e for e in loads_in(r.body) if e.buffer is a.buffer]
         place = tuple(substitute(a.index, {own: r.axes[0]}))
@@ -722,15 +715,14 @@ def _reduction_of(a: Assign, following: Assign) -> Reduce | None:
     return None
 
 
-def _bound(roots: Sequence[Expr]) -> dict[Expr, frozenset[int]]:
-    """For each expression, children first, the serials of the axes of the reductions around it."""
-    order = walk(*roots)
+def _bound(roots: Sequence[Expr]) -> dict[Reduce, frozenset[int]]:
+    """For each reduction, those inside first, the serials of the axes of those around it."""
+    order = reductions_in(*roots)
     bound = dict.fromkeys(order, NOTHING)
-    for e in reversed(order):
-        inside = bound[e] | serials(e.axes) if isinstance(e, Reduce) else bound[e]
-        if inside:
-            for c in e.children:
-                bound[c] |= inside
+    for r in reversed(order):
+        inside = bound[r] | serials(r.axes)
+        for inner in reductions_in(r.body):
+            bound[inner] |= inside
     return bound
 
 

@@ -19,7 +19,7 @@ from tilewright.graph import Graph, Node, Op, Type
 from tilewright.ops.contract import Conv, Dot
 from tilewright.ops.overlap import OverlapAdd, Spread
 from tilewright.ops.shape import Flip, Reshape, Transpose
-from tilewright.transforms.rewriting import rewritten
+from tilewright.transforms.rewriting import applies, rewritten
 
 WASTE: Final = 2
 """Multiplications of a convolution for each one needed, from which on it is rewritten."""
@@ -28,7 +28,7 @@ WASTE: Final = 2
 def overlap(graph: Graph) -> Graph:
     """The graph with the convolutions replaced that multiply mostly zeros; the same object if there
     are none. Only float32 and float64, static shapes, and nothing empty."""
-    return rewritten(graph, _added_up)
+    return rewritten(graph, _added_up) if applies(graph, Conv) else graph
 
 
 def _added_up(op: Op, args: Sequence[Node]) -> Node | None:

@@ -25,7 +25,7 @@ def rewritten(graph: Graph, rule: Rule) -> Graph:
             op = n.op.with_graphs(lambda g: rewritten(g, rule)) if n.op.graphs else n.op
             found = rule(op, args)
             if found is None:
-                same = op is n.op and all(a is b for a, b in zip(args, n.args, strict=True))
+                same = op is n.op and tuple(args) == n.args
                 found = n if same else op.node(*args)
         done[n] = found
     outputs = tuple(done[n] for n in graph.outputs)

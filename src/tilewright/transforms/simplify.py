@@ -6,6 +6,7 @@ even the sign of a zero. Refuses to fold large constants (a Fill is a number, wh
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
@@ -39,11 +40,17 @@ def simplify(graph: Graph) -> Graph:
 
 
 def _first(op: Op, args: Sequence[Node]) -> Node | None:
-    for rule in RULES:
+    for rule in _rules_for(type(op)):  # type: ignore[arg-type]
         found = rule(op, args)
         if found is not None:
             return found
     return None
+
+
+@functools.cache
+def _rules_for(kind: type[Op]) -> tuple[Rule, ...]:
+    """The rules that may say something about ops of a class, in their order."""
+    return tuple([rule for rule, kinds in RULES.items() if issubclass(kind, kinds)])
 
 
 def _value(n: Node) -> object:
@@ -52,9 +59,7 @@ def _value(n: Node) -> object:
 
 def constant_arguments(op: Op, args: Sequence[Node]) -> Node | None:
     """f(fill(a), fill(b)) -> fill(f(a, b))"""
-    if not (
-        isinstance(op, (Elementwise, Cast)) and args and all(isinstance(a.op, Fill) for a in args)
-    ):
+    if not args or not all(isinstance(a.op, Fill) for a in args):
         return None
     scalars = [np.asarray(_value(a)) for a in args]
     of = op.type(*(a.type for a in args))
@@ -63,9 +68,7 @@ def constant_arguments(op: Op, args: Sequence[Node]) -> Node | None:
 
 def moved_fill(op: Op, args: Sequence[Node]) -> Node | None:
     """move(fill(a)) -> fill(a) in the new shape"""
-    if isinstance(op, (Broadcast, Reshape, Transpose, Slice, Flip)) and isinstance(
-        args[0].op, Fill
-    ):
+    if isinstance(args[0].op, Fill):
         of = op.type(args[0].type)
         return Fill(of, args[0].op.bits).node() if isinstance(of, Type) else None
     return None
@@ -73,9 +76,11 @@ def moved_fill(op: Op, args: Sequence[Node]) -> Node | None:
 
 def neutral(op: Op, args: Sequence[Node]) -> Node | None:
     """x * 1, 1 * x, x / 1, x - 0, x + -0.0 -> x; an integer x + 0 as well"""
-    if not isinstance(op, Elementwise) or len(args) != 2:
+    if len(args) != 2:
         return None
     a, b = _value(args[0]), _value(args[1])
+    if a is None and b is None:
+        return None
     if op in (el.multiply, el.divide) and b is not None and b == 1:
         return args[0]
     if op == el.multiply and a is not None and a == 1:
@@ -147,8 +152,6 @@ def merged_moves(op: Op, args: Sequence[Node]) -> Node | None:
 def reshaped_operands(op: Op, args: Sequence[Node]) -> Node | None:
     """f(reshape(x), reshape(y), fill) -> reshape(f(x, y, fill)), so that equal values of unlike
     shapes (a mean with and without its axis) become one"""
-    if not isinstance(op, (Elementwise, Cast)):
-        return None
     inner = [a.args[0] for a in args if isinstance(a.op, Reshape)]
     moves = all(isinstance(a.op, (Reshape, Fill)) for a in args)
     if not inner or not moves or any(x.type.shape != inner[0].type.shape for x in inner):
@@ -237,15 +240,15 @@ def _unclamped(n: Node, extent: Extent) -> Node | None:
     return i if is_static(extent) and _value(last) == static(extent) - 1 else None
 
 
-RULES: Final[tuple[Rule, ...]] = (
-    constant_arguments,
-    moved_fill,
-    neutral,
-    chosen,
-    merged_moves,
-    reshaped_operands,
-    whole_slice,
-    picked,
-    read_by_scatter,
-)
-"""In the order they are tried. Each docstring states the rewrite."""
+RULES: Final[dict[Rule, tuple[type[Op], ...]]] = {
+    constant_arguments: (Elementwise, Cast),
+    moved_fill: (Broadcast, Reshape, Transpose, Slice, Flip),
+    neutral: (Elementwise,),
+    chosen: (Elementwise,),
+    merged_moves: (Reshape, Transpose, Broadcast, Cast, Elementwise),
+    reshaped_operands: (Elementwise, Cast),
+    whole_slice: (Slice,),
+    picked: (Dot,),
+    read_by_scatter: (Scatter,),
+}
+"""In the order they are tried, each with the ops it is about. Each docstring states the rewrite."""

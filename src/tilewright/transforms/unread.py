@@ -13,11 +13,14 @@ from tilewright.graph import Graph, Node, Op, Pick, users
 from tilewright.ops.calculus import reached
 from tilewright.ops.control import Scan
 from tilewright.source import born_at
+from tilewright.transforms.rewriting import applies
 
 
 def drop_unread(graph: Graph) -> Graph:
     """The graph whose scans carry, stack and read no more than what is needed; the same object if
     none of them did. Sub-graphs come first."""
+    if not applies(graph, Scan):
+        return graph
     readers = users(graph)
     done: dict[Node, Node] = {}
     places: dict[Node, dict[int, int]] = {}

@@ -35,7 +35,7 @@ from tilewright.ops.winograd import (
 )
 from tilewright.transforms.ahead import is_steady
 from tilewright.transforms.alternatives import Choose, by_count, described
-from tilewright.transforms.rewriting import rewritten
+from tilewright.transforms.rewriting import applies, rewritten
 
 SMALL: Final = Filtering((1.0,))
 """F(2, 3): rounds less than the convolution itself, whose sums are longer."""
@@ -119,7 +119,8 @@ def winograd(graph: Graph, choose: Choose = by_count) -> Graph:
     Only float32, windows or results of 3 by 3, strides and dilations of 1, one group, static
     shapes.
     """
-    return rewritten(graph, functools.partial(_faster, choose))
+    faster = functools.partial(_faster, choose)
+    return rewritten(graph, faster) if applies(graph, Conv) else graph
 
 
 def _faster(choose: Choose, op: Op, args: Sequence[Node]) -> Node | None:
