@@ -56,6 +56,10 @@ AGAIN, IN_TURNS = 1.3, 17.0
 one of many rows in turns."""
 COLLIDING, WAYS = 2.0, 7
 """What rows cost of which more than so many share a set of the first level cache."""
+QUEUE, WAITED, APART = 32, 17.0, 25.0
+"""Lines of results that a processor keeps until their places have come from beyond the second
+level cache, while it multiplies on; cycles that each further one of a tile is waited for; and
+cycles for each row of a tile where a vector of sums becomes several lines."""
 BODY, CODE, TURNING = 0.01, 30_000.0, 4
 """What one more copy of the tile's code is worth avoiding, as a share of the cycles and at most;
 and how many copies it is to turn a tile and to pack for it, one if that is done ahead: all tiles of
@@ -396,6 +400,8 @@ class Product:
             cycles += LATE * stretches * self.read_after // static(vector.extent)
         else:
             cycles += FOLLOWED * self.read_after * self.outs[0].itemsize / LINE_BYTES
+        written = (high, width * lanes) if turned is None else (width * lanes, high)
+        cycles += rounds * panels * stretches * self.stored(*written)
         turning = 0 if turned is None else 1 if _ahead(packed) else TURNING
         dealt = stretches * math.prod(static(a.extent) for a in order[: order.index(vector)])
         if packed and not _ahead(packed) and dealt < EVEN and cycles > SHARED:
@@ -424,6 +430,19 @@ class Product:
         loads = [e for x in self.body for e in walk(x.value) if isinstance(e, Load)]
         sizes = [o.size(self.axes) for o in operands_of([e for e in loads if e not in during])]
         return sum(n for n in sizes if n * self.outs[0].itemsize > self.target.l2_bytes)
+
+    @functools.cached_property
+    def far_results(self) -> list[int]:
+        """Bytes of an element of each array of results that lies beyond the second level cache."""
+        sizes = [(o.size(self.axes), o.itemsize) for o in self.outs]
+        return [size for n, size in sizes if n * size > self.target.l2_bytes]
+
+    def stored(self, rows: int, length: int) -> float:
+        """Cycles that writing a tile's so many rows of results takes beside its sums, where their
+        places come from beyond the second level cache."""
+        lines = sum(rows * -(-length * size // LINE_BYTES) for size in self.far_results)
+        several = any(self.lanes * size > LINE_BYTES for size in self.far_results)
+        return WAITED * max(0, lines - QUEUE) + (APART * rows if several else 0.0)
 
     def order(
         self,
