@@ -57,13 +57,17 @@ MOST_PREPARED: Final = 4
 @contextmanager
 def _uncollected() -> Iterator[None]:
     """Without the garbage collector: compiling makes many objects that live and no cycles that
-    die, and each pass over the whole heap would cost as much as a stage."""
+    die, and each pass over the whole heap would cost as much as a stage. Nor are they passed over
+    afterwards: freezing and unfreezing moves all objects to the oldest generation unseen."""
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if enabled:
+            if not gc.get_freeze_count():  # what somebody else froze stays frozen
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 
@@ -170,15 +174,19 @@ class Program:
         return main, Executable(loaded.before, entry.before.results, entry.before.arena_bytes)
 
     def _compiled(self) -> cache.Entry:
-        count, verify = threads.default_count(), self.options.verify
-        code = jit.objects(self.text, self.target, count, verify)
+        code = self._objects(self.text)
         first, before = self.assembly.preparation, None
         if first is not None:
             text = self._printed(first.program, before_name(self.name), once=True)
             results = tuple((tuple(map(static, t.shape)), t.dtype) for t in first.results)
-            objects = jit.objects(text, self.target, count, verify)
-            before = cache.Entry(objects, (), first.arena_bytes, results)
+            before = cache.Entry(self._objects(text), (), first.arena_bytes, results)
         return cache.Entry(code, self._kept, self.assembly.arena_bytes, (), before)
+
+    def _objects(self, text: str) -> tuple[bytes, ...]:
+        """The objects of a module; a short one is for one thread, whatever the cgroups say."""
+        several = len(text) >= 2 * jit.PART_CHARACTERS
+        count = threads.default_count() if several else 1
+        return jit.objects(text, self.target, count, self.options.verify)
 
     def prepared(self, captured: Sequence[Any]) -> tuple[Any, ...]:
         """What the program reads besides the arrays it captured: what it made of the constants
@@ -221,7 +229,7 @@ class Programs:
         target = machine()
         canonical = graphs.show(graph, sources=False)
         if scheduler is None:
-            scheduler = chooser(target, options.threads or threads.default_count())
+            scheduler = chooser(target, options.threads)
         key = (canonical, target, getattr(scheduler, "cache_key", scheduler), options)
         with self.lock:
             found = self._kept.get(key)
@@ -243,14 +251,15 @@ STAGES: Final = ("graph", "fusion", "kernels", "loops", "llvm", "asm", "time")
 """Channels that show programs being made: somebody who watches wants them made."""
 
 
-def chooser(target: Target, count: int) -> Scheduler | None:
-    """What chooses schedules where the user does not: None for the heuristic. The cost model is
-    loaded only where something was measured or learned."""
+def chooser(target: Target, count: int | None) -> Scheduler | None:
+    """What chooses schedules where the user does not, for so many threads (None: as many as are
+    used by default): None for the heuristic. The cost model is loaded only where something was
+    measured or learned."""
     if not learned():
         return None
     from tilewright.cost_model.deferred import Deferred
 
-    return Deferred(target, count)
+    return Deferred(target, count or threads.default_count())
 
 
 def _disk_key(

@@ -58,8 +58,8 @@ def collapse(kernel: Kernel) -> Kernel:
 def _flattened(kernel: Kernel) -> Kernel:
     """Loads at positions that were divided only to be multiplied again read a flat offset."""
     env: dict[Expr, Expr] = {}
-    for e in walk(*kernel.expressions):
-        if isinstance(e, Load) and any(_divides(i) for i in e.index if i.children):
+    for e in loads_in(*kernel.expressions):
+        if any(_divides(i) for i in e.index if i.children):
             (offset,) = simplify([flat(e.buffer, e.index)])
             if not _divides(offset):
                 env[e] = Load(e.buffer, (offset,), e.guard)
