@@ -481,9 +481,12 @@ class Array(Operators, Value):
 # -- operands ----------------------------------------------------------------------------------
 
 
+_OPERANDS = (Array, int, float, complex, np.ndarray, np.generic, list, tuple)
+
+
 def is_operand(x: Any) -> bool:
     """Whether an operator of Array takes `x`; other classes get their chance to."""
-    if isinstance(x, Array | int | float | complex | np.ndarray | np.generic | list | tuple):
+    if isinstance(x, _OPERANDS):
         return True
     if isinstance(x, str | bytes) or x is None:
         raise NotAnArray(x)
@@ -577,9 +580,12 @@ def broadcast_to(x: Array, shape: Sequence[Extent]) -> Array:
 # -- ufuncs ------------------------------------------------------------------------------------
 
 
+_EQUALITIES = frozenset((np.equal, np.not_equal))
+
+
 def operate(ufunc: Any, *args: Any) -> Any:
     """An operator: as the ufunc, but Python numbers among themselves stay Python's."""
-    if any(x is None or isinstance(x, str) for x in args) and ufunc in (np.equal, np.not_equal):
+    if ufunc in _EQUALITIES and any(x is None or isinstance(x, str) for x in args):
         return NotImplemented
     if not all(map(is_operand, args)):
         return NotImplemented

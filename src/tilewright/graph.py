@@ -13,7 +13,7 @@ import itertools
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class Type(Term):
         return Type(self.dtype, tuple(shape))
 
     def with_dtype(self, dtype: DType) -> Type:
-        return Type(dtype, self.shape)
+        return self if dtype is self.dtype else Type(dtype, self.shape)
 
     def without(self, axes: Sequence[int]) -> Type:
         """The type with the given (non-negative) axes dropped."""
@@ -196,15 +196,19 @@ class Op:
         """For opaque ops: what `loops` does by calls of a LAPACK, or None."""
         return None
 
-    @functools.cached_property
+    @property
     def graphs(self) -> dict[str, Graph]:
         """Sub-graphs of a control-flow op; those of a tuple are numbered."""
+        return self._graphs if _graph_names(type(self)) else _NO_GRAPHS  # type: ignore[arg-type]
+
+    @functools.cached_property
+    def _graphs(self) -> dict[str, Graph]:
         result: dict[str, Graph] = {}
-        for name in _field_names(type(self)):  # type: ignore[arg-type]
+        for name in _graph_names(type(self)):  # type: ignore[arg-type]
             value = getattr(self, name)
             if isinstance(value, Graph):
                 result[name] = value
-            elif _are_graphs(value):
+            else:
                 result |= {f"{name}[{i}]": g for i, g in enumerate(value)}
         return result
 
@@ -222,9 +226,9 @@ class Op:
 
     def attributes(self) -> list[str]:
         """The attributes as they are printed; must tell apart ops that differ."""
-        values = [getattr(self, name) for name in _field_names(type(self))]  # type: ignore[arg-type]
-        plain = [v for v in values if not isinstance(v, Graph) and not _are_graphs(v)]
-        return [show_attribute(v) for v in plain]
+        graphs = _graph_names(type(self))  # type: ignore[arg-type]
+        names = _field_names(type(self))  # type: ignore[arg-type]
+        return [show_attribute(getattr(self, name)) for name in names if name not in graphs]
 
     def inline(self) -> str | None:
         """How a node without arguments prints in its users' lines; None: on a line of its own."""
@@ -232,7 +236,7 @@ class Op:
 
     def node(self, *args: Node) -> Node:
         """The node applying this op to nodes."""
-        type = self.type(*(a.type for a in args))
+        type = self.type(*[a.type for a in args])
         return Node(self, args, type, user_source(), next(_serial))
 
     def __call__(self, *args: Any) -> Any:
@@ -246,14 +250,19 @@ def _field_names(op: type) -> tuple[str, ...]:
     return tuple([f.name for f in fields(op)])
 
 
+_NO_GRAPHS: Final[dict[str, Any]] = {}
+
+
+@functools.cache
+def _graph_names(op: type) -> tuple[str, ...]:
+    """The names of an op's attributes that are graphs or tuples of them, by their annotations."""
+    return tuple([f.name for f in fields(op) if "Graph" in str(f.type)])
+
+
 @functools.cache
 def _lower(name: str) -> str:
     """`ReduceSum` in lower case: `reduce_sum`."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
-
-
-def _are_graphs(value: Any) -> bool:
-    return isinstance(value, tuple) and bool(value) and all(isinstance(v, Graph) for v in value)
 
 
 def show_attribute(value: Any) -> str:

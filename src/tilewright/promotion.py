@@ -77,7 +77,7 @@ def shape_of(x: Operand) -> tuple[Extent, ...]:
 def broadcast_shapes(name: str, *shapes: tuple[Extent, ...]) -> tuple[Extent, ...]:
     """The shape all of `shapes` broadcast to; extents must be equal or 1."""
     first = shapes[0]
-    if all(s == first for s in shapes[1:]):
+    if shapes.count(first) == len(shapes):
         return first
     result: list[Extent] = [1] * max(map(len, shapes))
     for shape in shapes:

@@ -19,7 +19,7 @@ from tilewright.numpy.shaping import moveaxis, ravel, slice_along
 from tilewright.ops import elementwise as el
 from tilewright.ops.contract import Conv, Dot
 from tilewright.ops.shape import Flip, Reshape
-from tilewright.promotion import broadcast_shapes
+from tilewright.promotion import broadcast_shapes, loop
 from tilewright.tracing import Array, asarray, astype, broadcast_to
 
 ArrayLike = Any
@@ -47,8 +47,8 @@ def matmul(x1: ArrayLike, x2: ArrayLike, /, out: None = None, *, dtype: Any = No
     if dtype is not None:
         a, b = astype(a, np.dtype(dtype)), astype(b, np.dtype(dtype))
     # NumPy's own loop: it has none for bfloat16 and multiplies in float32.
-    loop = np.matmul.resolve_dtypes((a.dtype, b.dtype, None))
-    a, b = astype(a, loop[0]), astype(b, loop[1])
+    left, right, _ = loop(np.matmul, (a.dtype, b.dtype), None)
+    a, b = astype(a, left), astype(b, right)
     if a.ndim == 0 or b.ndim == 0:
         raise ShapeMismatch("matmul needs arrays with at least one axis", a.shape, b.shape)
     rows, columns = a.ndim > 1, b.ndim > 1

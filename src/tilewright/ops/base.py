@@ -15,9 +15,11 @@ from tilewright.graph import Type
 
 def same_type(op: str, *args: Type) -> Type:
     """The one type all of `args` have. Users never see this: promotion happened before."""
-    if any(a != args[0] for a in args):
-        raise InternalError(f"{op} needs equal types, got {', '.join(map(repr, args))}")
-    return args[0]
+    first = args[0]
+    for a in args:
+        if a is not first:
+            raise InternalError(f"{op} needs equal types, got {', '.join(map(repr, args))}")
+    return first
 
 
 def without(items: Sequence[Any], drop: Sequence[int]) -> tuple[Any, ...]:

@@ -54,19 +54,14 @@ class Dot(Op):
     fusion: ClassVar[str] = "contraction"
 
     def type(self, lhs: Type, rhs: Type) -> Type:
-        pairs = [
-            *zip(self.lhs_contract, self.rhs_contract, strict=True),
-            *zip(self.lhs_batch, self.rhs_batch, strict=True),
-        ]
-        if lhs.dtype != rhs.dtype or any(lhs.shape[a] != rhs.shape[b] for a, b in pairs):
-            raise InternalError(f"cannot contract {lhs!r} with {rhs!r} over {pairs}")
-        batch = tuple(lhs.shape[a] for a in self.lhs_batch)
-        frees = [
-            x.shape[d]
-            for x, free in zip((lhs, rhs), self.free(lhs, rhs), strict=True)
-            for d in free
-        ]
-        return lhs.with_shape((*batch, *frees))
+        ours, theirs = (*self.lhs_contract, *self.lhs_batch), (*self.rhs_contract, *self.rhs_batch)
+        met, meeting = [lhs.shape[d] for d in ours], [rhs.shape[d] for d in theirs]
+        if lhs.dtype != rhs.dtype or met != meeting:
+            raise InternalError(f"cannot contract {lhs!r} with {rhs!r} over {ours} and {theirs}")
+        batch = [lhs.shape[d] for d in self.lhs_batch]
+        rows = [n for d, n in enumerate(lhs.shape) if d not in ours]
+        columns = [n for d, n in enumerate(rhs.shape) if d not in theirs]
+        return lhs.with_shape((*batch, *rows, *columns))
 
     def free(self, lhs: Any, rhs: Any) -> tuple[Axes, Axes]:
         """Axes of each operand that are neither summed over nor batch."""

@@ -79,7 +79,7 @@ class Elementwise(Op):
             if args[0].dtype != dtypes.bool_ or args[0].shape != args[1].shape:
                 raise InternalError(f"select needs a bool condition of equal shape, got {args}")
             return same_type(self.name, *args[1:])
-        operand = same_type(self.name, *args)
+        operand = same_type(self.row.scalar.name, *args)
         return operand.with_dtype(self.row.result(operand.dtype))
 
     def numpy(self, *args: Any) -> Any:
