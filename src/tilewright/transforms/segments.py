@@ -37,8 +37,8 @@ class Segment:
     @property
     def narrowed(self) -> Segment:
         """The segment in vectors no wider than what a partly filled one holds."""
-        lanes = 1 << (self.width - 1).bit_length()
-        return replace(self, lanes=lanes) if NARROWEST <= lanes < self.lanes else self
+        lanes = max(NARROWEST, 1 << (self.width - 1).bit_length())
+        return replace(self, lanes=lanes) if lanes < self.lanes else self
 
 
 def segments(extent: int, plan: Plan) -> list[Segment]:
