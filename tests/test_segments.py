@@ -114,3 +114,13 @@ def test_partly_filled_vectors_stay_apart() -> None:
     cuts = joined(segments(61, PEELED), I, [])
     assert [(s.start, s.count, s.width) for s in cuts] == [(0, 7, 8), (56, 1, 5)]
     assert np.array_equal(points(cuts), range(61))
+
+
+@pytest.mark.parametrize(
+    ("width", "lanes", "narrowed"),
+    [(1, 16, 4), (3, 16, 4), (4, 16, 4), (5, 16, 8), (9, 16, 16), (1, 4, 4), (1, 2, 2), (3, 8, 4)],
+)
+def test_partly_filled_vectors_give_way_to_the_narrowest_that_hold_them(
+    width: int, lanes: int, narrowed: int
+) -> None:
+    assert Segment(0, 1, 1, width, lanes).narrowed == Segment(0, 1, 1, width, narrowed)
