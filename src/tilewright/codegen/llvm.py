@@ -18,7 +18,7 @@ from functools import cache
 from itertools import pairwise
 
 from tilewright import dtypes
-from tilewright.codegen import intrinsics
+from tilewright.codegen import intrinsics, multiply_add
 from tilewright.codegen.llvm_memory import ZERO, Slot, ValuePrinter
 from tilewright.codegen.llvm_values import (
     AS_PRINTED,
@@ -40,6 +40,7 @@ from tilewright.expr import (
     Buffer,
     Expr,
     Lit,
+    Load,
     is_static,
     literal,
     static,
@@ -64,7 +65,7 @@ from tilewright.loops import (
 )
 from tilewright.scalars import FUSED
 from tilewright.target import Target
-from tilewright.transforms.index_rules import affine
+from tilewright.transforms.index_rules import Affine, affine
 
 STACK_ALIGN = 64
 
@@ -100,7 +101,7 @@ def print_program(
     zero_bytes = 16
     native: frozenset[str] = frozenset()
     if target is not None:
-        native = native_operations(target) | intrinsics.native(target)
+        native = native_operations(target) | intrinsics.native(target) | multiply_add.native(target)
     regions: Mapping[str, Region] = {}
     brief = once and _nanoseconds(program) <= BRIEF_NS
     if target is not None and target.pool and threads != 1:
@@ -189,6 +190,7 @@ class FunctionPrinter(ValuePrinter):
         super().__init__(native, function.body.writes, _passed(function.body))
         self.function, self.regions, self.attributes = function, regions, attributes
         self.shared_flips, self.flips = shared_flips, dict[str, Buffer]()
+        self.multiplies = multiply_add.WRITTEN in native and multiply_add.only_multiplies(function)
         self.arguments: dict[Buffer, int] = {}  # the places of pointers in the entry's array
         self.first: list[str] = []  # what stands before all other lines
         self.tasks: dict[str, str] = {}
@@ -206,20 +208,23 @@ class FunctionPrinter(ValuePrinter):
                 params += self.scalars(self.regions[self.function.name])
             head = f"define internal void @{self.function.name}({', '.join(params)})"
         self.statement(self.function.body)
-        attributes = self.attributes or (AS_PRINTED if self.only_turns() else "")
+        attributes = self.attributes or (AS_PRINTED if self.as_good_as_printed() else "")
         head += f"{NO_UNWINDING}{attributes} {{\nentry:"
         if self.streamed:
             self.emit("fence seq_cst")
         return "\n".join([head, *self.first, *self.lines, "  ret void", "}"])
 
-    def only_turns(self) -> bool:
-        """Whether tiles are turned, summed up and stored, as Winograd's are: hundreds of lines, of
-        which LLVM makes the same instructions with and without its improvements. Where there is a
-        multiply-add, or loops hand vectors on, it needs them to tell which registers to reuse."""
-        if not any(isinstance(s, Flip) for s in statements(self.function.body)):
+    def as_good_as_printed(self) -> bool:
+        """Whether LLVM makes code that runs as long with and without its improvements: of products
+        (`multiply_add`), and where tiles are turned, summed up and stored, as Winograd's are. If
+        there are other multiply-adds, or loops hand vectors on, it needs to improve the code to
+        tell which registers to reuse."""
+        turns = any(isinstance(s, Flip) for s in statements(self.function.body))
+        if not turns and not self.multiplies:
             return False
         text = "\n".join(self.lines)
-        return not any(sign in text for sign in (FUSED_CALL, VECTOR_PHI, *SHORT_LANES))
+        spoilt = SHORT_LANES if self.multiplies else (FUSED_CALL, VECTOR_PHI, *SHORT_LANES)
+        return not any(sign in text for sign in spoilt)
 
     def base(self, buffer: Buffer) -> str:
         if buffer not in self.pointer:
@@ -568,14 +573,44 @@ class FunctionPrinter(ValuePrinter):
         if scalar or not (fused or name in intrinsics.SPELLINGS):
             return False
         acc = self.registers[slot]
-        factors = [self.splat(self.known_value(a), lanes) for a in e.children]
-        if name == "mul":
-            new = self.apply("fma", [*factors, acc], buffer.dtype)
+        if name == "mul" and self.multiplies and multiply_add.fits(acc):
+            new = self.multiplied(e, acc)
         else:
-            new = intrinsics.dot(self, name, acc, factors)
+            factors = [self.splat(self.known_value(a), lanes) for a in e.children]
+            if name == "mul":
+                new = self.apply("fma", [*factors, acc], buffer.dtype)
+            else:
+                new = intrinsics.dot(self, name, acc, factors)
         self.registers[slot] = self.within(slot, new, acc)
         self.forget(frozenset((buffer,)))
         return True
+
+    def multiplied(self, e: Expr, acc: Operand) -> Operand:
+        """The sum and a product `e`. What no other product needs is read by the instruction."""
+        for a, b in (e.children, e.children[::-1]):
+            if isinstance(a, Load) and (found := self.alone(a, acc)) is not None:
+                offset, step = found
+                factor = self.splat(self.known_value(b), acc.lanes)
+                base = self.address(a.buffer, offset.shifted(-offset.constant))
+                far = offset.constant * a.type.itemsize
+                return multiply_add.multiplied_by_memory(self, base, far, step, factor, acc)
+        factors = [self.splat(self.known_value(a), acc.lanes) for a in e.children]
+        return multiply_add.multiplied(self, *factors, acc)
+
+    def alone(self, e: Load, acc: Operand) -> tuple[Affine, int] | None:
+        """Where a factor is that only this product needs, one element or a whole vector; None if
+        it is none, or has to be loaded first."""
+        if e.guard is not None or e.type != acc.dtype or self.register(e.buffer):
+            return None
+        shared = any(n > 1 and serial not in e.free for serial, n in self.copies_of.items())
+        if shared or self.key(e) in self.known:
+            return None
+        offset, step = self.position(e.buffer, e.index)
+        spread = step == 0 and multiply_add.SPREAD in self.native
+        near = abs(offset.constant) * e.type.itemsize < multiply_add.FARTHEST
+        if step is None or not near or not (spread or (step == 1 and self.extent == acc.lanes)):
+            return None
+        return offset, step
 
     def within(self, slot: Slot, new: Operand, old: Operand) -> Operand:
         """`new` in the lanes that are meant, `old` in those of others; as it is where the others

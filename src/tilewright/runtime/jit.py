@@ -58,6 +58,7 @@ def _backend(triple: str) -> Any:
     if triple == _llvm().get_process_triple():
         _llvm().initialize_native_target()
         _llvm().initialize_native_asmprinter()
+        _llvm().initialize_native_asmparser()  # for instructions that are written out
     else:
         _llvm().initialize_all_targets()
         _llvm().initialize_all_asmprinters()

@@ -38,6 +38,8 @@ ALIAS_BYTES = 4096
 
 WIDEST_FLIP = 16
 """Rows of the largest square tile that is turned in registers."""
+FEW_VECTORS = 4
+"""Vectors of a row that are copied one after the other: a loop of them would be more code."""
 
 
 PAD_BYTES = 64
@@ -203,7 +205,8 @@ def _by_rows(target: Buffer, axes: Sequence[Axis], value: Expr, lanes: int) -> l
         at = _position(o, lanes, v, start, count)
         *index, x = simplify(substitute([*axes, value], {last: at}))
         store: Stmt = loop(v, Store(target, tuple(index), x), kind="vector", lanes=lanes)
-        out += [loop(o, store)] if count > 1 else [store]
+        few = count <= FEW_VECTORS and len(outer) > 0
+        out += [loop(o, store, kind="unroll" if few else "serial")] if count > 1 else [store]
     return _nested(outer, out)
 
 
