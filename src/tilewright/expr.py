@@ -625,6 +625,8 @@ def depends(e: Expr, axes: Iterable[Expr]) -> bool:
 def substitute(roots: Sequence[Expr], env: Mapping[Expr, Expr]) -> list[Expr]:
     """Replace the keys of `env` everywhere but where a reduction binds them; what does not change
     stays the same object."""
+    if not env:
+        return list(roots)
     names = all(isinstance(k, (Axis, Var)) for k in env)
     changing = serials(env) if names else None  # other terms may stand anywhere
     done: dict[Expr, Expr] = dict(env)

@@ -57,7 +57,7 @@ class Kernel:
     body: tuple[Assign, ...]
     sources: tuple[Source, ...] = ()
 
-    @property
+    @functools.cached_property
     def is_map(self) -> bool:
         return not any(a.axes for a in self.body)
 

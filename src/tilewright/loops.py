@@ -69,7 +69,11 @@ class Stmt(Term):
         return ()
 
     def derive(self) -> None:
-        _set_writes(self, frozenset(self.targets()).union(*(s.writes for s in self.inner)))
+        inner, own = self.inner, self.targets()
+        if len(inner) == 1 and not own:
+            _set_writes(self, inner[0].writes)
+        else:
+            _set_writes(self, frozenset(own).union(*[s.writes for s in inner]))
 
 
 _set_writes = Stmt.__dict__["writes"].__set__

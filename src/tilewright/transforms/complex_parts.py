@@ -100,7 +100,7 @@ def _any_complex(roots: Sequence[Expr]) -> bool:
     literal."""
     if any(dtypes.is_complex(b.dtype) for e in roots for b in e.reads):
         return True
-    return any(isinstance(e, Apply) and dtypes.is_complex(e.dtype) for e in walk(*roots))
+    return any(e.dtype.kind == "c" for e in walk(*roots) if isinstance(e, Apply))
 
 
 class Parts:

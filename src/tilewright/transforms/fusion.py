@@ -342,11 +342,12 @@ def group(
             order.append(n)
             continue
         axes, assigns = _assigns(n, buffers[n], lowering)
-        home = order.home(axes, assigns)
+        loads, size = _contents(assigns)
+        home = order.home(axes, assigns, loads, size)
         if home is None:
             home = Group(axes)
             order.append(home)
-        _join(home, n, axes, assigns)
+        _join(home, n, axes, assigns, loads, size)
         order.made_by[buffers[n]] = order.steps.index(home, -NEAR)
     return order.steps
 
@@ -385,12 +386,13 @@ class _Order:
     def read(self, step: Step) -> Iterable[Buffer]:
         return step.read if isinstance(step, Group) else (self.buffers[a] for a in step.args)
 
-    def home(self, axes: tuple[Axis, ...], assigns: list[Assign]) -> Group | None:
-        """The near group the assignments can join: all they read is made there or before. A group
-        that makes some of what they read may have to run later for that."""
+    def home(
+        self, axes: tuple[Axis, ...], assigns: list[Assign], loads: list[Load], size: int
+    ) -> Group | None:
+        """The near group the assignments, of `size` operations, can join: all their `loads` read
+        is made there or before. A group that makes some of it may have to run later for that."""
         if len(assigns) != 1 or not axes:
             return None
-        loads, size = _contents(assigns)
         latest = max((self.made_by.get(e.buffer, -1) for e in loads), default=-1)
         oldest = max(len(self.steps) - NEAR, 0)
         near = range(len(self.steps) - 1, oldest - 1, -1)
@@ -475,15 +477,21 @@ def _common_rows(g: Group, axes: tuple[Axis, ...], loads: list[Load]) -> int:
     return r if any(a.extent != 1 for a in axes[:r]) else 0
 
 
-def _join(g: Group, n: Node, axes: tuple[Axis, ...], assigns: list[Assign]) -> None:
+def _join(
+    g: Group,
+    n: Node,
+    axes: tuple[Axis, ...],
+    assigns: list[Assign],
+    loads: list[Load],
+    size: int,
+) -> None:
     """Add a node; a first one brings its axes as the rows."""
-    loads, size = _contents(assigns)
     r = _common_rows(g, axes, loads) if g.nodes else len(axes)
     if r < len(g.rows):  # the rows shrink: what was shared becomes the members' own
         lost = g.rows[r:]
         g.body = [Assign(a.buffer, a.index, (*_used(lost, a), *a.axes), a.value) for a in g.body]
         g.rows = g.rows[:r]
-    env: dict[Expr, Expr] = dict(zip(axes[:r], g.rows, strict=True))
+    env: dict[Expr, Expr] = {} if axes[:r] == g.rows else dict(zip(axes[:r], g.rows, strict=True))
     for a in assigns:
         *index, value = substitute([*a.index, a.value], env)
         g.body.append(Assign(a.buffer, tuple(index), (*axes[r:], *a.axes), value))
@@ -588,9 +596,7 @@ def _localise(
 ) -> Expr:
     """Loads of the group's own values: from their row's stack buffer, or the value itself."""
     env: dict[Expr, Expr] = {}
-    for e in walk(root):
-        if not isinstance(e, Load):
-            continue
+    for e in loads_in(root) if local or forwarded else ():
         if e.buffer in forwarded and e.index[: len(rows)] == rows:
             value = forwarded[e.buffer]
             real = e.guard is not None and not dtypes.is_complex(e.type)

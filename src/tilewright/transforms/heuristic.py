@@ -90,12 +90,14 @@ def heuristic(kernel: Kernel, target: Target) -> Schedule:
 def _by_words(kernel: Kernel, target: Target) -> Schedule | None:
     """A schedule that sums narrow numbers by an intrinsic of the machine, where all sums of the
     kernel can be, and what it reads one by one lies side by side or is worth a copy."""
-    by_name = names(kernel)
     sums = _sums(kernel)
+    if not sums or not kernel.is_map:
+        return None
+    by_name = names(kernel)
     found = [
         (name, k, m, i)
         for i in INTRINSICS.values()
-        if i.runs_on(target) and kernel.is_map and sums
+        if i.runs_on(target)
         for m in matches(kernel, i)
         for name, k in by_name.items()
         if k is m.reduction.axes[-1] and groupable(m, k, i)

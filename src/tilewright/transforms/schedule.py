@@ -354,11 +354,9 @@ def planned(kernel: Kernel, schedule: Schedule) -> Walk:
                         )
                     extent = max(static(axis.extent), 1)
                 plan, cause[axis] = result.get(axis, Plan()), step
-                result[axis] = (
-                    replace(plan, unroll=extent)
-                    if isinstance(step, Unroll)
-                    else replace(plan, lanes=_power(extent))
-                )
+                unroll = extent if isinstance(step, Unroll) else plan.unroll
+                lanes = _power(extent) if isinstance(step, Vectorize) else plan.lanes
+                result[axis] = Plan(unroll, lanes, plan.parallel, plan.peeled)
             case Parallel(name):
                 axis = _find(by_name, name, step)
                 if axis not in kernel.axes:
@@ -611,8 +609,7 @@ def _check_places(kernel: Kernel, plans: dict[Axis, Plan], cause: dict[Axis, Ste
         wide = [a for a in tile if plans.get(a, Plan()).lanes > 1]
         if len(wide) > 1:
             refuse(wide[1], "an axis inside it has the lanes")
-        values = walk(*(a.value for a in body))
-        for r in (e for e in values if isinstance(e, Reduce)):
+        for r in reductions_in(*(a.value for a in body)):
             last = r.axes[-1]
             inner.add(last)
             inner.update(written_out(r.axes, plans))

@@ -13,6 +13,7 @@ flipped, which moves its numbers by 128, and 128 times the sum of the other's co
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -190,7 +191,12 @@ class Intrinsic:
     features: frozenset[str]
 
     def runs_on(self, target: Target) -> bool:
-        return self.features <= set(target.features.split(","))
+        return self.features <= _separate(target.features)
+
+
+@functools.cache
+def _separate(features: str) -> frozenset[str]:
+    return frozenset(features.split(","))
 
 
 INTRINSICS: Final[dict[str, Intrinsic]] = {
