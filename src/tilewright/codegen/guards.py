@@ -7,10 +7,11 @@ that compare elements: those are asked as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from tilewright.codegen.places import Place, place
 from tilewright.expr import Axis, Expr, apply, as_index, index
 from tilewright.transforms.index_rules import Affine, Ranges, bound, conjuncts, span
 
@@ -51,6 +52,31 @@ Condition: TypeAlias = tuple[Expr, Affine | None]
 def conditions(e: Expr) -> list[Condition]:
     """What a guard asks."""
     return [(c, bound(c)) for c in conjuncts(e)]
+
+
+class Least:
+    """The least that a condition's position can be at lane 0 of such a loop nest, whatever numbers
+    the unrolled axes have."""
+
+    __slots__ = ("axes", "rest", "step")
+
+    def __init__(self, at: Place, ranges: Ranges) -> None:
+        self.rest = span(Affine(at.terms, at.constant), ranges)[0]
+        self.axes, self.step = at.axes, at.step
+
+    def holds(self, unrolled: Mapping[int, int], extent: int) -> bool:
+        """Whether it is certain, for the present numbers, that no lane's position is negative."""
+        low = self.rest + sum([c * unrolled[serial] for serial, c in self.axes])
+        return min(low, low + self.step * (extent - 1)) >= 0
+
+
+def least(
+    form: Affine, vector: Axis | None, unrolled: Mapping[int, int], ranges: Ranges
+) -> Least | None:
+    """The least of a form; None if a term of it that is no axis depends on unrolled ones."""
+    step = 0 if vector is None else form.coefficient(vector)
+    at = place(form if vector is None else form.without(vector), step, unrolled)
+    return None if at is None else Least(at, ranges)
 
 
 def settled_guard(

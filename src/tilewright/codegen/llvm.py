@@ -578,7 +578,7 @@ class FunctionPrinter(ValuePrinter):
         else:
             factors = [self.splat(self.known_value(a), lanes) for a in e.children]
             if name == "mul":
-                new = self.apply("fma", [*factors, acc], buffer.dtype)
+                new = self.multiply_add(*factors, acc)
             else:
                 new = intrinsics.dot(self, name, acc, factors)
         self.registers[slot] = self.within(slot, new, acc)

@@ -6,13 +6,20 @@ known and until when (`known`), and statements and control flow (`llvm`).
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import TypeAlias
 
 from tilewright import dtypes
-from tilewright.codegen import intrinsics
-from tilewright.codegen.guards import OPEN, Condition, Guard, conditions, settled_guard
+from tilewright.codegen import intrinsics, picks
+from tilewright.codegen.guards import (
+    OPEN,
+    Condition,
+    Guard,
+    Least,
+    conditions,
+    least,
+    settled_guard,
+)
 from tilewright.codegen.known import Knowledge
 from tilewright.codegen.libm import expand
 from tilewright.codegen.llvm_values import (
@@ -70,6 +77,7 @@ class ValuePrinter(Knowledge):
         self.forms: dict[tuple[Buffer, tuple[Expr, ...]], Affine] = {}
         self.sums: dict[tuple[tuple[Expr, int], ...], Expr] = {}
         self.guards: dict[Hashable, Guard] = {}
+        self.leasts: dict[Hashable, Least | None] = {}
         self.conditions: dict[Expr, list[Condition]] = {}
         self.chosen: dict[str, int] = {}  # pointers that may be to zeros, and their offsets
         self.ranges = Ranges()
@@ -214,8 +222,9 @@ class ValuePrinter(Knowledge):
         key = (self.key(e), self.vector, self.extent, self.lanes)
         found = self.guards.get(key)
         if found is None:
+            asked = [x for x in self.asks(e) if not self._certain(x)]
             found = self.guards[key] = settled_guard(
-                self.asks(e),
+                asked,
                 self.vector,
                 self.extent,
                 self.lanes,
@@ -224,6 +233,17 @@ class ValuePrinter(Knowledge):
                 self.ranges,
             )
         return found
+
+    def _certain(self, asked: Condition) -> bool:
+        """Whether a condition holds for the present numbers: of most copies of a window all do."""
+        c, form = asked
+        if form is None:
+            return False
+        key = (c, self.vector, *self.unrolled)
+        if key not in self.leasts:
+            self.leasts[key] = least(form, self.vector, self.unrolled, self.ranges)
+        found = self.leasts[key]
+        return found is not None and found.holds(self.unrolled, self.extent)
 
     def asked(self, g: Guard) -> tuple[Hashable, ...]:
         """What tells loads under this guard from others of the same elements."""
@@ -372,9 +392,8 @@ class ValuePrinter(Knowledge):
             inside, anchor = range(step * able[0], step * able[-1] + 1), tap
         else:
             shift = (tap - anchor) // step
-        wanted = [tap - anchor + step * lane for lane in range(extent)]
         base = offset.shifted(anchor - tap)
-        result = self._phase(buffer, base, inside, wanted, dtype, g.shared)
+        result = self._phase(buffer, base, inside, tap - anchor, step, dtype, g.shared)
         mask = None if g.lanes is None and g.varying is None else self.mask(g)
         lane = 0 if shift < 0 else extent - 1
         if shift and (g.lanes is None or g.lanes[lane]):
@@ -424,57 +443,46 @@ class ValuePrinter(Knowledge):
         return self.form(buffer, index), static(buffer.size)
 
     def _anchor(self, line: Affine, tap: int, step: int) -> int:
-        """Where the vectors start that a tap is picked from. Taps come in groups of `step`, which
-        unrolled axes count; of up to three neighbouring groups it is where the middle or the larger
-        one does."""
-        near = [
+        """Where the vectors start that a tap is picked from, which unrolled axes count."""
+        axes = [
             (c, static(t.extent), self.unrolled[t.serial])
             for t, c in line.terms
             if isinstance(t, Axis) and t.serial in self.unrolled and abs(c) <= step
         ]
-        taps = [tap - sum(c * now for c, _, now in near)]
-        for c, extent, _ in near:
-            taps = [t + c * i for t in taps for i in range(extent)]
-        groups = Counter(t // step for t in taps)
-        first = tap // step
-        while first - 1 in groups:
-            first -= 1
-        first += (tap // step - first) // 3 * 3
-        run = [k for k in range(first, first + 3) if all(j in groups for j in range(first, k + 1))]
-        return step * (run[1] if len(run) == 3 else max(run, key=lambda k: (groups[k], k)))
+        start = tap - sum(c * now for c, _, now in axes)
+        return picks.anchor(tuple([(c, extent) for c, extent, _ in axes]), start, tap, step)
 
     def _phase(
         self,
         buffer: Buffer,
         base: Affine,
         inside: range,
-        wanted: list[int],
+        first: int,
+        step: int,
         dtype: DType,
         shared: Expr | None,
     ) -> Operand:
-        """Elements so far from `base`, one for each lane, picked from those `inside`."""
-        lanes, none = self.lanes, Operand("poison", dtype, self.lanes)
-        result, kept = none, [0] * lanes
-        for start in range(0, inside.stop, lanes):
-            hits = [at in inside and start <= at < start + lanes for at in wanted]
-            if any(hits):
-                may = [start + i in inside for i in range(lanes)]
-                x = self._neighbours(buffer, base.shifted(start), may, dtype, shared)
-                picks = zip(wanted, hits, kept, strict=False)
-                first = result is none
-                order = [at - start + (not first) * lanes if hit else old for at, hit, old in picks]
-                order += [0] * (lanes - len(order))
-                result = x if first else self.shuffled(result, x, order)
-                kept = order if first else [*range(lanes)]
-        return result if kept == [*range(lanes)] else self.shuffled(result, none, kept)
+        """Elements `first` and so on from `base`, one for each lane, picked from those `inside`."""
+        none = Operand("poison", dtype, self.lanes)
+        result = none
+        found, last = picks.steps(first, step, self.extent, self.lanes, inside.start, inside.stop)
+        for start, may, order in found:
+            x = self._neighbours(buffer, base.shifted(start), may, dtype, shared)
+            result = x if result is none else self.shuffled(result, x, order)
+        return result if last is None else self.shuffled(result, none, last)
 
     def _neighbours(
-        self, buffer: Buffer, base: Affine, inside: list[bool], dtype: DType, shared: Expr | None
+        self,
+        buffer: Buffer,
+        base: Affine,
+        inside: tuple[bool, ...],
+        dtype: DType,
+        shared: Expr | None,
     ) -> Operand:
         """A vector of neighbours, of which only some lanes may be touched."""
         lanes, wide, moving = self.lanes, llvm_type(dtype, self.lanes), self.moving(base)
         when = None if shared is None else self.key(shared)
-        key = (buffer, self.key(moving), base.constant, when, (*inside,))
+        key = (buffer, self.key(moving), base.constant, when, inside)
         found = self.known.get(key)
         if found is None:
             where = self.place(buffer, base, shared, lanes)

@@ -139,6 +139,13 @@ def _order(lanes: tuple[int, ...]) -> str:
     return f"<{len(lanes)} x i32> <{', '.join([f'i32 {i}' for i in lanes])}>"
 
 
+@cache
+def _fused(dtype: DType, lanes: int) -> tuple[str, str]:
+    """The call of a multiply-add without its operands, and what declares it."""
+    t, name = llvm_type(dtype, lanes), f"llvm.fma.{suffix(dtype, lanes)}"
+    return f"call {t} @{name}", f"declare {t} @{name}({t}, {t}, {t})"
+
+
 class Emitter:
     """Appends instructions to a list of lines; gives fresh names; collects declarations. Vectors
     have `lanes` lanes at present, of which the first `extent` count."""
@@ -162,6 +169,12 @@ class Emitter:
         self.lines.append(f"  {name} = {text}")
         return Operand(name, dtype, lanes)
 
+    def multiply_add(self, a: Operand, b: Operand, acc: Operand) -> Operand:
+        """`a * b + acc`, rounded once."""
+        call, declaration = _fused(acc.dtype, acc.lanes)
+        self.declarations.add(declaration)
+        return self.value(f"{call}({a}, {b}, {acc})", acc.dtype, acc.lanes)
+
     def intrinsic(self, name: str, result: str, args: str, types: str) -> str:
         """The call text of an LLVM intrinsic or library function, declared once."""
         self.declarations.add(f"declare {result} @{name}({types})")
@@ -173,6 +186,9 @@ class Emitter:
         """One machine operation on operands that all have the same number of lanes."""
         lanes = args[-1].lanes
         first = args[0]
+        floating = dtypes.is_float(dtype)
+        if floating and op in _FLOAT_OPS:
+            return self.value(f"{_FLOAT_OPS[op]} {first}, {args[1].text}", dtype, lanes)
         if op.startswith(LIBM_PREFIX):
             return self._library(op.removeprefix(LIBM_PREFIX), args, dtype)
         if op == "cast":
@@ -192,7 +208,6 @@ class Emitter:
             return self._divide(op, first, args[1])
         if op in OPTIONAL:
             return self._avx512(op, args)
-        floating = dtypes.is_float(dtype)
         if op in _INTRINSICS:
             t = llvm_type(dtype, lanes)
             name = f"llvm.{_INTRINSICS[op]}.{suffix(first.dtype, lanes)}"
@@ -218,8 +233,6 @@ class Emitter:
             text = f"xor {first}, {constant(ones, lanes).text}"
         elif op == "shr":
             text = f"{'ashr' if dtypes.is_signed(dtype) else 'lshr'} {first}, {args[1].text}"
-        elif floating and op in _FLOAT_OPS:
-            text = f"{_FLOAT_OPS[op]} {first}, {args[1].text}"
         elif not floating and op in _INT_OPS:
             text = f"{_INT_OPS[op]} {first}, {args[1].text}"
         else:
