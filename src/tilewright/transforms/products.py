@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tilewright.expr import CONSTANT, Axis, Expr, Load, Reduce, is_static, static, walk
+from tilewright.expr import CONSTANT, Axis, Buffer, Expr, Load, Reduce, is_static, static, walk
 from tilewright.kernel import Assign
 from tilewright.target import Target
 from tilewright.transforms.index_rules import Affine, affine, flat
@@ -281,6 +281,14 @@ class Product:
     def operands(self) -> list[Operand]:
         return operands_of(reads([r.body for r in self.tiled]))
 
+    @functools.cached_property
+    def reading(self) -> dict[Buffer, list[Operand]]:
+        """The operands by what they read."""
+        found: dict[Buffer, list[Operand]] = {}
+        for o in self.operands:
+            found.setdefault(o.load.buffer, []).append(o)
+        return found
+
     def copies(self, o: Operand) -> bool:
         """Whether it can be copied as a whole."""
         found = self._copied.get(o.read)
@@ -341,7 +349,7 @@ class Product:
         staged: list[tuple[Expr, Axis | None]] = []
         copied, load = 0.0, 1.0
         for o in wide if self.is_map else ():
-            once = [p for p in self.operands if p.load.buffer is o.load.buffer] == [o]
+            once = len(self.reading[o.load.buffer]) == 1
             guarded = o.load.guard is not None and o.step(vector) == 1 and once
             if not self.alone(o, vector):
                 load = load if o.step(vector) == 1 else lanes * SCATTERED
@@ -473,9 +481,10 @@ class Product:
         """Cycles in each step for lines of what a tile reads one by one, if these do not stay in
         the first level cache beside `nbytes` of other operands."""
         points = {**tile, **{k: static(k.extent) for k in self.summed}}
+        if points[self.summed[-1]] >= STREAM:
+            return 0.0
         touched = sum(o.lines(points) for o in singles)
-        near = touched * LINE_BYTES + nbytes <= self.target.l1_bytes
-        if near or points[self.summed[-1]] >= STREAM:
+        if touched * LINE_BYTES + nbytes <= self.target.l1_bytes:
             return 0.0
         return MISSED * touched / math.prod(points[k] for k in self.summed)
 
@@ -491,8 +500,8 @@ class Product:
 
     def alone(self, o: Operand, vector: Axis) -> bool:
         """Whether a step that names the operand's buffer means it and nothing else."""
-        same = [p for p in self.operands if p.load.buffer is o.load.buffer]
-        return len([p for p in same if p.moves(vector) is o.moves(vector)]) == 1
+        same = self.reading[o.load.buffer]
+        return len(same) == 1 or [p.moves(vector) for p in same].count(o.moves(vector)) == 1
 
     def packs(self, o: Operand, vector: Axis, chunk: int, others: int) -> bool:
         """Whether to copy the columns of a tile: they are not contiguous, or too many of their
