@@ -31,6 +31,8 @@ MANY_PAGES = 4 << 20
 
 COPIED, TURNED, SCATTERED = 0.1, 0.35, 1.5
 """Cycles to copy an element, to turn it in registers, to store or load it on its own."""
+STRAY = 3.0
+"""Cycles to store a result that is no neighbour of the others of its vector."""
 LINE, LINE_BYTES = 25.0, 64
 """Cycles to read a line of a large matrix that is copied in columns, and its bytes."""
 CROWDED, SECOND_LEVEL, THIRD_LEVEL = 0.05, 4.0, 20.0
@@ -393,7 +395,10 @@ class Product:
             near_by = WORD if o.is_word else 0.5
             single += FAR if again > self.target.l2_bytes else near_by
         waits = FLIGHT if depth >= LONG else 0
-        for times, vectors in ((chunks, width), (1, -(-rest // lanes))):
+        left: float = -(-rest // lanes)
+        if turned is None and 0 < rest % lanes <= lanes // 2 and not any(o.is_word for o in wide):
+            left -= 0.5  # narrower vectors, two of which start at once
+        for times, vectors in ((chunks, width), (1, left)):
             reads = vectors * load * near * len(wide) + single * high
             fed = max(high * vectors * sums, reads / near, waits)
             work = fed + CROWDED * reads + missed
@@ -401,7 +406,7 @@ class Product:
         rounds = self.results / (static(rows.extent) * static(vector.extent))
         rate = 1 / lanes if turned is None else TURNED * lanes / high
         if turned is None and any(o.step(vector) != 1 for o in self.outs):
-            rate = SCATTERED
+            rate = STRAY
         cycles = rounds * depth * step + copied + rate * self.results
         cycles += VISIT * (stretches * self.rows_of(vector) + panels * self.rows_of(rows))
         if turned is None:
