@@ -118,9 +118,9 @@ def print_program(
         zero_bytes = max(zero_bytes, printer.zero_bytes)
         flips |= printer.flips
     for name, square in flips.items():
-        printer = FunctionPrinter(Function(name, (), Block(()), ()), native, {})
-        parts.insert(0, printer.flip_text(square))
-        declarations |= printer.declarations
+        text, declared = _flip(name, square.dtype, static(square.shape[0]))
+        parts.insert(0, text)
+        declarations |= declared
     head = [f"{ZERO} = internal constant [{zero_bytes} x i8] zeroinitializer, align 64"]
     parts.append("!0 = !{i32 1}")
     text = "\n\n".join(["\n".join(head + sorted(declarations)), *parts]) + "\n"
@@ -477,11 +477,10 @@ class FunctionPrinter(ValuePrinter):
         self.registers.update({(buffer, (i,)): row for i, row in enumerate(rows)})
         self.forget(frozenset((buffer,)))
 
-    def flip_text(self, buffer: Buffer) -> str:
+    def flip_text(self, dtype: DType, n: int) -> str:
         """The function that turns such tiles. Its 64 shuffles take the code generator longer than
         the rest of a loop: 2 ms for each tile that has shuffles of its own."""
-        n = static(buffer.shape[0])
-        given = [Operand(f"%r{i}", buffer.dtype, n) for i in range(n)]
+        given = [Operand(f"%r{i}", dtype, n) for i in range(n)]
         types, whole = _tuple_of(given), "poison"
         for i, x in enumerate(self.transposed(given)):
             last, whole = whole, self.fresh()
@@ -621,6 +620,13 @@ class FunctionPrinter(ValuePrinter):
         return constant(identity(kind, dtype))
 
     # -- expressions --------------------------------------------------------------------------
+
+
+@cache
+def _flip(name: str, dtype: DType, n: int) -> tuple[str, frozenset[str]]:
+    """A function that turns tiles of `n` by `n`, and what it declares."""
+    printer = FunctionPrinter(Function(name, (), Block(()), ()), frozenset(), {})
+    return printer.flip_text(dtype, n), frozenset(printer.declarations)
 
 
 def _tuple_of(rows: Sequence[Operand]) -> str:
