@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 
 import numpy as np
@@ -29,6 +30,24 @@ def test_a_fresh_lambda_is_traced_but_not_compiled(monkeypatch: pytest.MonkeyPat
     tw.compile(lambda x: np.exp(x) - 17.25)(x)
     monkeypatch.setattr(pipeline, "lower", None)  # calling it would fail
     np.testing.assert_allclose(tw.compile(lambda x: np.exp(x) - 17.25)(x), np.exp(x) - 17.25)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_collector_is_left_as_it_was(enabled: bool, frozen: bool) -> None:
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        if frozen:
+            gc.freeze()
+        count = gc.get_freeze_count()
+        assert bool(count) is frozen
+        tw.compile(lambda x: x * 3 - x)(np.arange(5.0 + enabled + 2 * frozen))
+        assert gc.isenabled() is enabled
+        assert (gc.get_freeze_count() > 0) is frozen
+    finally:
+        gc.unfreeze()
+        (gc.enable if before else gc.disable)()
 
 
 def test_captured_arrays_are_inputs_of_the_program() -> None:

@@ -10,7 +10,19 @@ import pytest
 
 from tilewright import dtypes, kernel
 from tilewright.errors import InternalError
-from tilewright.expr import Apply, Axis, Buffer, Reduce, apply, axis, literal
+from tilewright.expr import (
+    Apply,
+    Axis,
+    Buffer,
+    Load,
+    Reduce,
+    apply,
+    axis,
+    literal,
+    loads_in,
+    reductions_in,
+    walk,
+)
 from tilewright.kernel import Assign, Kernel
 from tilewright.transforms import assemble
 
@@ -74,6 +86,20 @@ def test_axes_of_one_name_are_told_apart() -> None:
 
 
 # -- what it knows of itself -------------------------------------------------------------------
+
+
+def test_loads_and_reductions_are_found_in_the_order_of_a_walk() -> None:
+    i, j, k = axis("i", 4), axis("j", 5), axis("k", 6)
+    x, at = Buffer("x", dtypes.float32, (4, 6)), Buffer("at", dtypes.int64, (6,))
+    inner = Reduce("max", (k,), x[i, k])
+    gathered = x[at[j], j]  # a position that is read
+    outer = Reduce("sum", (j,), gathered * inner + x[i, 0])
+    roots = (inner + gathered, outer * inner, literal(2, dtypes.float32), i + 1)
+    found = walk(*roots)
+    assert reductions_in(*roots) == [e for e in found if isinstance(e, Reduce)] == [inner, outer]
+    assert loads_in(*roots) == [e for e in found if isinstance(e, Load)]
+    assert len(loads_in(*roots)) == 4
+    assert [e.reduces for e in roots] == [True, True, False, False]
 
 
 def test_reads_writes_and_locals() -> None:
