@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from tilewright.cost_model import corpus, encoding, measure
 from tilewright.cost_model.choice import Choice
 from tilewright.cost_model.corpus import Sample
 from tilewright.cost_model.features import NAMES, VERSION, told
+from tilewright.cost_model.inverse import points_of
 from tilewright.cost_model.measure import Task
 from tilewright.cost_model.model import Model, load
 from tilewright.cost_model.records import Database
@@ -47,8 +49,10 @@ FINAL = 8
 """So many of the fastest of a long search are measured again, with what few trials found."""
 AGAIN = 9
 """Measurements of each of those; the median counts."""
-ALIKE = 1.005
-"""Times that these do not tell apart."""
+ROUNDS, MOST_AGAIN = 25, 100
+"""Measurements at a time, and at most, of whatever led a search of `curves`."""
+ACCURATE = 0.003
+"""Standard error of the logarithm of a quotient from which on they are enough."""
 FIGURE = (
     "resnet18 (1, 64, 56, 56) 128x3x3 /2.0",
     "resnet50 (1, 512, 28, 28) 256x1x1.0",
@@ -62,6 +66,13 @@ FIGURE = (
 Row = dict[str, float]
 """Of one kernel: how many were tried, how many times as fast as the heuristic's schedule the best
 is, and what share of its speed each of the others has."""
+
+
+Way = list[tuple[int, Schedule]]
+"""What led a search, after how many trials."""
+Judged = dict[str, Any]
+"""Of one kernel: `rounds` of measurements, and in `ways`, by search, trials, the quotient of what
+led by the heuristic's time, the logarithm of that by random's best, and its standard error."""
 
 
 def say(line: str) -> None:
@@ -94,12 +105,15 @@ def again(kernel: Kernel, schedules: Sequence[Schedule]) -> dict[Schedule, float
 def begun(kernel: Kernel, how: str, model: Model, seed: int, trainer: Trainer) -> Tuned:
     """A kernel to be tuned by a search of that name."""
     s = space(kernel, host(), 1)
+    start = points_of(s, s.default)
     untaught = Model.blank(NAMES, VERSION)
     search: Search = {
-        "random": lambda: RandomSearch(s, seed),
-        "evolutionary": lambda: EvolutionarySearch(s, seed),
-        "model": lambda: GuidedSearch(s, Learner(s, model, trainer), seed),
-        "untaught": lambda: GuidedSearch(s, Learner(s, untaught, trainer), seed, founders=16),
+        "random": lambda: RandomSearch(s, seed, start),
+        "evolutionary": lambda: EvolutionarySearch(s, seed, start),
+        "model": lambda: GuidedSearch(s, Learner(s, model, trainer), seed, start),
+        "untaught": lambda: GuidedSearch(
+            s, Learner(s, untaught, trainer), seed, start, founders=16
+        ),
     }[how]()
     return Tuned(kernel, 1, s, search)
 
@@ -165,47 +179,98 @@ def _told(row: Row) -> str:
     return f"{row['trials']:5} trials: {row['gain']:5.2f}x the heuristic; of that: {shares}"
 
 
-def _read(path: Path) -> dict[str, Row]:
+def _read(path: Path) -> dict[str, Any]:
     """The rows of a file of results, by name."""
-    found: dict[str, Row] = {}
+    found: dict[str, Any] = {}
     for line in path.read_text().splitlines() if path.exists() else ():
         found |= json.loads(line)
     return found
 
 
-def leaders(t: Tuned, where: Bench, count: int) -> list[tuple[int, Schedule]]:
+def leaders(t: Tuned, where: Bench, count: int) -> Way:
     """What led a search after how many trials, whenever it became another, and at the end."""
     found = [(0, t.space.default)]
     while t.trials < count and not t.done:
         t.round(where, count - t.trials, lambda is_new: False)
-        if t.schedule not in (None, found[-1][1]):
-            found.append((t.trials, t.schedule))
+        led = t.schedule or t.space.default
+        if led != found[-1][1]:
+            found.append((t.trials, led))
     return [*found, (t.trials, found[-1][1])]
+
+
+def judged(kernel: Kernel, ways: dict[str, Way]) -> Judged:
+    """What led the searches, measured again in turns until the error of each one's quotient by what
+    led the random search in the end is small enough."""
+    distinct = list(dict.fromkeys(s for way in ways.values() for _, s in way))
+    goal = distinct.index(ways["random"][-1][1])
+    ratios = np.empty((0, len(distinct)))
+    while len(ratios) < MOST_AGAIN:
+        tasks = [Task.of(kernel, s) for _ in range(ROUNDS) for s in distinct]
+        more = np.array([o.ratio or np.nan for o in measure.outcomes(tasks)])
+        ratios = np.concatenate([ratios, more.reshape(ROUNDS, -1)])
+        quotients = np.log(ratios / ratios[:, goal : goal + 1])
+        low, high = np.nanquantile(quotients, (0.16, 0.84), axis=0)
+        # Of medians: a standard deviation that outliers do not reach, over the square root.
+        errors = 1.2533 * (high - low) / 2 / np.sqrt(len(ratios))
+        if errors.max() <= ACCURATE:
+            break
+    middle, slower = np.nanmedian(ratios, axis=0), np.nanmedian(quotients, axis=0)
+    place = {s: n for n, s in enumerate(distinct)}
+    rows = {
+        how: [(n, *(float(x[place[s]]) for x in (middle, slower, errors))) for n, s in way]
+        for how, way in ways.items()
+    }
+    return {"rounds": len(ratios), "ways": rows}
 
 
 def curves(args: argparse.Namespace) -> None:
     """Figure 12 of the TVM paper: best so far against trials, by search. Whatever led a search is
-    measured again at the end, in turns with what led the others."""
+    measured again at the end, in turns with what led the others. A line of `--results` for each
+    kernel that is done; those are not done again, and the picture is of all of them."""
     model, trainer, where = known(args), online_trainer(tw.compile), opened(args)
+    done: dict[str, Judged] = _read(args.results)
     samples = {s.name: s.kernel for s in corpus.corpus()}
-    found: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    few, many = args.trials, args.best // 2
+    counts = {"model": few, "untaught": few, "evolutionary": many // 2, "random": many}
     for name in FIGURE:
-        led = {}
-        for how in ("model", "untaught", "evolutionary", "random"):
-            count = args.trials if how in ("model", "untaught") else args.best // 2
-            # The random search of `trials`, so that it is in the database already.
-            seed = 100 if how == "random" else args.seed
-            led[how] = leaders(begun(samples[name], how, model, seed, trainer), where, count)
-        times = again(samples[name], [c for way in led.values() for _, c in way])
-        found[name] = {how: [(n, times[c]) for n, c in way] for how, way in led.items()}
-        least = found[name]["random"][-1][1]
-        say(f"{name:40} random's best of {args.best // 2}: {1 / least:.3f}x the heuristic; "
-            f"reached after trials: {_reached(found[name], least)}, up to {ALIKE - 1:.1%}: "
-            f"{_reached(found[name], least * ALIKE)}")  # fmt: skip
+        label = f"{name}, curves of {counts}, seed {args.seed}"
+        if label not in done and args.only in name:
+            kernel, ways = samples[name], {}
+            for how, count in counts.items():
+                # The random search is the same for every seed of the others.
+                seed = 100 if how == "random" else args.seed
+                ways[how] = leaders(begun(kernel, how, model, seed, trainer), where, count)
+            done[label] = judged(kernel, ways)
+            with args.results.open("a") as file:
+                file.write(json.dumps({label: done[label]}) + "\n")
+        if label in done:
+            say(_summary(name, many, done[label]))
     if args.svg is not None:
-        args.svg.write_text(tw.viz.curves(found))
+        shown = {n.split(", curves")[0]: r["ways"] for n, r in done.items() if ", curves" in n}
+        args.svg.write_text(
+            tw.viz.curves({
+                n: {how: [(n, x) for n, x, *_ in way] for how, way in ways.items()}
+                for n, ways in shown.items()
+            })
+        )  # fmt: skip
         say(f"wrote {args.svg}")
 
 
-def _reached(by_search: dict[str, list[tuple[int, float]]], least: float) -> dict[str, int | None]:
-    return {how: next((n for n, x in c if x <= least), None) for how, c in by_search.items()}
+def _summary(name: str, many: int, found: Judged) -> str:
+    """Trials until what leads is as fast as random's best, or is not surely slower."""
+    ways = found["ways"]
+    worst = max(error for way in ways.values() for *_, error in way)
+    lines = [
+        f"{name}: random's best of {many} is {1 / ways['random'][-1][1]:.4f}x the heuristic; "
+        f"{found['rounds']} rounds, standard error at most {worst:.2%}"
+    ]
+    for how, way in ways.items():
+        equal = next((n for n, _, slower, _ in way if slower <= 0), None)
+        reached = next((n for n, _, slower, error in way if slower <= 2 * error), None)
+        _, _, slower, error = way[-1]
+        lines.append(
+            f"  {how:13} equal after {equal}, within twice the error after {reached}; "
+            f"in the end {slower:+.2%} +-{error:.2%}; "
+            + ", ".join(f"{n}: {x:+.2%} +-{e:.2%}" for n, _, x, e in way[:-1])
+        )
+    return "\n".join(lines)

@@ -23,6 +23,7 @@ from tilewright.cost_model.features import NAMES, TERMS, VERSION
 from tilewright.cost_model.model import Model
 from tilewright.cost_model.records import Database, Record
 from tilewright.cost_model.spaces import space
+from tilewright.cost_model.standing import FEW
 from tilewright.kernel import Kernel
 from tilewright.roofline import Rates
 from tilewright.target import Target, host
@@ -205,12 +206,16 @@ def candidates(k: Kernel, target: Target, count: int) -> list[Schedule]:
     return [x for x in dict.fromkeys(every) if x != s.default][:count]
 
 
-def record(k: Kernel, schedule: Schedule, ratio: float, target: Target = ZNVER4) -> Record:
+def records(k: Kernel, schedule: Schedule, ratio: float, target: Target = ZNVER4) -> list[Record]:
+    """As many measurements of a schedule as it needs to lead."""
     text = encoding.portable(k, schedule).to_json()
-    return Record(
-        encoding.key(k), encoding.machine_key(target), 1, text, 2e-5 * ratio, 2e-5, 0.01, "",
-        100 * ratio, "", VERSION,
-    )  # fmt: skip
+    return [
+        Record(
+            encoding.key(k), encoding.machine_key(target), 1, text, 2e-5 * ratio, 2e-5, 0.01, "",
+            100 * ratio + n, "", VERSION,
+        )
+        for n in range(FEW)
+    ]  # fmt: skip
 
 
 @pytest.fixture
@@ -218,7 +223,8 @@ def measured(tmp_path: Path) -> tuple[Choice, list[Schedule]]:
     """A database with five schedules of `dense`, the fastest first."""
     kept, k = Database(tmp_path / "kept.sqlite"), kernel_of(dense)
     found = candidates(k, ZNVER4, 5)
-    kept.insert([record(k, s, 0.5 + 0.1 * n) for n, s in enumerate(found)], [k])
+    for n, s in enumerate(found):
+        kept.insert(records(k, s, 0.5 + 0.1 * n), [k])
     return Choice(ZNVER4, 1, kept, tiny_model()), found
 
 
@@ -257,7 +263,8 @@ def test_the_users_database_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(compiling, "_programs", compiling.Programs())
     k = kernel_of(dense)
     (fast,) = candidates(k, host(), 1)
-    Database(tmp_path / "users.sqlite").insert([record(k, fast, 0.25, compiling.machine())], [k])
+    kept = Database(tmp_path / "users.sqlite")
+    kept.insert(records(k, fast, 0.25, compiling.machine()), [k])
     monkeypatch.setattr(compiling, "_programs", compiling.Programs())
     text = tw.compile(dense, threads=1).lower(*KERNELS[dense]).explain()
     assert f"  schedule   {fast!r}\n" in text

@@ -13,6 +13,7 @@ import tilewright as tw
 from running import interpreted, same
 from tilewright.cost_model import features
 from tilewright.cost_model.features import NAMES, USUAL, Extractor
+from tilewright.cost_model.inverse import points_of
 from tilewright.cost_model.spaces import Space, space
 from tilewright.errors import ScheduleError
 from tilewright.kernel import Kernel
@@ -101,6 +102,27 @@ def test_walks_of_points_are_those_of_their_schedules(name: str) -> None:
         for field in ("unroll", "lanes", "rank", "staged", "copied", "turned", "part", "slices"):
             np.testing.assert_array_equal(getattr(fast, field), getattr(slow, field), field)
         np.testing.assert_array_equal(fast.parallel, slow.parallel)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_point_of_a_schedule_is_found(name: str) -> None:
+    for k in kernels(name):
+        s = space(k, host())
+        for schedule in points(s, 12)[1]:
+            assert s.schedule(points_of(s, schedule)[0]) == schedule
+
+
+@pytest.mark.parametrize("name", ["product", "convolution", "depthwise", "columns", "softmax"])
+def test_the_heuristics_schedule_is_a_point(name: str) -> None:
+    for k in kernels(name):
+        s = space(k, host())
+        assert s.schedule(points_of(s, s.default)[0]) == s.default
+
+
+def test_what_no_point_makes_has_none() -> None:
+    (k,) = kernels("product")
+    s = space(k, host())
+    assert points_of(s, Schedule()).shape == (0, len(s.holes))
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from tilewright import loops
 from tilewright.compile import Compiled, Lowered, compile, machine
 from tilewright.cost_model import algorithms, corpus, encoding, features, records
 from tilewright.cost_model.choice import Choice, prior
+from tilewright.cost_model.inverse import points_of
 from tilewright.cost_model.model import Model
 from tilewright.cost_model.records import Database, Timing
 from tilewright.cost_model.rounds import BATCH, Bench, Tell, Tuned
@@ -33,6 +34,9 @@ from tilewright.cost_model.transfer import fitted
 from tilewright.errors import BadBudget, BadSearch, NotAFunction
 from tilewright.kernel import Kernel
 from tilewright.transforms import pipeline
+
+MANY: Final = 1 << 30
+"""Trials."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,8 @@ def tune(
     for k in lowered.kernels:
         s = space(k, target, count)
         if s.holes:
-            found = SEARCHES[search](s, Learner(s, basis, trainer), seed, founders, compile)
+            start = points_of(s, s.default)
+            found = SEARCHES[search](s, Learner(s, basis, trainer), seed, start, founders, compile)
             tuned.append(Tuned(k, calls.get(k.name, 1), s, found))
     bench = Bench(kept, executor, count)
     status = _Status(lowered.name, sys.stderr if progress is True else progress or None)
@@ -222,11 +227,12 @@ def bench(
             s = space(k, machine(), threads)
             if not s.holes:
                 continue
-            t = Tuned(k, 1, s, EvolutionarySearch(s, seed))
+            t = Tuned(k, 1, s, EvolutionarySearch(s, seed), certain=False)
             tell = _teller(status, t, [t], budget)
             while t.trials < each and not t.done and not budget.spent:
                 t.round(where, min(budget.left, each - t.trials), tell)
-            status.note(f"{name}: {t.trials} trials, {t.errors} failed, best {t.ratio:.2f}x")
+            best = t.default / min(t.known.values(), default=t.default)
+            status.note(f"{name}: {t.trials} trials, {t.errors} failed, best {best:.2f}x")
     finally:
         status.end()
     return budget.count
@@ -264,8 +270,8 @@ class _Budget:
 
     @property
     def left(self) -> int:
-        """Trials, or a batch's where only time counts."""
-        return BATCH if self.trials is None else max(self.trials - self.count, 0)
+        """Trials; more than there can be where only time counts."""
+        return MANY if self.trials is None else max(self.trials - self.count, 0)
 
     @property
     def spent(self) -> bool:

@@ -101,19 +101,20 @@ class Choice:
         return heuristic(kernel, self.target) if self.model is None else self.expected(kernel)
 
     def measured(self, kernel: Kernel) -> Schedule | None:
-        """The fastest schedule of those that were measured on this machine, the heuristic's among
-        them; None where none was."""
+        """The fastest schedule of those that were measured on this machine: the heuristic's, where
+        none is surely faster; None where none was measured."""
         if self.database is None:
             return None
         try:
-            found = self.database.best(kernel, machine_key(self.target), self.threads)
+            known = self.database.standings(kernel, machine_key(self.target), self.threads)
+            found = next(known, None)
         except BadDatabase as e:
             show("tune", e)
             return None
-        if not found:
+        if found is None:
             return None
-        schedule, ratio = found[0]
-        return schedule if ratio < 1 else heuristic(kernel, self.target)
+        schedule, standing = found
+        return schedule if standing.bound < 1 else heuristic(kernel, self.target)
 
     def algorithm(self, computation: Computation) -> str | None:
         """The algorithm that was measured to be the fastest on this machine for a computation; None

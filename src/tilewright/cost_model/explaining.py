@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean, median
+from statistics import median
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +27,7 @@ from tilewright.cost_model.deferred import Deferred
 from tilewright.cost_model.features import EXPOSED, NAMES, TERMS, USUAL
 from tilewright.cost_model.model import Model, correction, standardised
 from tilewright.cost_model.spaces import Space, space
+from tilewright.cost_model.standing import standing
 from tilewright.errors import BadDatabase
 from tilewright.graph import Graph
 from tilewright.kernel import Kernel
@@ -240,7 +241,7 @@ class _Measured:
 
     def ratio(self, kernel: Kernel, schedule: Schedule) -> float | None:
         found = self.ratios.get(encoding.portable(kernel, schedule).to_json())
-        return fmean(found) if found else None
+        return standing(found).ratio if found else None
 
 
 class _Account:

@@ -22,12 +22,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
-from statistics import median
 from typing import Any, Final, TextIO
 
 from tilewright.cost_model import encoding
 from tilewright.cost_model.encoding import Machine
 from tilewright.cost_model.files import STAMP, database_path
+from tilewright.cost_model.standing import Standing, standing
 from tilewright.errors import BadDatabase, BadEncoding, ScheduleError
 from tilewright.kernel import Kernel
 from tilewright.runtime import cache
@@ -231,24 +231,30 @@ class Database:
         self, kernel: Kernel, machine: str, threads: int, most: int = 1
     ) -> list[tuple[Schedule, float]]:
         """The legal schedules that were fastest on a machine (a key), compared with the default
-        one, best first, at most so many; with the times as long as the default takes. Several
-        measurements of a schedule count as their median. Empty where nothing is known."""
+        one, best first, at most so many; with the times as long as the default takes. Empty where
+        nothing is known."""
+        found = islice(self.standings(kernel, machine, threads), most)
+        return [(schedule, x.ratio) for schedule, x in found]
+
+    def standings(
+        self, kernel: Kernel, machine: str, threads: int
+    ) -> Iterator[tuple[Schedule, Standing]]:
+        """The legal schedules that were measured on a machine (a key), each with what that says of
+        it, and what leads by that first."""
         query = (
             "SELECT schedule, seconds / reference FROM records WHERE kernel = ?"
             " AND machine = ? AND threads = ? AND error = '' AND seconds > 0 AND reference > 0"
+            " ORDER BY id"
         )
         ratios: dict[str, list[float]] = {}
         with self._transaction() as c:
             rows = () if c is None else c.execute(query, (encoding.key(kernel), machine, threads))
             for text, ratio in rows:
                 ratios.setdefault(text, []).append(ratio)
-        found: list[tuple[Schedule, float]] = []
-        for middle, text in sorted((median(r), text) for text, r in ratios.items()):
+        found = [(text, standing(r)) for text, r in ratios.items()]
+        for text, x in sorted(found, key=lambda pair: (pair[1].order, pair[0])):
             with suppress(ScheduleError):
-                found.append((schedule_of(text, kernel), middle))
-            if len(found) >= most:
-                break
-        return found
+                yield schedule_of(text, kernel), x
 
     @property
     def stamp(self) -> int:

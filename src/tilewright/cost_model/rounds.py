@@ -1,9 +1,9 @@
 """Rounds: the schedules of one kernel, proposed, measured and kept.
 
-Knows that a schedule is tried once, that what a database has is not measured again, and that a
-schedule leads only when it was measured a few times: the fastest of many is also the luckiest.
-Refuses to know how candidates are chosen (`search`), how they are measured (`measure`), and how
-kernels share a budget (`tilewright.tuning`).
+Knows that a schedule is proposed once, that what a database has is not measured again, and that
+what may lead is measured again, batches apart, until it surely does or does not (`standing`): each
+of these measurements is a trial as well. Refuses to know how candidates are chosen (`search`), how
+they are measured (`measure`), and how kernels share a budget (`tilewright.tuning`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from statistics import median
 from typing import Any, Final
 
 import numpy as np
@@ -22,7 +21,8 @@ from tilewright.cost_model import encoding, features, measure
 from tilewright.cost_model.measure import Limits, Task
 from tilewright.cost_model.records import Database, Record
 from tilewright.cost_model.search import Search
-from tilewright.cost_model.spaces import Points, Space
+from tilewright.cost_model.spaces import Space
+from tilewright.cost_model.standing import DEFAULT, Standing, standing
 from tilewright.errors import ScheduleError
 from tilewright.kernel import Kernel
 from tilewright.transforms.schedule import Schedule
@@ -33,9 +33,13 @@ GROWTH: Final = 4
 """Candidates of one kernel that are proposed and measured before the model is asked again: of all
 that were measured so far one part in `GROWTH`, at least `FIRST` and at most `BATCH`. The first few
 teach it most, and later asking costs more than it gains."""
-CONFIRMED: Final = 4
-"""Measurements of a schedule that is to be the best so far; their median counts: what disturbs one
-of them lengthens or shortens it a lot."""
+DOUBTED: Final = 0.5
+"""Share of a batch that may go to what may lead and is measured again: twice in a batch, at its
+beginning and its end, since what disturbs a measurement lasts longer than one."""
+WORTH: Final = 0.002
+"""What it must be faster by than what leads, to be measured again."""
+ENOUGH: Final = 10
+"""Measurements of a schedule after which it leads or does not."""
 HOPE: Final = 0.3
 """Share of its time that a kernel is expected to lose in its first batch; what later batches did
 gain, fading, is what is expected of the next."""
@@ -91,11 +95,17 @@ class Tuned:
     errors: int = 0
     done: bool = False
     curve: list[tuple[int, float]] = field(default_factory=list)
-    """(trials, best seconds) whenever it became faster."""
+    """(trials, seconds of what leads) whenever that became another schedule."""
     known: dict[Schedule, float] = field(default_factory=dict)
     """Seconds of what was tried: different points may be the same schedule."""
+    ratios: dict[Schedule, list[float]] = field(default_factory=dict)
+    """Quotients by the default schedule's time, as they were measured; inf where that failed."""
+    points: dict[Schedule, Any] = field(default_factory=dict)
+    """Those that made what was tried."""
+    certain: bool = True
+    """Whether to measure again what may lead; else many schedules are measured once."""
     earlier: dict[str, list[Record]] | None = None
-    """Records by schedule, once a round has looked for them."""
+    """Records by schedule that no trial has taken yet, once a round has looked for them."""
 
     @property
     def ratio(self) -> float:
@@ -110,40 +120,50 @@ class Tuned:
 
     def round(self, bench: Bench, most: int, tell: Tell) -> None:
         """Propose, measure and observe a batch of at most so many."""
-        size = max(FIRST, min(BATCH, self.trials // GROWTH))
-        points, schedules = self._proposed(min(size, most))
-        if not schedules:
+        size = min(max(FIRST, min(BATCH, self.trials // GROWTH)), most)
+        # What is new in the last batch can lead no more.
+        again = self._doubted(size if most - size < FIRST else int(DOUBTED * size))
+        schedules = self._proposed(size - len(again))
+        if not schedules and not again:
             self.done = True
             return
-        if self.earlier is None:
-            self.earlier = bench.earlier(self.kernel, self.space)
-        before = self.best
-        tasks = [Task.of(self.kernel, s, bench.threads, LIMITS) for s in schedules]
-        new = [t for t in tasks if t.schedule not in self.earlier]
-        tried = 0
-        with closing(bench.measured(self.kernel, new)) as measured:
-            for schedule, task in zip(schedules, tasks, strict=True):
-                is_new = task.schedule not in self.earlier
-                if is_new:
-                    self.earlier[task.schedule] = [next(measured)]
-                self.known[schedule] = self._seconds(bench, task)
-                self.trials += 1
-                self.errors += not math.isfinite(self.known[schedule])
-                tried += 1
-                if tell(is_new):
-                    break
-        self._lead(bench, dict(zip(schedules[:tried], tasks, strict=False)))
-        seconds = np.array([self.known[s] for s in schedules[:tried]])
-        self.search.observe(points[:tried], seconds)
+        half = len(again) // 2
+        before, first = self.best, self.trials
+        self._measure(bench, [*again[:half], *schedules, *again[half:][::-1]], tell)
+        self._lead()
+        tried = [
+            s for s in dict.fromkeys([*again, *schedules]) if s in self.points and s in self.known
+        ]
+        if tried:
+            seconds = np.array([self.known[s] for s in tried])
+            self.search.observe(np.array([self.points[s] for s in tried]), seconds)
         gained = 1 - self.best / before if math.isfinite(before) else self.expected
-        kept = FADING ** (tried / BATCH)
+        kept = FADING ** ((self.trials - first) / BATCH)
         self.expected = kept * self.expected + (1 - kept) * max(gained, 0.0)
 
-    def _proposed(self, count: int) -> tuple[Points, list[Schedule]]:
-        """Points that are legal and new, with their schedules. Others are observed: as failed, or
-        as what the same schedule took."""
+    def _measure(self, bench: Bench, schedules: Sequence[Schedule], tell: Tell) -> None:
+        """Measure schedules in their order, or take what was measured earlier."""
+        if self.earlier is None:
+            self.earlier = bench.earlier(self.kernel, self.space)
+        tasks = [Task.of(self.kernel, s, bench.threads, LIMITS) for s in schedules]
+        records: list[Record | None] = []
+        for task in tasks:
+            left = self.earlier.get(task.schedule)
+            records.append(left.pop(0) if left else None)
+        new = [t for t, r in zip(tasks, records, strict=True) if r is None]
+        with closing(bench.measured(self.kernel, new)) as measured:
+            for schedule, known in zip(schedules, records, strict=True):
+                self._note(bench, schedule, next(measured) if known is None else known)
+                if tell(known is None):
+                    break
+
+    def _proposed(self, count: int) -> list[Schedule]:
+        """The schedules of points that are legal and new. Others are observed: as failed, or as
+        what the same schedule took."""
         found: dict[Schedule, Any] = {}
         for _ in range(4):
+            if len(found) >= count:
+                break
             points = self.search.propose(count - len(found))
             old: list[tuple[Any, float]] = []
             for p in points:
@@ -154,14 +174,17 @@ class Tuned:
                     continue
                 if schedule in self.known:
                     old.append((p, self.known[schedule]))
-                elif schedule != self.space.default:  # that one is measured beside all others
+                elif schedule == self.space.default:  # that one is measured beside all others
+                    self.points[schedule] = p
+                else:
                     found.setdefault(schedule, p)
             if old:
                 seconds = np.array([x for _, x in old])
                 self.search.observe(np.array([p for p, _ in old]), seconds)
-            if len(found) >= count or not len(points):
+            if not len(points):
                 break
-        return np.array(list(found.values()), np.int64), list(found)
+        self.points |= found
+        return list(found)
 
     def _begin(self, bench: Bench, first: Record) -> None:
         """Note what the default schedule takes, by the first record; and keep it as one of its own:
@@ -170,6 +193,9 @@ class Tuned:
         self.default = self.best = first.reference
         self.curve.append((0, self.best))
         self.known[self.space.default] = self.default
+        point = self.points.get(self.space.default)
+        if point is not None:
+            self.search.observe(point[None], np.array([self.default]))
         text = Task.of(self.kernel, self.space.default).schedule
         if text not in self.earlier:
             own = replace(first, schedule=text, seconds=first.reference)
@@ -177,26 +203,43 @@ class Tuned:
             if bench.kept is not None:
                 bench.kept.insert([own], [self.kernel])
 
-    def _seconds(self, bench: Bench, task: Task) -> float:
-        """What a task takes by all measurements, in seconds as if the default took what it took at
-        first, since machines drift; infinite if one of them failed."""
-        assert self.earlier is not None, "it was measured"
-        found = self.earlier[task.schedule]
-        if not all(r.seconds and r.reference for r in found):
-            return math.inf
-        if not math.isfinite(self.default):
-            self._begin(bench, found[0])
-        return median(r.ratio for r in found) * self.default
+    def _note(self, bench: Bench, schedule: Schedule, record: Record) -> None:
+        """A trial. Seconds are as if the default took what it took at first: machines drift."""
+        failed = not (record.seconds and record.reference)
+        if not failed and not math.isfinite(self.default):
+            self._begin(bench, record)
+        ratios = self.ratios.setdefault(schedule, [])
+        ratios.append(math.inf if failed else record.ratio)
+        self.known[schedule] = math.inf if failed else standing(ratios).ratio * self.default
+        self.trials += 1
+        self.errors += failed
 
-    def _lead(self, bench: Bench, tasks: dict[Schedule, Task]) -> None:
-        """The fastest of a batch is the best so far if it still is when measured again."""
-        assert self.earlier is not None, "it was measured"
-        while (first := min(tasks, key=lambda s: self.known[s])) and self.known[first] < self.best:
-            records = self.earlier[tasks[first].schedule]
-            missing = CONFIRMED - len(records)
-            if missing <= 0:
-                self.best, self.schedule = self.known[first], first
-                self.curve.append((self.trials, self.best))
-                return
-            records.extend(bench.measured(self.kernel, [tasks[first]] * missing))
-            self.known[first] = self._seconds(bench, tasks[first])
+    def _standing(self, schedule: Schedule | None) -> Standing:
+        return DEFAULT if schedule is None else standing(self.ratios[schedule])
+
+    def _lead(self) -> None:
+        """The schedule of the lowest bound leads."""
+        if not math.isfinite(self.default):
+            return
+        first = min([None, *self.ratios], key=lambda s: self._standing(s).order)
+        self.best = self._standing(first).ratio * self.default
+        if first != self.schedule:
+            self.schedule = first
+            self.curve.append((self.trials, self.best))
+
+    def _doubted(self, most: int) -> list[Schedule]:
+        """What may be faster than what leads, each twice, and what leads itself unless that was
+        measured more often; at most so many measurements, of what looks best."""
+        if not self.certain:
+            return []
+        leader = self._standing(self.schedule)
+        every = {s: self._standing(s) for s in self.ratios}
+        limit = leader.ratio * (1 - WORTH)
+        doubted = [s for s, x in every.items() if x.ratio < limit and x.count < ENOUGH]
+        found: list[Schedule] = []
+        for s in sorted(doubted, key=lambda s: every[s].ratio):
+            if self.schedule is not None and leader.count <= every[s].count:
+                found.append(self.schedule)
+            found.append(s)
+        found = list(dict.fromkeys(found))[: max(most // 2, most > 0)]
+        return [*found, *found][:most]

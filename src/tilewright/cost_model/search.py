@@ -39,7 +39,8 @@ class Search(Protocol):
         more."""
 
     def observe(self, points: Array, seconds: Array) -> None:
-        """What was measured, float64[m]; inf for a point that failed."""
+        """What was measured, float64[m]; inf for a point that failed. Points may be observed
+        again, when more is known of them."""
 
 
 class Judge(Protocol):
@@ -145,10 +146,14 @@ class Trials:
         self._strides = strides.astype(np.uint64)
 
     def observe(self, points: Array, seconds: Array) -> None:
-        """Points with their seconds, inf for those that failed."""
-        self.points = np.concatenate([self.points, points])
-        self.seconds = np.concatenate([self.seconds, np.where(np.isnan(seconds), np.inf, seconds)])
-        self._seen.update(self._numbers(points))
+        """Points with their seconds, inf for those that failed; in place of what was known of
+        them, if they were observed before."""
+        numbers = self._numbers(points)
+        known = ~np.isin(self._numbers(self.points), numbers)
+        self.points = np.concatenate([self.points[known], points])
+        seconds = np.where(np.isnan(seconds), np.inf, seconds)
+        self.seconds = np.concatenate([self.seconds[known], seconds])
+        self._seen.update(numbers)
 
     @property
     def best(self) -> tuple[Array, float]:
@@ -251,6 +256,7 @@ class GuidedSearch(Trials):
     ) -> None:
         super().__init__(space, seed, start)
         self.judge, self.generations, self.founders = judge, generations, founders
+        self.chosen = np.zeros(len(space.holes), bool)  # holes that a neighbour differed in
 
     def observe(self, points: Array, seconds: Array) -> None:
         super().observe(points, seconds)
@@ -316,12 +322,21 @@ class GuidedSearch(Trials):
         return int(share * k + self.rng.random())
 
     def near(self, most: int) -> Array:
-        """The best by the judge of the new neighbours of the fastest point, at most so many."""
-        for fastest in self.fastest(1):
-            found = self.fresh(neighbours(self.space, fastest))
-            if len(found):
-                return self.scored(found)[0][:most]
-        return self.start[:0]
+        """New neighbours of the fastest point, or of the start where nothing was measured; at most
+        so many. Half of them differ in holes that no such neighbour differed in before, since a
+        judge is wrong about a hole as a whole; the others are the best by the judge."""
+        nearest = self.fastest(1) if np.isfinite(self.seconds).any() else self.start[:1]
+        found = self.fresh(neighbours(self.space, nearest[0])) if len(nearest) else nearest
+        if not len(found):
+            return self.start[:0]
+        ranked, _ = self.scored(found)
+        holes = np.argmax(ranked != nearest[0], axis=1)
+        _, first = np.unique(holes, return_index=True)
+        new = np.sort(first[~self.chosen[holes[first]]])[: (most + 1) // 2]
+        rest = np.setdiff1d(np.arange(len(ranked)), new)
+        rows = np.concatenate([new, rest])[:most]
+        self.chosen[holes[rows]] = True
+        return ranked[rows]
 
 
 class GradientSearch(GuidedSearch):
@@ -490,15 +505,17 @@ def online_trainer(compiled: Compiled = plainly, rate: float = 3e-3) -> Trainer:
 
 # -- by name ---------------------------------------------------------------------------------------
 
-Made = Callable[[Space, Learner, int, int, Compiled], Search]
-"""From a space, a judge, a seed, how many points are random before the judge is asked, and what
-compiles the judge's derivative."""
+Made = Callable[[Space, Learner, int, Array, int, Compiled], Search]
+"""From a space, a judge, a seed, points to begin with, how many points are random before the judge
+is asked, and what compiles the judge's derivative."""
 
 SEARCHES: Final[dict[str, Made]] = {
-    "guided": lambda s, judge, seed, founders, _: GuidedSearch(s, judge, seed, founders=founders),
-    "gradient": lambda s, judge, seed, founders, compiled: GradientSearch(
-        s, judge, seed, founders=founders, compiled=compiled
+    "guided": lambda s, judge, seed, start, founders, _: GuidedSearch(
+        s, judge, seed, start, founders=founders
     ),
-    "evolutionary": lambda s, judge, seed, founders, _: EvolutionarySearch(s, seed),
-    "random": lambda s, judge, seed, founders, _: RandomSearch(s, seed),
+    "gradient": lambda s, judge, seed, start, founders, compiled: GradientSearch(
+        s, judge, seed, start, founders=founders, compiled=compiled
+    ),
+    "evolutionary": lambda s, judge, seed, start, founders, _: EvolutionarySearch(s, seed, start),
+    "random": lambda s, judge, seed, start, founders, _: RandomSearch(s, seed, start),
 }

@@ -266,6 +266,10 @@ class Space:
 
     # -- parts of schedules ------------------------------------------------------------------------
 
+    def peeled(self, vector: Axis) -> bool:
+        """Whether the ends of an axis are walked on their own: where the default schedule does."""
+        return self.plans.get(vector, Plan()).peeled
+
     def spelled_out(
         self, order: Sequence[Axis], plans: dict[Axis, Plan], special: Sequence[Step] = ()
     ) -> tuple[Step, ...]:
@@ -316,13 +320,14 @@ class Tiles(Space):
         self.across = not self.words and static(self.last.extent) >= self.lanes > 1
         one_sum = len(self.sums) == 1 and self.sums[0].kind == "sum" and not self.words
         points = math.prod(static(k.extent) for k in self.sums[0].axes)
+        own = [(p.lanes > 1, p.unroll) for a, p in self.plans.items() if a in shared]
         split = one_sum and len(self.sums[0].axes) == 1 and points >= 64
         return (
             Hole("vector", tuple(self.spelled[a] for a in wide)),
             Hole("rows", ("", *(self.spelled[a] for a in shared))),
             Hole("lanes", (self.lanes, self.lanes // 2) if self.lanes >= 4 else (self.lanes,)),
-            Hole("width", WIDTHS),
-            Hole("height", HEIGHTS),
+            Hole("width", tuple(sorted({*WIDTHS, *(n for wide, n in own if wide)}))),
+            Hole("height", tuple(sorted({*HEIGHTS, *(n for wide, n in own if not wide)}))),
             Hole("order", ("rows, vector", "vector, rows", "vector first")),
             Hole("across", (0, 1) if self.across else (0,)),
             Hole("stage", (0, 1)),
@@ -445,7 +450,7 @@ class Tiles(Space):
             plans[vector] = Plan(unroll=v["width"])
         else:
             lanes = min(v["lanes"], int(self.most[self.number[vector]]))
-            plans[vector] = Plan(unroll=v["width"], lanes=lanes)
+            plans[vector] = Plan(unroll=v["width"], lanes=lanes, peeled=self.peeled(vector))
         if rows is not None:
             plans[rows] = Plan(unroll=v["height"])
         if v["window"]:
@@ -522,7 +527,8 @@ class Maps(Space):
         vector = self.by_name[v["vector"]]
         rows = self.by_name[v["rows"]] if v["rows"] else None
         inner = self.by_name[v["inner"]] if v["inner"] else None
-        plans = {vector: Plan(unroll=v["rounds"], lanes=v["lanes"])}
+        peeled = self.peeled(vector)
+        plans = {vector: Plan(unroll=v["rounds"], lanes=v["lanes"], peeled=peeled)}
         special: list[Step] = []
         late = [a for a in (inner, rows) if a is not None]
         order = [*(a for a in self.walked.axes if a is not vector and a not in late), *late, vector]

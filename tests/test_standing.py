@@ -1,0 +1,55 @@
+"""Standing: a schedule leads when several measurements say so, and no luck makes it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from tilewright.cost_model.standing import DEFAULT, FEW, standing
+
+
+def test_few_measurements_let_nothing_lead() -> None:
+    for n in range(1, FEW):
+        assert standing([0.1] * n).bound == math.inf
+    assert standing([0.1] * FEW).bound < DEFAULT.bound == 1
+
+
+def test_what_nominated_a_schedule_is_no_evidence_for_it() -> None:
+    assert standing([0.2, 0.9, 0.91, 0.92]) == standing([0.5, 0.9, 0.91, 0.92])
+    assert standing([0.2, 0.9]).ratio == 0.9
+    assert standing([1.5, 0.9, 0.91, 0.92]).bound > standing([0.5, 0.9, 0.91, 0.92]).bound
+
+
+def test_a_failure_is_the_end_of_it() -> None:
+    found = standing([0.5, 0.5, math.inf, 0.5])
+    assert found.ratio == found.bound == math.inf and found.count == 4
+
+
+@pytest.mark.parametrize("noise", [0.002, 0.01, 0.05])
+def test_the_luckiest_of_many_equal_schedules_does_not_lead(noise: float) -> None:
+    """A thousand schedules as fast as the default one: the fastest first measurements are
+    repeated, and hardly ever lead."""
+    rng = np.random.default_rng(3)
+    led = 0
+    for _ in range(200):
+        first = 1 + noise * rng.standard_normal(1000).min()
+        ratios = [first, *(1 + noise * rng.standard_normal(5))]
+        led += standing(ratios).bound < 1
+    assert led <= 0.15 * 200
+
+
+@pytest.mark.parametrize(("gain", "count"), [(0.05, 3), (0.02, 4), (0.01, 8)])
+def test_a_gain_is_seen_by_measurements_enough(gain: float, count: int) -> None:
+    """Where measurements scatter by 0.3 %."""
+    rng = np.random.default_rng(4)
+    rows = 1 - gain + 0.003 * rng.standard_normal((200, count))
+    assert sum(standing(row.tolist()).bound < 1 for row in rows) >= 190
+
+
+def test_the_error_falls_with_the_root_of_the_count() -> None:
+    rng = np.random.default_rng(5)
+    rows = 1 + 0.01 * rng.standard_normal((100, 101))
+    few, many = (np.mean([standing(r[:n].tolist()).error for r in rows]) for n in (26, 101))
+    assert few / many == pytest.approx(2, rel=0.1)
