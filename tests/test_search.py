@@ -129,6 +129,15 @@ def test_a_batch_is_good_and_unlike_itself() -> None:
     assert search.diverse(points[:0], scores[:0], 3, 0.1).tolist() == []
 
 
+def test_what_is_observed_again_replaces_what_was_known(rng: np.random.Generator) -> None:
+    t = Trials(SPACE, 0)
+    points = SPACE.random(rng, 3)
+    t.observe(points, np.array([1.0, 2.0, 3.0]))
+    t.observe(points[:1], np.array([2.5]))
+    assert len(t.points) == 3 and t.best[1] == 2.0
+    np.testing.assert_array_equal(t.fastest(3), points[[1, 0, 2]])
+
+
 def test_trials_know_what_they_saw(rng: np.random.Generator) -> None:
     t = Trials(SPACE, 0, SPACE.start)
     drawn = SPACE.random(rng, 20)

@@ -153,6 +153,29 @@ def test_a_lucky_measurement_is_not_the_best(
     assert dict(kept.best(t.kernel, encoding.machine_key(), 1, 64))[t.schedule] == ratio
 
 
+class NoisyClock(Clock):
+    """Every schedule takes 1.02 times as long as the default one, by measurements that scatter by
+    3 %."""
+
+    def ratio(self, task: Task) -> float:
+        text = f"{task.schedule} {self.tasks.count(task)}"
+        rng = np.random.default_rng(zlib.crc32(text.encode()))
+        return 1.02 + 0.03 * float(rng.standard_normal())
+
+
+def test_no_luck_takes_the_place_of_the_heuristics_schedule(
+    kept: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noisy = NoisyClock()
+    monkeypatch.setattr(measure, "outcomes", noisy)
+    (t,) = tw.tune(layer, X, W, trials=128, threads=1, progress=False).kernels
+    luckiest = min(t.ratios.values(), key=lambda found: found[0])
+    assert luckiest[0] < 0.98 and len(luckiest) > 1, "it was looked at again"
+    assert t.schedule is None and t.best == t.default
+    assert Choice(host(), 1, kept)(t.kernel) == t.space.default
+    assert t.trials == len(noisy.tasks) == 128
+
+
 def test_kernels_share_the_budget_by_what_they_cost(kept: Database, clock: Clock) -> None:
     def often(x: Any, w: Any) -> Any:
         h, _ = tw.scan(lambda h, _: (np.tanh(h @ w), None), x, None, 50)

@@ -110,7 +110,8 @@ def tune(
     unless an executor measures elsewhere.
 
     **Arguments:** `seconds` or `trials`: the budget, of all kernels together (default: 20 seconds);
-    with 0 nothing is measured, and what is known is used.
+    a trial is a measurement, and what may lead is measured several times before it does; with 0
+    nothing is measured, and what is known is used.
     `threads`: as for `compile`. `executor`: measures elsewhere, with those machines' own targets
     (`cost_model.measure`). `database`: another than the user's. `model`: another than the shipped
     one. `progress`: a stream for it, stderr if True, nothing if False. `search`: how candidates are

@@ -27,7 +27,7 @@ from typing import Any, Final, TextIO
 from tilewright.cost_model import encoding
 from tilewright.cost_model.encoding import Machine
 from tilewright.cost_model.files import STAMP, database_path
-from tilewright.cost_model.standing import Standing, standing
+from tilewright.cost_model.standing import Standing, scatter, standing
 from tilewright.errors import BadDatabase, BadEncoding, ScheduleError
 from tilewright.kernel import Kernel
 from tilewright.runtime import cache
@@ -251,7 +251,8 @@ class Database:
             rows = () if c is None else c.execute(query, (encoding.key(kernel), machine, threads))
             for text, ratio in rows:
                 ratios.setdefault(text, []).append(ratio)
-        found = [(text, standing(r)) for text, r in ratios.items()]
+        usual = scatter(ratios.values())
+        found = [(text, standing(r, usual)) for text, r in ratios.items()]
         for text, x in sorted(found, key=lambda pair: (pair[1].order, pair[0])):
             with suppress(ScheduleError):
                 yield schedule_of(text, kernel), x

@@ -22,7 +22,7 @@ from tilewright.cost_model.measure import Limits, Task
 from tilewright.cost_model.records import Database, Record
 from tilewright.cost_model.search import Search
 from tilewright.cost_model.spaces import Space
-from tilewright.cost_model.standing import DEFAULT, Standing, standing
+from tilewright.cost_model.standing import DEFAULT, Standing, scatter, standing
 from tilewright.errors import ScheduleError
 from tilewright.kernel import Kernel
 from tilewright.transforms.schedule import Schedule
@@ -214,15 +214,18 @@ class Tuned:
         self.trials += 1
         self.errors += failed
 
-    def _standing(self, schedule: Schedule | None) -> Standing:
-        return DEFAULT if schedule is None else standing(self.ratios[schedule])
+    def _standings(self) -> dict[Schedule | None, Standing]:
+        """Of what was tried, and of the default schedule, None."""
+        usual = scatter(self.ratios.values())
+        return {None: DEFAULT} | {s: standing(r, usual) for s, r in self.ratios.items()}
 
     def _lead(self) -> None:
         """The schedule of the lowest bound leads."""
         if not math.isfinite(self.default):
             return
-        first = min([None, *self.ratios], key=lambda s: self._standing(s).order)
-        self.best = self._standing(first).ratio * self.default
+        every = self._standings()
+        first = min(every, key=lambda s: every[s].order)
+        self.best = every[first].ratio * self.default
         if first != self.schedule:
             self.schedule = first
             self.curve.append((self.trials, self.best))
@@ -232,10 +235,12 @@ class Tuned:
         measured more often; at most so many measurements, of what looks best."""
         if not self.certain:
             return []
-        leader = self._standing(self.schedule)
-        every = {s: self._standing(s) for s in self.ratios}
+        every = self._standings()
+        leader = every[self.schedule]
         limit = leader.ratio * (1 - WORTH)
-        doubted = [s for s, x in every.items() if x.ratio < limit and x.count < ENOUGH]
+        doubted = [
+            s for s, x in every.items() if s is not None and x.ratio < limit and x.count < ENOUGH
+        ]
         found: list[Schedule] = []
         for s in sorted(doubted, key=lambda s: every[s].ratio):
             if self.schedule is not None and leader.count <= every[s].count:
