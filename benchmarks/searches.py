@@ -71,8 +71,9 @@ is, and what share of its speed each of the others has."""
 Way = list[tuple[int, Schedule]]
 """What led a search, after how many trials."""
 Judged = dict[str, Any]
-"""Of one kernel: `rounds` of measurements, and in `ways`, by search, trials, the quotient of what
-led by the heuristic's time, the logarithm of that by random's best, and its standard error."""
+"""Of one kernel: `rounds` of measurements, the quotient of random's best by the heuristic's time
+(`goal`), whether that `led` its search, and in `ways`, by search, trials, the quotient of what led
+by the heuristic's time, the logarithm of that by random's best, and its standard error."""
 
 
 def say(line: str) -> None:
@@ -198,16 +199,18 @@ def leaders(t: Tuned, where: Bench, count: int) -> Way:
     return [*found, (t.trials, found[-1][1])]
 
 
-def judged(kernel: Kernel, ways: dict[str, Way]) -> Judged:
-    """What led the searches, measured again in turns until the error of each one's quotient by what
-    led the random search in the end is small enough."""
-    distinct = list(dict.fromkeys(s for way in ways.values() for _, s in way))
-    goal = distinct.index(ways["random"][-1][1])
+def judged(kernel: Kernel, ways: dict[str, Way], others: Sequence[Schedule]) -> Judged:
+    """What led the searches and the fastest others of the random one, measured again in turns until
+    the errors of their quotients by its best are small enough: the fastest now of what led in the
+    end and those others, of which none was known to be faster."""
+    goals = list(dict.fromkeys([ways["random"][-1][1], *others]))
+    distinct = list(dict.fromkeys([*goals, *(s for way in ways.values() for _, s in way)]))
     ratios = np.empty((0, len(distinct)))
     while len(ratios) < MOST_AGAIN:
         tasks = [Task.of(kernel, s) for _ in range(ROUNDS) for s in distinct]
         more = np.array([o.ratio or np.nan for o in measure.outcomes(tasks)])
         ratios = np.concatenate([ratios, more.reshape(ROUNDS, -1)])
+        goal = int(np.argmin(np.nanmedian(ratios[:, : len(goals)], axis=0)))
         quotients = np.log(ratios / ratios[:, goal : goal + 1])
         low, high = np.nanquantile(quotients, (0.16, 0.84), axis=0)
         # Of medians: a standard deviation that outliers do not reach, over the square root.
@@ -220,7 +223,7 @@ def judged(kernel: Kernel, ways: dict[str, Way]) -> Judged:
         how: [(n, *(float(x[place[s]]) for x in (middle, slower, errors))) for n, s in way]
         for how, way in ways.items()
     }
-    return {"rounds": len(ratios), "ways": rows}
+    return {"rounds": len(ratios), "goal": float(middle[goal]), "led": goal == 0, "ways": rows}
 
 
 def curves(args: argparse.Namespace) -> None:
@@ -238,9 +241,10 @@ def curves(args: argparse.Namespace) -> None:
             kernel, ways = samples[name], {}
             for how, count in counts.items():
                 # The random search is the same for every seed of the others.
-                seed = 100 if how == "random" else args.seed
-                ways[how] = leaders(begun(kernel, how, model, seed, trainer), where, count)
-            done[label] = judged(kernel, ways)
+                t = begun(kernel, how, model, 100 if how == "random" else args.seed, trainer)
+                ways[how] = leaders(t, where, count)
+            fastest = sorted(t.known, key=lambda c: t.known[c])[:FINAL]  # of the random search
+            done[label] = judged(kernel, ways, fastest)
             with args.results.open("a") as file:
                 file.write(json.dumps({label: done[label]}) + "\n")
         if label in done:
@@ -261,7 +265,8 @@ def _summary(name: str, many: int, found: Judged) -> str:
     ways = found["ways"]
     worst = max(error for way in ways.values() for *_, error in way)
     lines = [
-        f"{name}: random's best of {many} is {1 / ways['random'][-1][1]:.4f}x the heuristic; "
+        f"{name}: random's best of {many} is {1 / found['goal']:.4f}x the heuristic"
+        f"{'' if found['led'] else ' and did not lead'}; "
         f"{found['rounds']} rounds, standard error at most {worst:.2%}"
     ]
     for how, way in ways.items():
