@@ -274,13 +274,14 @@ def test_only_a_short_preparation_is_not_improved_by_llvm(monkeypatch: pytest.Mo
 
 def test_entries_that_only_call_are_not_improved_by_llvm() -> None:
     x = normal(100, 100)
-    *kernels, entry = defined(tw.compile(lambda x: (x @ x) @ x).lower(x).program, once=False)
+    means = tw.compile(lambda x: np.exp(x - np.exp(x).mean(1)) / np.exp(x).mean(0))
+    *kernels, entry = defined(means.lower(x).program, once=False)
     assert llvm.AS_PRINTED in entry
     assert kernels
     assert not any(llvm.AS_PRINTED in head for head in kernels)
 
 
-def test_what_turns_tiles_is_not_improved_by_llvm_and_what_multiplies_is() -> None:
+def test_what_turns_tiles_is_not_improved_by_llvm_and_short_sums_are() -> None:
     x, w = normal(1, 64, 24, 24), normal(64, 64, 3, 3)
     convolve = functools.partial(tw.lax.conv, window_strides=(1, 1), padding="SAME")
     program = tw.compile(convolve).lower(x, w).program
@@ -296,7 +297,7 @@ def test_what_turns_tiles_is_not_improved_by_llvm_and_what_multiplies_is() -> No
 
 def test_what_steers_kernels_through_a_loop_is_not_improved_by_llvm() -> None:
     x = normal(100, 100)
-    f = tw.compile(lambda x: tw.fori_loop(0, 9, lambda i, y: (y @ x) / 100, x))
+    f = tw.compile(lambda x: tw.fori_loop(0, 9, lambda i, y: np.exp(y - y.mean(1)) / x, x))
     *kernels, entry = defined(f.lower(x).program, once=False)
     assert llvm.AS_PRINTED in entry
     assert kernels

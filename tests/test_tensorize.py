@@ -24,7 +24,7 @@ from tilewright.interpret import evaluate
 from tilewright.kernel import Assign, Kernel
 from tilewright.loops import Function, Program
 from tilewright.loops import run as run_loops
-from tilewright.runtime import jit
+from tilewright.runtime import executable, jit
 from tilewright.target import NAMED, Target, host
 from tilewright.transforms.heuristic import heuristic
 from tilewright.transforms.loopify import loopify
@@ -155,7 +155,7 @@ def test_an_instruction_compiled(op: Instruction, lanes: int) -> None:
 def compiled(function: Function, arrays: Sequence[np.ndarray], out: np.ndarray) -> np.ndarray:
     name = f"words_{id(function)}"
     text = llvm.named(llvm.print_program(Program((function,)), host()), name)
-    loaded = jit.load(jit.object_code(text, host()), name, host())
+    loaded = executable.load([jit.object_code(text, host())], name, host())
     scratch = [np.zeros(p.shape, p.dtype) for p in function.params[len(arrays) + 1 :]]
     loaded.call(jit.pointers([x.ctypes.data for x in (*arrays, out, *scratch)]))
     return out

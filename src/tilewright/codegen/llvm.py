@@ -18,7 +18,7 @@ from functools import cache
 from itertools import pairwise
 
 from tilewright import dtypes
-from tilewright.codegen import intrinsics, multiply_add
+from tilewright.codegen import intrinsics, multiply_add, turning
 from tilewright.codegen.llvm_memory import ZERO, Slot, ValuePrinter
 from tilewright.codegen.llvm_values import (
     AS_PRINTED,
@@ -28,7 +28,6 @@ from tilewright.codegen.llvm_values import (
     identity,
     memory_type,
     native_operations,
-    suffix,
 )
 from tilewright.codegen.parallel import DECLARATION, Region, cost_of, divided, outline, task
 from tilewright.codegen.weaving import LONG, independent, woven
@@ -64,7 +63,7 @@ from tilewright.loops import (
     statements,
 )
 from tilewright.scalars import FUSED
-from tilewright.target import Target
+from tilewright.target import STREAM_BYTES, Target
 from tilewright.transforms.index_rules import Affine, affine
 
 STACK_ALIGN = 64
@@ -79,11 +78,6 @@ SHORT_LANES = (" x i16>", " x half>", " x bfloat>")
 more of eight lanes around, and ends the process since the result has more than eight bits."""
 
 FUSED_CALL, VECTOR_PHI = "@llvm.fma.", " phi <"
-
-IN_REGISTERS = "x86_regcallcc"
-"""The calling convention that passes and returns sixteen vectors in registers."""
-PURE = "nounwind willreturn memory(none)"
-"""Attributes of functions of nothing but their arguments."""
 
 
 def print_program(
@@ -108,19 +102,12 @@ def print_program(
         program, regions = outline(program, threads or 0)
     if not regions:
         program = _merged(program)
-    shared = _shared_flips(program, target)
-    flips: dict[str, Buffer] = {}
     for f in program.functions:
         attributes = AS_PRINTED if brief or _only_steers(f) else ""
-        printer = FunctionPrinter(f, native, regions, attributes, shared)
+        printer = FunctionPrinter(f, native, regions, attributes, target)
         parts += [printer.text(external=f is program.entry), *printer.tasks.values()]
         declarations |= printer.declarations
         zero_bytes = max(zero_bytes, printer.zero_bytes)
-        flips |= printer.flips
-    for name, square in flips.items():
-        text, declared = _flip(name, square.dtype, static(square.shape[0]))
-        parts.insert(0, text)
-        declarations |= declared
     head = [f"{ZERO} = internal constant [{zero_bytes} x i8] zeroinitializer, align 64"]
     parts.append("!0 = !{i32 1}")
     text = "\n\n".join(["\n".join(head + sorted(declarations)), *parts]) + "\n"
@@ -141,15 +128,6 @@ def _only_steers(f: Function) -> bool:
         return False
     loops = [s for s in body if isinstance(s, For | While)]
     return all(any(isinstance(t, Call) for t in statements(s.body)) for s in loops)
-
-
-def _shared_flips(program: Program, target: Target | None) -> int:
-    """Bytes of the rows of tiles whose transposition is a function of the program's, 0 if none is:
-    there is one tile, or the machine passes no such vectors in registers."""
-    if target is None or target.architecture != "x86_64" or target.vector_bytes < 32:
-        return 0
-    flips = sum(isinstance(s, Flip) for f in program.functions for s in statements(f.body))
-    return target.vector_bytes if flips > 1 else 0
 
 
 def _merged(program: Program) -> Program:
@@ -176,8 +154,8 @@ def named(text: str, name: str) -> str:
 
 class FunctionPrinter(ValuePrinter):
     """The text of one function. `native` are the optional operations the machine has, `regions`
-    the parallel loops that are functions, by name; `attributes` are the function's. Square tiles
-    with rows of `shared_flips` bytes are turned by functions of the program's: `flips`, by name."""
+    the parallel loops that are functions, by name; `attributes` are the function's, `target`
+    the machine if it is known."""
 
     def __init__(
         self,
@@ -185,11 +163,11 @@ class FunctionPrinter(ValuePrinter):
         native: frozenset[str],
         regions: Mapping[str, Region],
         attributes: str = "",
-        shared_flips: int = 0,
+        target: Target | None = None,
     ) -> None:
         super().__init__(native, function.body.writes, _passed(function.body))
         self.function, self.regions, self.attributes = function, regions, attributes
-        self.shared_flips, self.flips = shared_flips, dict[str, Buffer]()
+        self.target = target
         self.multiplies = multiply_add.WRITTEN in native and multiply_add.only_multiplies(function)
         self.arguments: dict[Buffer, int] = {}  # the places of pointers in the entry's array
         self.first: list[str] = []  # what stands before all other lines
@@ -247,8 +225,9 @@ class FunctionPrinter(ValuePrinter):
             case For():
                 self.loop(s)
             case Block(inner):
-                for t in inner:
-                    self.statement(t)
+                if not self.copied(inner):
+                    for t in inner:
+                        self.statement(t)
             case Store(buffer, index, value):
                 self.store(buffer, index, value)
             case Accumulate(buffer, index, kind, value):
@@ -465,60 +444,70 @@ class FunctionPrinter(ValuePrinter):
         """Transpose a square tile, here or by a call."""
         n = static(buffer.shape[0])
         rows = [self.registers[buffer, (i,)] for i in range(n)]
-        if buffer.dtype.itemsize >= 4 and n * buffer.dtype.itemsize == self.shared_flips:
-            name = f"flip.{suffix(buffer.dtype, n)}"
-            self.flips[name] = buffer
-            types, whole = _tuple_of(rows), self.fresh()
-            self.emit(f"{whole} = call {IN_REGISTERS} {types} @{name}({', '.join(map(str, rows))})")
-            part = f"extractvalue {types} {whole}, "
-            rows = [self.value(f"{part}{i}", x.dtype, n) for i, x in enumerate(rows)]
-        else:
-            rows = self.transposed(rows)
+        tile = turning.tile(self.target, buffer.dtype, n)
+        rows = turning.transposed(self, rows) if tile is None else self.turned(tile, rows)
         self.registers.update({(buffer, (i,)): row for i, row in enumerate(rows)})
         self.forget(frozenset((buffer,)))
 
-    def flip_text(self, dtype: DType, n: int) -> str:
-        """The function that turns such tiles. Its 64 shuffles take the code generator longer than
-        the rest of a loop: 2 ms for each tile that has shuffles of its own."""
-        given = [Operand(f"%r{i}", dtype, n) for i in range(n)]
-        types, whole = _tuple_of(given), "poison"
-        for i, x in enumerate(self.transposed(given)):
-            last, whole = whole, self.fresh()
-            self.emit(f"{whole} = insertvalue {types} {last}, {x}, {i}")
-        signature = f"@{self.function.name}({', '.join(map(str, given))})"
-        head = f"define internal {IN_REGISTERS} {types} {signature} {PURE}{AS_PRINTED} {{\nentry:"
-        return "\n".join([head, *self.lines, f"  ret {types} {whole}", "}"])
+    def turned(self, tile: turning.Tile, rows: Sequence[Operand]) -> list[Operand]:
+        """The tile transposed by a call."""
+        own, dtype, whole = rows[0].type, rows[0].dtype, self.fresh()
+        if own != tile.row:
+            rows = [self.value(f"bitcast {x} to {tile.row}", tile.dtype, tile.n) for x in rows]
+        given = ", ".join([f"{tile.row} {x.text}" for x in rows])
+        self.emit(f"{whole} = call {turning.IN_REGISTERS} {tile.rows} @{tile.turn}({given})")
+        self.declarations.add(tile.declarations[0])
+        part = f"extractvalue {tile.rows} {whole}, "
+        turned = [self.value(f"{part}{i}", tile.dtype, tile.n) for i in range(tile.n)]
+        if own != tile.row:
+            turned = [self.value(f"bitcast {x} to {own}", dtype, tile.n) for x in turned]
+        return turned
 
-    def transposed(self, given: Sequence[Operand]) -> list[Operand]:
-        """First the squares inside all 16 bytes, by interleaving single lanes of neighbouring rows,
-        then pairs of rows two apart, and so on; then whole 16 bytes. Each step is one shuffle of
-        two registers, of the kind that machines have an instruction for."""
-        n = len(given)
-        inside = max(min(16 // given[0].dtype.itemsize, n), 1)
-        rows, apart = [*given], 1
-        while apart < n:
-            low, high = _halves(n, inside, apart)
-            for i in range(n):
-                if not i & apart:
-                    a, b = rows[i], rows[i + apart]
-                    rows[i], rows[i + apart] = self.shuffled(a, b, low), self.shuffled(a, b, high)
-            apart *= 2
-            if apart < n and n > 4:
-                rows = [self.fenced(x) for x in rows]
-        return [rows[i - i % inside + _reversed(i % inside, inside)] for i in range(n)]
+    def copied(self, inner: Sequence[Stmt]) -> bool:
+        """Print a tile that is read from memory, turned and written to memory as one call; False
+        if that is not all the statements do."""
+        match inner:
+            case (Alloc(tile), For() as read, Flip(turned), For() as written) if tile is turned:
+                n = static(tile.shape[0])
+                shape = turning.tile(self.target, tile.dtype, n)
+                ends = [self.rows(s, tile, n) for s in (read, written)]
+            case _:
+                return False
+        if shape is None or ends[0] is None or ends[1] is None or self.vector is not None:
+            return False
+        args = []
+        for buffer, form, step in ends:  # type: ignore[misc]
+            place = self.address(buffer, self.settled(form))
+            args.append(f"ptr {place}, i64 {step * tile.dtype.itemsize}")
+        self.emit(f"call void @{shape.copy}({', '.join(args)})")
+        self.declarations.add(shape.declarations[1])
+        self.forget(written.writes)
+        return True
 
-    def fenced(self, x: Operand) -> Operand:
-        """The same register, through which LLVM does not look. No instruction comes of it. The
-        steps of a transposition are as good as printed; looking for a way to merge each with all
-        before it took LLVM three times as long as the rest, even where it improves nothing."""
-        if x.dtype in (dtypes.float32, dtypes.float64):
-            name = f"llvm.arithmetic.fence.{suffix(x.dtype, x.lanes)}"
-            return self.value(self.intrinsic(name, x.type, str(x), x.type), x.dtype, x.lanes)
-        words = x.lanes * x.dtype.itemsize // 4
-        if words < 2:
-            return x
-        as_floats = self.value(f"bitcast {x} to <{words} x float>", dtypes.float32, words)
-        return self.value(f"bitcast {self.fenced(as_floats)} to {x.type}", x.dtype, x.lanes)
+    def rows(self, s: For, tile: Buffer, n: int) -> tuple[Buffer, Affine, int] | None:
+        """The memory that `n` whole rows of a tile are copied to or from: the first element, and
+        how far apart rows are. None if it is not that."""
+        match s:
+            case For(u, Block((For(v, Block((Store() as store,)), "vector", lanes),)), "unroll"):
+                whole = static(u.extent) == static(v.extent) == lanes == n
+            case _:
+                return None
+        to, index, value = store.buffer, store.index, store.value
+        if not isinstance(value, Load) or value.guard is not None:
+            return None
+        of, at = value.buffer, value.index
+        there, place = (of, at) if to is tile else (to, index)
+        here, own = (to, index) if to is tile else (of, at)
+        same = there.dtype == tile.dtype and there.scope != "registers"
+        if not whole or here is not tile or own != (u, v) or not same:
+            return None
+        form = self.form(there, place)
+        if form.coefficient(v) != 1 or (there.scope == "output" and there.nbytes >= STREAM_BYTES):
+            return None
+        rest = form.without(v).without(u)
+        if any(not {u.serial, v.serial}.isdisjoint(t.free) for t, _ in rest.terms):
+            return None
+        return there, rest, form.coefficient(u)
 
     # -- memory -------------------------------------------------------------------------------
 
@@ -620,41 +609,6 @@ class FunctionPrinter(ValuePrinter):
         return constant(identity(kind, dtype))
 
     # -- expressions --------------------------------------------------------------------------
-
-
-@cache
-def _flip(name: str, dtype: DType, n: int) -> tuple[str, frozenset[str]]:
-    """A function that turns tiles of `n` by `n`, and what it declares."""
-    printer = FunctionPrinter(Function(name, (), Block(()), ()), frozenset(), {})
-    return printer.flip_text(dtype, n), frozenset(printer.declarations)
-
-
-def _tuple_of(rows: Sequence[Operand]) -> str:
-    """LLVM's type of all the rows."""
-    return f"{{ {', '.join(x.type for x in rows)} }}"
-
-
-@cache
-def _halves(n: int, inside: int, apart: int) -> tuple[list[int], list[int]]:
-    """What a step of a transposition picks of two rows of `n` lanes, `apart` rows apart: of every
-    16 bytes (`inside` lanes) the lower halves' pieces of so many lanes in turn, and the upper
-    halves'; from `inside` rows on, the even ones of all 16 bytes, and the odd ones."""
-    if apart >= inside:
-        even = [at + i for at in range(0, 2 * n, 2 * inside) for i in range(inside)]
-        return even, [at + inside for at in even]
-    halves: tuple[list[int], list[int]] = ([], [])
-    for start in range(0, n, inside):
-        for half, picked in enumerate(halves):
-            first = start + half * inside // 2
-            for at in range(first, first + inside // 2, apart):
-                picked += [*range(at, at + apart), *range(n + at, n + at + apart)]
-    return halves
-
-
-def _reversed(i: int, n: int) -> int:
-    """The number below `n`, a power of two, whose bits are those of `i` in reverse."""
-    bits = n.bit_length() - 1
-    return sum((i >> k & 1) << (bits - 1 - k) for k in range(bits))
 
 
 @cache
