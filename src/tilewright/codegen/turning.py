@@ -98,10 +98,16 @@ def _copy(t: Tile) -> str:
     emitter = Emitter()
 
     def rows(first: str, apart: str) -> list[str]:
+        """Pointers in fours, so that no row waits for all before it."""
+        times = ["0", apart, *(emitter.fresh("times") for _ in range(3))]
+        for k in (2, 3, 4):
+            emitter.emit(f"{times[k]} = add i64 {times[k - 1]}, {apart}")
         found = [first]
-        for _ in range(t.n - 1):
+        for i in range(1, t.n):
+            k = i % 4
             found.append(emitter.fresh("at"))
-            emitter.emit(f"{found[-1]} = getelementptr i8, ptr {found[-2]}, i64 {apart}")
+            base, step = (found[i - k], times[k]) if k else (found[i - 4], times[4])
+            emitter.emit(f"{found[i]} = getelementptr i8, ptr {base}, i64 {step}")
         return found
 
     load = f"load {t.row}, ptr {{}}, align {t.itemsize}"
