@@ -78,6 +78,12 @@ def _exponent(x: Any) -> Any:
     return np.where(x >= 0, k, np.nan).astype(np.asarray(x).dtype)
 
 
+def _root_estimate(x: Any) -> Any:
+    """1 / sqrt(x) to 15 bits; machines have other last bits."""
+    y = np.asarray(1 / np.sqrt(np.asarray(x)), np.float32)
+    return (y.view(np.int32) & (-1 << 9)).view(np.float32)
+
+
 def _shift(shift: Callable[..., Any]) -> Callable[..., Any]:
     return lambda a, b: shift(a, np.asarray(b).astype(np.asarray(a).dtype))
 
@@ -122,12 +128,16 @@ MACHINE: Final[dict[str, Scalar]] = {
         _machine("scale", _scale),  # x, n: x * 2^n, rounded once; n is a float
         _machine("significand", _significand),
         _machine("exponent", _exponent),
+        _machine("root_estimate", _root_estimate),  # 1 / sqrt(x), off by 2^-14 of it at most
     )
 }
 """The operations printers spell. `cast` and `bitcast` take their target from the `Apply`."""
 
 OPTIONAL: Final = frozenset(("scale", "significand", "exponent"))
 """The operations that a printer spells only where the machine has them."""
+
+ESTIMATES: Final = frozenset(("root_estimate",))
+"""The operations, of float32 only, that `libm.expand` makes use of where a machine has them."""
 
 HALF_CASTS: Final = "half_casts"
 """Stands, among the operations a machine has, for `cast` between float16 and other types."""

@@ -18,6 +18,7 @@ import numpy as np
 
 from tilewright import dtypes
 from tilewright.codegen import libm_elementary as elementary
+from tilewright.codegen import libm_estimates as estimates
 from tilewright.codegen import libm_special as special
 from tilewright.codegen import libm_trig as trig
 from tilewright.codegen.libm_composed import composed
@@ -36,7 +37,7 @@ from tilewright.expr import (
     show,
     walk,
 )
-from tilewright.scalars import HALF_CASTS, MACHINE, OPTIONAL
+from tilewright.scalars import ESTIMATES, HALF_CASTS, MACHINE, OPTIONAL
 from tilewright.transforms.tensorize import INSTRUCTIONS, Instruction
 
 Expansion = Callable[..., Expr]
@@ -495,9 +496,10 @@ def expand(expr_roots: Sequence[Expr], native: frozenset[str] = frozenset()) -> 
 
     Afterwards no arithmetic is left on 16-bit floats, and only moves (`Load`, `select`, bits) on
     bfloat16, whose literals have become the bits of a uint16. Of the `OPTIONAL` operations and the
-    instructions on words only the `native` ones are left, and `HALF_CASTS` if it is one.
+    instructions on words only the `native` ones are left, and `HALF_CASTS` if it is one. Where
+    `ESTIMATES` are native, functions that gain from them are made of them.
     """
-    expanded = _rewritten(composed(expr_roots), _expanded)
+    expanded = _rewritten(composed(expr_roots), partial(_expanded, native >= ESTIMATES))
     if native >= OPTIONAL | INSTRUCTIONS | {HALF_CASTS}:
         return expanded
     return _rewritten(expanded, partial(_portable, native))
@@ -516,11 +518,18 @@ def _rewritten(expr_roots: Sequence[Expr], rule: Callable[[Expr], Expr]) -> list
     return [done[r] for r in expr_roots]
 
 
-def _expanded(e: Expr) -> Expr:
+def _expanded(estimated: bool, e: Expr) -> Expr:
     if isinstance(e, Apply):
-        return _expand_apply(e)
+        return _expand_apply(e, estimated)
     return narrow_literal(e) if isinstance(e, Lit) and e.dtype == dtypes.bfloat16 else e
 
+
+_ESTIMATED: Final[dict[str, Callable[..., Expr | None]]] = {
+    "power": estimates.power,
+    "pow": estimates.power,
+    "float_power": estimates.power,
+    "rsqrt": estimates.rsqrt,
+}
 
 _PORTABLE: Final[dict[str, Expansion]] = {
     "scale": elementary.portable_scale,
@@ -548,7 +557,7 @@ def narrow_literal(x: Lit) -> Expr:
     return bitcast(literal(int(bits), dtypes.uint16), dtypes.bfloat16)
 
 
-def _expand_apply(e: Apply) -> Expr:
+def _expand_apply(e: Apply, estimated: bool) -> Expr:
     op, args = e.op, e.args
     if isinstance(op, Instruction):
         return e
@@ -562,14 +571,23 @@ def _expand_apply(e: Apply) -> Expr:
         return _nextafter(*args)
     if any(_is_half(a.type) for a in args):
         wide = tuple(widen(a) if _is_half(a.type) else a for a in args)
-        result = apply(op.name, *wide) if op.machine else _expansion(op.name)(*wide)
+        result = apply(op.name, *wide) if op.machine else _elementwise(op.name, wide, estimated)
         return narrow(result, e.dtype) if _is_half(e.dtype) else result
     if op.machine:
         return e
     # Operators on positions would mean index arithmetic; a cast makes them plain elements.
     elements = [apply("cast", a, dtype=a.type) if is_index(a) else a for a in args]
-    result = _expansion(op.name)(*elements)
+    result = _elementwise(op.name, elements, estimated)
     return result if result.type == e.dtype else cast(result, e.dtype)
+
+
+def _elementwise(name: str, args: Sequence[Expr], estimated: bool) -> Expr:
+    """A function by its name, by estimates where the machine has them and they serve."""
+    if estimated and name in _ESTIMATED:
+        result = _ESTIMATED[name](*args)
+        if result is not None:
+            return result
+    return _expansion(name)(*args)
 
 
 def _expansion(name: str) -> Expansion:

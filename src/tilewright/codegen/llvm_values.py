@@ -18,7 +18,7 @@ from tilewright import dtypes
 from tilewright.dtypes import DType
 from tilewright.errors import InternalError
 from tilewright.expr import INDEX_OPS, Expr, Lit, as_index, literal
-from tilewright.scalars import FUSED, HALF_CASTS, LIBM_PREFIX, OPTIONAL, REDUCTIONS
+from tilewright.scalars import ESTIMATES, FUSED, HALF_CASTS, LIBM_PREFIX, OPTIONAL, REDUCTIONS
 from tilewright.target import Target
 
 NO_UNWINDING: Final = " nounwind"
@@ -125,7 +125,8 @@ def native_operations(target: Target) -> frozenset[str]:
     """The operations that a target has and not every machine; for two of them, which all 64-bit
     Arm machines have, LLVM would call a library."""
     features, arm = set(target.features.split(",")), target.architecture == "aarch64"
-    operations = set(OPTIONAL) if {"+avx512f", "+avx512vl"} <= features else set()
+    avx512 = {"+avx512f", "+avx512vl"} <= features
+    operations = set(OPTIONAL | ESTIMATES) if avx512 else set()
     if arm or "+f16c" in features:
         operations.add(HALF_CASTS)
     if arm or "+fma" in features:
@@ -206,7 +207,7 @@ class Emitter:
             return self._compare(op, first, args[1])
         if op in ("idiv", "irem"):
             return self._divide(op, first, args[1])
-        if op in OPTIONAL:
+        if op in OPTIONAL or op in ESTIMATES:
             return self._avx512(op, args)
         if op in _INTRINSICS:
             t = llvm_type(dtype, lanes)
@@ -367,6 +368,8 @@ class Emitter:
         if lanes * dtype.itemsize < 16:
             wide = [self.lanes_of(a, 0, 16 // dtype.itemsize) for a in args]
             return self.lanes_of(self._avx512(op, wide), 0, lanes)
+        if op == "root_estimate":
+            return self._estimate("rsqrt14", args[0])
         if op == "scale":
             return self._masked_avx512("scalef", args, args[0])
         # The interval [3/4, 3/2), and NaN for negative numbers.
@@ -375,6 +378,19 @@ class Emitter:
             return significand
         over, under = (self._masked_avx512("getexp", [x], x) for x in (args[0], significand))
         return self.value(f"fsub {over}, {under.text}", dtype, lanes)
+
+    def _estimate(self, name: str, x: Operand) -> Operand:
+        """Intel's estimate for all lanes of a register."""
+        types = (x.type, x.type, f"i{max(x.lanes, 8)}")
+        parts = zip(types, (x.text, "zeroinitializer", "-1"), strict=True)
+        bits = 8 * x.lanes * x.dtype.itemsize
+        call = self.intrinsic(
+            f"llvm.x86.avx512.{name}.ps.{bits}",
+            x.type,
+            ", ".join(f"{t} {v}" for t, v in parts),
+            ", ".join(types),
+        )
+        return self.value(call, x.dtype, x.lanes)
 
     def _masked_avx512(
         self, name: str, args: list[Operand], like: Operand, *more: tuple[str, str]
