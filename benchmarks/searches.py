@@ -218,6 +218,7 @@ def judged(kernel: Kernel, ways: dict[str, Way], others: Sequence[Schedule]) -> 
         if errors.max() <= ACCURATE:
             break
     middle, slower = np.nanmedian(ratios, axis=0), np.nanmedian(quotients, axis=0)
+    middle /= middle[distinct.index(ways["random"][0][1])]  # the heuristic's, as a candidate
     place = {s: n for n, s in enumerate(distinct)}
     rows = {
         how: [(n, *(float(x[place[s]]) for x in (middle, slower, errors))) for n, s in way]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from tilewright.cost_model.standing import DEFAULT, FEW, USUAL, scatter, standing
+from tilewright.cost_model.standing import BIAS, DEFAULT, FEW, USUAL, compared, scatter, standing
 
 
 def test_few_measurements_let_nothing_lead() -> None:
@@ -55,6 +55,19 @@ def test_a_gain_is_seen_by_measurements_enough(gain: float, count: int) -> None:
     rng = np.random.default_rng(4)
     rows = 1 - gain + 0.003 * rng.standard_normal((200, count))
     assert sum(standing(row.tolist()).bound < 1 for row in rows) >= 190
+
+
+def test_quotients_are_by_what_the_default_took_as_a_candidate() -> None:
+    """Once that was measured often enough; until then they may be wrong in common."""
+    fast, slow = [0.9, 0.9, 0.9, 0.9], [0.95, 0.951, 0.95, 0.949]
+    found = compared({"a": fast, "b": slow}, "usual")
+    assert found["usual"] == DEFAULT and found["a"].ratio == 0.9
+    assert found["a"].bound < 1 and found["a"].error > BIAS
+    found = compared({"usual": [1.0, 0.95, 0.95, 0.95], "a": fast, "b": slow}, "usual")
+    assert found["usual"] == DEFAULT and found["b"].ratio == pytest.approx(1)
+    assert found["a"].bound < 1 < found["b"].bound
+    found = compared({"usual": [1.0, math.inf], "a": fast}, "usual")
+    assert found["a"].ratio == 0.9
 
 
 def test_the_error_falls_with_the_root_of_the_count() -> None:

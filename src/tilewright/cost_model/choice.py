@@ -106,15 +106,16 @@ class Choice:
         if self.database is None:
             return None
         try:
-            known = self.database.standings(kernel, machine_key(self.target), self.threads)
-            found = next(known, None)
+            usual = heuristic(kernel, self.target)
+            here = machine_key(self.target), self.threads
+            found = next(self.database.standings(kernel, *here, usual), None)
         except BadDatabase as e:
             show("tune", e)
             return None
         if found is None:
             return None
         schedule, standing = found
-        return schedule if standing.bound < 1 else heuristic(kernel, self.target)
+        return schedule if standing.bound < 1 else usual
 
     def algorithm(self, computation: Computation) -> str | None:
         """The algorithm that was measured to be the fastest on this machine for a computation; None

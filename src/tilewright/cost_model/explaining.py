@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from statistics import median
 from typing import Any, Final
 
@@ -268,7 +269,8 @@ class _Account:
             if math.isfinite(r.ratio) and r.reference is not None:
                 self.measured.ratios.setdefault(r.schedule, []).append(r.ratio)
                 self.measured.references.append(r.reference)
-        self.best = [s for s, _ in kept.best(self.kernel, machine, threads, NEXT + 1)]
+        known = kept.standings(self.kernel, machine, threads, self.space.default)
+        self.best = [s for s, _ in islice(known, NEXT + 1)]
 
     def told(self, rates: Rates, at: str) -> Explanation:
         others = self._others()

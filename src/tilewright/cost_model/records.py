@@ -27,7 +27,7 @@ from typing import Any, Final, TextIO
 from tilewright.cost_model import encoding
 from tilewright.cost_model.encoding import Machine
 from tilewright.cost_model.files import STAMP, database_path
-from tilewright.cost_model.standing import Standing, scatter, standing
+from tilewright.cost_model.standing import Standing, compared
 from tilewright.errors import BadDatabase, BadEncoding, ScheduleError
 from tilewright.kernel import Kernel
 from tilewright.runtime import cache
@@ -237,10 +237,10 @@ class Database:
         return [(schedule, x.ratio) for schedule, x in found]
 
     def standings(
-        self, kernel: Kernel, machine: str, threads: int
+        self, kernel: Kernel, machine: str, threads: int, default: Schedule | None = None
     ) -> Iterator[tuple[Schedule, Standing]]:
         """The legal schedules that were measured on a machine (a key), each with what that says of
-        it, and what leads by that first."""
+        it, compared with the default one if that is given, and what leads by that first."""
         query = (
             "SELECT schedule, seconds / reference FROM records WHERE kernel = ?"
             " AND machine = ? AND threads = ? AND error = '' AND seconds > 0 AND reference > 0"
@@ -251,8 +251,8 @@ class Database:
             rows = () if c is None else c.execute(query, (encoding.key(kernel), machine, threads))
             for text, ratio in rows:
                 ratios.setdefault(text, []).append(ratio)
-        usual = scatter(ratios.values())
-        found = [(text, standing(r, usual)) for text, r in ratios.items()]
+        usual = "" if default is None else encoding.portable(kernel, default).to_json()
+        found = [(text, x) for text, x in compared(ratios, usual).items() if text in ratios]
         for text, x in sorted(found, key=lambda pair: (pair[1].order, pair[0])):
             with suppress(ScheduleError):
                 yield schedule_of(text, kernel), x

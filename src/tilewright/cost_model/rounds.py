@@ -22,7 +22,7 @@ from tilewright.cost_model.measure import Limits, Task
 from tilewright.cost_model.records import Database, Record
 from tilewright.cost_model.search import Search
 from tilewright.cost_model.spaces import Space
-from tilewright.cost_model.standing import DEFAULT, Standing, scatter, standing
+from tilewright.cost_model.standing import compared, standing
 from tilewright.errors import ScheduleError
 from tilewright.kernel import Kernel
 from tilewright.transforms.schedule import Schedule
@@ -40,6 +40,8 @@ WORTH: Final = 0.002
 """What it must be faster by than what leads, to be measured again."""
 ENOUGH: Final = 10
 """Measurements of a schedule after which it leads or does not."""
+CERTAIN: Final = 40
+"""Measurements of what leads after which it is not measured beside others any more."""
 HOPE: Final = 0.3
 """Share of its time that a kernel is expected to lose in its first batch; what later batches did
 gain, fading, is what is expected of the next."""
@@ -193,15 +195,17 @@ class Tuned:
         self.default = self.best = first.reference
         self.curve.append((0, self.best))
         self.known[self.space.default] = self.default
+        self.ratios[self.space.default] = [1.0]
         point = self.points.get(self.space.default)
         if point is not None:
             self.search.observe(point[None], np.array([self.default]))
         text = Task.of(self.kernel, self.space.default).schedule
-        if text not in self.earlier:
+        known = self.earlier.setdefault(text, [])
+        if known:
+            known.pop(0)  # that record, of a search before
+        elif bench.kept is not None:
             own = replace(first, schedule=text, seconds=first.reference)
-            self.earlier[text] = [own]
-            if bench.kept is not None:
-                bench.kept.insert([own], [self.kernel])
+            bench.kept.insert([own], [self.kernel])
 
     def _note(self, bench: Bench, schedule: Schedule, record: Record) -> None:
         """A trial. Seconds are as if the default took what it took at first: machines drift."""
@@ -214,37 +218,30 @@ class Tuned:
         self.trials += 1
         self.errors += failed
 
-    def _standings(self) -> dict[Schedule | None, Standing]:
-        """Of what was tried, and of the default schedule, None."""
-        usual = scatter(self.ratios.values())
-        return {None: DEFAULT} | {s: standing(r, usual) for s, r in self.ratios.items()}
-
     def _lead(self) -> None:
         """The schedule of the lowest bound leads."""
         if not math.isfinite(self.default):
             return
-        every = self._standings()
+        every = compared(self.ratios, self.space.default)
         first = min(every, key=lambda s: every[s].order)
         self.best = every[first].ratio * self.default
-        if first != self.schedule:
-            self.schedule = first
+        led = None if first == self.space.default else first
+        if led != self.schedule:
+            self.schedule = led
             self.curve.append((self.trials, self.best))
 
     def _doubted(self, most: int) -> list[Schedule]:
-        """What may be faster than what leads, each twice, and what leads itself unless that was
-        measured more often; at most so many measurements, of what looks best."""
+        """What may be faster than what leads, of that what looks best, and what leads itself, the
+        default schedule as well: all of them are compared with it. Each twice if there are so many
+        measurements."""
         if not self.certain:
             return []
-        every = self._standings()
-        leader = every[self.schedule]
-        limit = leader.ratio * (1 - WORTH)
-        doubted = [
-            s for s, x in every.items() if s is not None and x.ratio < limit and x.count < ENOUGH
-        ]
-        found: list[Schedule] = []
-        for s in sorted(doubted, key=lambda s: every[s].ratio):
-            if self.schedule is not None and leader.count <= every[s].count:
-                found.append(self.schedule)
-            found.append(s)
-        found = list(dict.fromkeys(found))[: max(most // 2, most > 0)]
+        every = compared(self.ratios, self.space.default)
+        leader = self.schedule or self.space.default
+        limit = every[leader].ratio * (1 - WORTH)
+        doubted = [s for s, x in every.items() if x.ratio < limit and x.count < ENOUGH]
+        found = sorted(doubted, key=lambda s: every[s].ratio)
+        if found and len(self.ratios.get(leader, ())) < CERTAIN:
+            found.insert(1, leader)
+        found = found[: max(most // 2, 2)]
         return [*found, *found][:most]

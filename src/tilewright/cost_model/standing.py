@@ -9,10 +9,12 @@ measuring is done (`rounds`, `measure`): the search and the database ask the sam
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Final
+from typing import Final, TypeVar
+
+T = TypeVar("T", bound=Hashable)
 
 SURE: Final = 2.5
 """Standard errors by which a schedule must be faster than the default one to take its place. It is
@@ -25,6 +27,9 @@ DOUBT: Final = 8
 """Repetitions that `USUAL` is worth."""
 BELIEF: Final = 4
 """Repetitions of a schedule that the scatter of all of the kernel's is worth."""
+BIAS: Final = 0.01
+"""Error of the quotients of a kernel in common, until the default schedule was measured like any
+other: what they are quotients by has its memory where it has it, and keeps it."""
 WILD: Final = 0.1
 """A deviation that counts in that as no larger."""
 FEW: Final = 3
@@ -52,7 +57,7 @@ class Standing:
 
 
 DEFAULT: Final = Standing(1.0, 0.0, 0)
-"""The default schedule's: every quotient is by it."""
+"""The default schedule's, by its own time."""
 
 
 def scatter(measured: Iterable[Sequence[float]]) -> float:
@@ -80,6 +85,21 @@ def standing(ratios: Sequence[float], usual: float = USUAL) -> Standing:
         return Standing(middle, math.inf, count)
     variance = (BELIEF * usual**2 + sum(x * x for x in deviations)) / (BELIEF + count - 1)
     return Standing(middle, math.sqrt(variance / (count - 1)), count)
+
+
+def compared(measured: Mapping[T, Sequence[float]], default: T) -> dict[T, Standing]:
+    """The standings of a kernel's schedules by the time of the default one, which is among the
+    results: by what that took as one of the candidates, where it was measured so."""
+    usual = scatter(measured.values())
+    base = standing(measured.get(default, ()) or (1.0,), usual)
+    if not math.isfinite(base.error * base.ratio):
+        base = Standing(1.0, BIAS, 0)
+    found = {default: DEFAULT}
+    for name, ratios in measured.items():
+        if name != default:
+            x = standing(ratios, usual)
+            found[name] = Standing(x.ratio / base.ratio, math.hypot(x.error, base.error), x.count)
+    return found
 
 
 def _spread(ratios: Sequence[float]) -> tuple[float, list[float]]:
