@@ -18,9 +18,9 @@ T = TypeVar("T", bound=Hashable)
 
 SURE: Final = 2.5
 """Standard errors by which a schedule must be faster than the default one to take its place. It is
-asked often: of a hundred that are 2 % slower, where measurements scatter by 3 %, one in fifty leads
-after 64 trials and one in fifteen after 256; with 2 errors, and without what others' measurements
-say, one in four and one in two."""
+asked often: where all are 2 % slower and measurements scatter by 3 %, something leads after 64 or
+256 trials in one search of thirty; with 2 errors, and without what others' repetitions say, in one
+of four and in every other one."""
 USUAL: Final = 0.01
 """Relative standard deviation of a measurement, until repetitions say more: of this kernel's."""
 DOUBT: Final = 8
