@@ -84,6 +84,15 @@ def _root_estimate(x: Any) -> Any:
     return (y.view(np.int32) & (-1 << 9)).view(np.float32)
 
 
+SIXTEENTHS: Final = tuple(float(np.float32(2.0 ** (j / 16))) for j in range(16))
+"""2^(j/16), rounded to float32."""
+
+
+def _sixteenth_power(code: Any) -> Any:
+    """2^(j/16) for the low four bits j of an integer."""
+    return np.array(SIXTEENTHS, np.float32)[np.asarray(code) & 15]
+
+
 def _shift(shift: Callable[..., Any]) -> Callable[..., Any]:
     return lambda a, b: shift(a, np.asarray(b).astype(np.asarray(a).dtype))
 
@@ -128,12 +137,18 @@ MACHINE: Final[dict[str, Scalar]] = {
         _machine("scale", _scale),  # x, n: x * 2^n, rounded once; n is a float
         _machine("significand", _significand),
         _machine("exponent", _exponent),
+        _machine("scale_floor", lambda x, n: _scale(x, np.floor(n))),  # n in sixteenths; float32
+        _machine("sixteenth_power", _sixteenth_power),  # of a uint32: a float32
+        # `libm.expand` makes use of this one where a machine has it.
         _machine("root_estimate", _root_estimate),  # 1 / sqrt(x), off by 2^-14 of it at most
     )
 }
 """The operations printers spell. `cast` and `bitcast` take their target from the `Apply`."""
 
-OPTIONAL: Final = frozenset(("scale", "significand", "exponent"))
+TABLED: Final = frozenset(("scale_floor", "sixteenth_power"))
+"""Those of float32 only, with which a table of sixteen powers is used."""
+
+OPTIONAL: Final = TABLED | {"scale", "significand", "exponent"}
 """The operations that a printer spells only where the machine has them."""
 
 ESTIMATES: Final = frozenset(("root_estimate",))
@@ -141,6 +156,11 @@ ESTIMATES: Final = frozenset(("root_estimate",))
 
 HALF_CASTS: Final = "half_casts"
 """Stands, among the operations a machine has, for `cast` between float16 and other types."""
+
+PERMUTED_SIXTEEN: Final = "permuted_sixteen"
+"""Stands, among the operations a machine has, for registers of sixteen lanes that are permuted."""
+PERMUTED_EIGHT: Final = "permuted_eight"
+"""The same for registers of eight lanes."""
 
 FUSED: Final = "fused"
 """Stands, among the operations a machine has, for `fma` as an instruction and not a function."""

@@ -20,6 +20,7 @@ from tilewright import dtypes
 from tilewright.codegen import libm_elementary as elementary
 from tilewright.codegen import libm_estimates as estimates
 from tilewright.codegen import libm_special as special
+from tilewright.codegen import libm_tables as tables
 from tilewright.codegen import libm_trig as trig
 from tilewright.codegen.libm_composed import composed
 from tilewright.dtypes import DType
@@ -425,7 +426,7 @@ EXPANSIONS: Final[dict[str, Expansion]] = {
     "nextafter": _by_kind(floats=_nextafter),
     "ldexp": _by_kind(floats=elementary.ldexp),
     # exponentials, logarithms, powers
-    "exp": elementary.exp,
+    "exp": tables.exp,
     "exp2": elementary.exp2,
     "expm1": elementary.expm1,
     "log": elementary.log,
@@ -499,7 +500,8 @@ def expand(expr_roots: Sequence[Expr], native: frozenset[str] = frozenset()) -> 
     instructions on words only the `native` ones are left, and `HALF_CASTS` if it is one. Where
     `ESTIMATES` are native, functions that gain from them are made of them.
     """
-    expanded = _rewritten(composed(expr_roots), partial(_expanded, native >= ESTIMATES))
+    estimated = native >= ESTIMATES
+    expanded = _rewritten(composed(expr_roots), partial(_expanded, estimated))
     if native >= OPTIONAL | INSTRUCTIONS | {HALF_CASTS}:
         return expanded
     return _rewritten(expanded, partial(_portable, native))
@@ -535,6 +537,8 @@ _PORTABLE: Final[dict[str, Expansion]] = {
     "scale": elementary.portable_scale,
     "significand": elementary.portable_significand,
     "exponent": elementary.portable_exponent,
+    "scale_floor": tables.portable_scale_floor,
+    "sixteenth_power": tables.portable_sixteenth_power,
 }
 
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tilewright import dtypes
-from tilewright.codegen.libm_elementary import exp_of_multiple
+from tilewright.codegen.libm_tables import exp_of_multiple
 from tilewright.expr import Apply, Expr, Lit, apply, literal, walk
 
 TYPES = (dtypes.float32, dtypes.float64)

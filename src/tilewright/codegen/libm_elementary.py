@@ -85,7 +85,7 @@ class Format:
 
 
 _hex = float.fromhex
-_LN2: Final = Fraction(0xB17217F7D1CF79ABC9E3B39803F2F6AF, 1 << 128)
+LN2: Final = Fraction(0xB17217F7D1CF79ABC9E3B39803F2F6AF, 1 << 128)
 
 FORMATS: Final[dict[DType, Format]] = {
     float32: Format(
@@ -310,13 +310,13 @@ def exp_of_multiple(x: Expr, factor: float) -> Expr:
     f = FORMATS[x.type]
     x = clamped(x, *sorted((f.underflow / factor, f.overflow / factor)))
     n, _ = nearest(x, f.log2e[0] * factor)
-    high, low = _in_two(_LN2 / Fraction(factor), x.type)
+    high, low = in_two(LN2 / Fraction(factor), x.type)
     r = fma(n, -low, fma(n, -high, x))
     series = (1.0, 1.0, *_EXP[x.type])
     return scaled(polynomial(r, [c * factor**k for k, c in enumerate(series)]), n)
 
 
-def _in_two(value: Fraction, dtype: DType) -> tuple[float, float]:
+def in_two(value: Fraction, dtype: DType) -> tuple[float, float]:
     """A number as (high, low), of which the first times an exponent is exact."""
     kept = FORMATS[dtype].mantissa - FORMATS[dtype].bias.bit_length() - 1
     unit = Fraction(2) ** (math.frexp(float(value))[1] - kept)

@@ -18,7 +18,17 @@ from tilewright import dtypes
 from tilewright.dtypes import DType
 from tilewright.errors import InternalError
 from tilewright.expr import INDEX_OPS, Expr, Lit, as_index, literal
-from tilewright.scalars import ESTIMATES, FUSED, HALF_CASTS, LIBM_PREFIX, OPTIONAL, REDUCTIONS
+from tilewright.scalars import (
+    ESTIMATES,
+    FUSED,
+    HALF_CASTS,
+    LIBM_PREFIX,
+    OPTIONAL,
+    PERMUTED_EIGHT,
+    PERMUTED_SIXTEEN,
+    REDUCTIONS,
+    SIXTEENTHS,
+)
 from tilewright.target import Target
 
 NO_UNWINDING: Final = " nounwind"
@@ -126,7 +136,11 @@ def native_operations(target: Target) -> frozenset[str]:
     Arm machines have, LLVM would call a library."""
     features, arm = set(target.features.split(",")), target.architecture == "aarch64"
     avx512 = {"+avx512f", "+avx512vl"} <= features
-    operations = set(OPTIONAL | ESTIMATES) if avx512 else set()
+    operations = {*OPTIONAL, *ESTIMATES, PERMUTED_SIXTEEN} if avx512 else set()
+    if arm or "+avx2" in features:
+        operations.add("sixteenth_power")
+    if "+avx2" in features:
+        operations.add(PERMUTED_EIGHT)
     if arm or "+f16c" in features:
         operations.add(HALF_CASTS)
     if arm or "+fma" in features:
@@ -150,6 +164,9 @@ def _fused(dtype: DType, lanes: int) -> tuple[str, str]:
 class Emitter:
     """Appends instructions to a list of lines; gives fresh names; collects declarations. Vectors
     have `lanes` lanes at present, of which the first `extent` count."""
+
+    native: frozenset[str] = frozenset()
+    """The operations that the machine has and not every one."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -207,6 +224,8 @@ class Emitter:
             return self._compare(op, first, args[1])
         if op in ("idiv", "irem"):
             return self._divide(op, first, args[1])
+        if op == "sixteenth_power":
+            return self._sixteenth(first)
         if op in OPTIONAL or op in ESTIMATES:
             return self._avx512(op, args)
         if op in _INTRINSICS:
@@ -370,7 +389,7 @@ class Emitter:
             return self.lanes_of(self._avx512(op, wide), 0, lanes)
         if op == "root_estimate":
             return self._estimate("rsqrt14", args[0])
-        if op == "scale":
+        if op in ("scale", "scale_floor"):
             return self._masked_avx512("scalef", args, args[0])
         # The interval [3/4, 3/2), and NaN for negative numbers.
         significand = self._masked_avx512("getmant", [args[0]], args[0], ("i32", "11"))
@@ -378,6 +397,51 @@ class Emitter:
             return significand
         over, under = (self._masked_avx512("getexp", [x], x) for x in (args[0], significand))
         return self.value(f"fsub {over}, {under.text}", dtype, lanes)
+
+    def _sixteenth(self, place: Operand) -> Operand:
+        """An element of `SIXTEENTHS` by the low bits of each lane: a table is permuted, one that
+        one register holds, two of eight lanes or, on Arm machines, four of four."""
+        lanes = place.lanes
+        held = 16 if PERMUTED_SIXTEEN in self.native else 8 if PERMUTED_EIGHT in self.native else 4
+        if lanes > held:
+            halves = (self.lanes_of(place, k, k + lanes // 2) for k in (0, lanes // 2))
+            low, high = (self._sixteenth(half) for half in halves)
+            order = ", ".join(f"i32 {i}" for i in range(lanes))
+            both = f"shufflevector {low}, {high}, <{lanes} x i32> <{order}>"
+            return self.value(both, dtypes.float32, lanes)
+        if lanes < held:
+            return self.lanes_of(self._sixteenth(self.lanes_of(place, 0, held)), 0, lanes)
+        if held == 4:
+            return self._sixteenth_of_bytes(place)
+        name = "avx512.permvar.sf.512" if held == 16 else "avx2.permps"
+        parts = [self._permuted(name, k, place) for k in range(0, 16, held)]
+        if held == 16:
+            return parts[0]
+        bit = self.value(f"and {place}, splat (i32 8)", dtypes.uint32, held)
+        lower = self.value(f"icmp eq {bit}, zeroinitializer", dtypes.bool_, held)
+        return self.value(f"select {lower}, {parts[0]}, {parts[1]}", dtypes.float32, held)
+
+    def _permuted(self, name: str, first: int, place: Operand) -> Operand:
+        """Elements of a register's part of the table, by Intel's instruction."""
+        wide = llvm_type(dtypes.float32, place.lanes)
+        part = [literal(v, dtypes.float32) for v in SIXTEENTHS[first : first + place.lanes]]
+        held = f"{wide} <{', '.join(f'float {constant(v).text}' for v in part)}>"
+        call = self.intrinsic(f"llvm.x86.{name}", wide, f"{held}, {place}", f"{wide}, {place.type}")
+        return self.value(call, dtypes.float32, place.lanes)
+
+    def _sixteenth_of_bytes(self, place: Operand) -> Operand:
+        """The same by Arm's table of 64 bytes, whose places are those of bytes."""
+        low = self.value(f"and {place}, splat (i32 15)", dtypes.uint32, 4)
+        four = self.value(f"mul {low}, splat (i32 {0x04040404})", dtypes.uint32, 4)
+        at = self.value(f"add {four}, splat (i32 {0x03020100})", dtypes.uint32, 4)
+        places = self.value(f"bitcast {at} to <16 x i8>", dtypes.uint8, 16)
+        data = struct.pack("<16f", *SIXTEENTHS)
+        rows = [", ".join(f"i8 {b}" for b in data[k : k + 16]) for k in range(0, 64, 16)]
+        arguments = ", ".join([*(f"<16 x i8> <{row}>" for row in rows), str(places)])
+        types = ", ".join(["<16 x i8>"] * 5)
+        call = self.intrinsic("llvm.aarch64.neon.tbl4.v16i8", "<16 x i8>", arguments, types)
+        found = self.value(call, dtypes.uint8, 16)
+        return self.value(f"bitcast {found} to <4 x float>", dtypes.float32, 4)
 
     def _estimate(self, name: str, x: Operand) -> Operand:
         """Intel's estimate for all lanes of a register."""

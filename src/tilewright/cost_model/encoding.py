@@ -70,7 +70,7 @@ def _scalars() -> Mapping[str, tuple[Scalar, int]]:
     """Every scalar operation of kernels with its number of operands. Printers' operations and
     NumPy's functions share some names."""
     unary = {"neg", "sqrt", "abs", "floor", "ceil", "trunc", "rint", "not", "popcount", "cast",
-             "bitcast", "significand", "exponent", "root_estimate"}  # fmt: skip
+             "bitcast", "significand", "exponent", "root_estimate", "sixteenth_power"}  # fmt: skip
     arity = dict.fromkeys(unary, 1) | dict.fromkeys(("fma", "select", "rare"), 3)
     machine = {_MACHINE_PREFIX + n: (s, arity.get(n, 2)) for n, s in MACHINE.items()}
     return machine | {op.row.scalar.name: (op.row.scalar, op.row.arity) for op in elementwise.ALL}
