@@ -161,12 +161,12 @@ def test_a_lucky_measurement_is_not_the_best(
 
 class NoisyClock(Clock):
     """Every schedule takes 1.02 times as long as the default one, by measurements that scatter by
-    3 %."""
+    2 %."""
 
     def ratio(self, task: Task) -> float:
         text = f"{task.schedule} {self.tasks.count(task)}"
         rng = np.random.default_rng(zlib.crc32(text.encode()))
-        return (1.0 if is_default(task) else 1.02) + 0.03 * float(rng.standard_normal())
+        return (1.0 if is_default(task) else 1.02) + 0.02 * float(rng.standard_normal())
 
 
 def test_no_luck_takes_the_place_of_the_heuristics_schedule(
@@ -176,7 +176,7 @@ def test_no_luck_takes_the_place_of_the_heuristics_schedule(
     monkeypatch.setattr(measure, "outcomes", noisy)
     (t,) = tw.tune(layer, X, W, trials=128, threads=1, progress=False).kernels
     luckiest = min(t.ratios.values(), key=lambda found: found[0])
-    assert luckiest[0] < 0.98 and len(luckiest) > 1, "it was looked at again"
+    assert luckiest[0] < 0.99 and len(luckiest) > 1, "it was looked at again"
     assert t.schedule is None and t.best == t.default
     assert Choice(host(), 1, kept)(t.kernel) == t.space.default
     assert t.trials == len(noisy.tasks) == 128
