@@ -20,8 +20,9 @@ from tilewright.cost_model.encoding import machine_key
 from tilewright.cost_model.features import NAMES, VERSION, told
 from tilewright.cost_model.files import PRIOR, follows_model
 from tilewright.cost_model.model import Infer, Model, infer, load
-from tilewright.cost_model.records import Database, database
+from tilewright.cost_model.records import Database, database, ranked
 from tilewright.cost_model.spaces import Points, Space, space
+from tilewright.cost_model.standing import DEFAULT
 from tilewright.cost_model.walks import Walks
 from tilewright.errors import BadDatabase, ScheduleError
 from tilewright.kernel import Kernel
@@ -106,15 +107,14 @@ class Choice:
         if self.database is None:
             return None
         try:
-            usual = heuristic(kernel, self.target)
-            here = machine_key(self.target), self.threads
-            found = next(self.database.standings(kernel, *here, usual), None)
+            known = self.database.quotients(kernel, machine_key(self.target), self.threads)
         except BadDatabase as e:
             show("tune", e)
             return None
-        if found is None:
+        if not known:
             return None
-        schedule, standing = found
+        usual = heuristic(kernel, self.target)
+        schedule, standing = next(ranked(kernel, known, usual), (usual, DEFAULT))
         return schedule if standing.bound < 1 else usual
 
     def algorithm(self, computation: Computation) -> str | None:

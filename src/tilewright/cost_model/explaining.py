@@ -27,6 +27,7 @@ from tilewright.cost_model.choice import LOOKED_AT, MARGIN, Choice, better
 from tilewright.cost_model.deferred import Deferred
 from tilewright.cost_model.features import EXPOSED, NAMES, TERMS, USUAL
 from tilewright.cost_model.model import Model, correction, standardised
+from tilewright.cost_model.records import ranked
 from tilewright.cost_model.spaces import Space, space
 from tilewright.cost_model.standing import standing
 from tilewright.errors import BadDatabase
@@ -269,7 +270,8 @@ class _Account:
             if math.isfinite(r.ratio) and r.reference is not None:
                 self.measured.ratios.setdefault(r.schedule, []).append(r.ratio)
                 self.measured.references.append(r.reference)
-        known = kept.standings(self.kernel, machine, threads, self.space.default)
+        measured = kept.quotients(self.kernel, machine, threads)
+        known = ranked(self.kernel, measured, self.space.default)
         self.best = [s for s, _ in islice(known, NEXT + 1)]
 
     def told(self, rates: Rates, at: str) -> Explanation:

@@ -17,7 +17,7 @@ import math
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
@@ -233,29 +233,23 @@ class Database:
         """The legal schedules that were fastest on a machine (a key), compared with the default
         one, best first, at most so many; with the times as long as the default takes. Empty where
         nothing is known."""
-        found = islice(self.standings(kernel, machine, threads), most)
+        found = islice(ranked(kernel, self.quotients(kernel, machine, threads)), most)
         return [(schedule, x.ratio) for schedule, x in found]
 
-    def standings(
-        self, kernel: Kernel, machine: str, threads: int, default: Schedule | None = None
-    ) -> Iterator[tuple[Schedule, Standing]]:
-        """The legal schedules that were measured on a machine (a key), each with what that says of
-        it, compared with the default one if that is given, and what leads by that first."""
+    def quotients(self, kernel: Kernel, machine: str, threads: int) -> dict[str, list[float]]:
+        """What was measured on a machine (a key) by the default schedule's time, in that order, by
+        the schedule's text."""
         query = (
             "SELECT schedule, seconds / reference FROM records WHERE kernel = ?"
             " AND machine = ? AND threads = ? AND error = '' AND seconds > 0 AND reference > 0"
             " ORDER BY id"
         )
-        ratios: dict[str, list[float]] = {}
+        found: dict[str, list[float]] = {}
         with self._transaction() as c:
             rows = () if c is None else c.execute(query, (encoding.key(kernel), machine, threads))
             for text, ratio in rows:
-                ratios.setdefault(text, []).append(ratio)
-        usual = "" if default is None else encoding.portable(kernel, default).to_json()
-        found = [(text, x) for text, x in compared(ratios, usual).items() if text in ratios]
-        for text, x in sorted(found, key=lambda pair: (pair[1].order, pair[0])):
-            with suppress(ScheduleError):
-                yield schedule_of(text, kernel), x
+                found.setdefault(text, []).append(ratio)
+        return found
 
     @property
     def stamp(self) -> int:
@@ -494,6 +488,18 @@ def _record(content: dict[str, Any]) -> Record:
     except ScheduleError as e:
         raise BadEncoding("record", e.what[:200]) from None
     return r
+
+
+def ranked(
+    kernel: Kernel, quotients: Mapping[str, Sequence[float]], default: Schedule | None = None
+) -> Iterator[tuple[Schedule, Standing]]:
+    """The legal schedules that were measured (`Database.quotients`), each with what that says of
+    it, compared with the default one if that is given, and what leads by that first."""
+    usual = "" if default is None else encoding.portable(kernel, default).to_json()
+    found = [(text, x) for text, x in compared(quotients, usual).items() if text in quotients]
+    for text, x in sorted(found, key=lambda pair: (pair[1].order, pair[0])):
+        with suppress(ScheduleError):
+            yield schedule_of(text, kernel), x
 
 
 def compiler_version() -> str:
