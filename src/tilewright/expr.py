@@ -18,7 +18,8 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -580,35 +581,31 @@ def walk(*roots: Expr) -> list[Expr]:
 
 def reductions_in(*roots: Expr) -> list[Reduce]:
     """Every reduction, in the order of `walk`; looks only at what has one below."""
-    order: list[Reduce] = []
-    done: set[Expr] = set()
-    stack: list[Expr | None] = [e for e in roots[::-1] if e.reduces]
-    while stack:
-        e = stack.pop()
-        if e is None:
-            order.append(stack.pop())  # type: ignore[arg-type]
-        elif e not in done:
-            done.add(e)
-            if isinstance(e, Reduce):
-                stack += (e, None)
-            stack += [c for c in e.children[::-1] if c.reduces]
-    return order
+    return _found(roots, Reduce, attrgetter("reduces"))
 
 
 def loads_in(*roots: Expr) -> list[Load]:
     """Every load, in the order of `walk`; looks only at what reads something."""
-    order: list[Load] = []
+    return _found(roots, Load, attrgetter("reads"))
+
+
+Kind = TypeVar("Kind", bound=Expr)
+
+
+def _found(roots: Sequence[Expr], kind: type[Kind], leads: Callable[[Expr], object]) -> list[Kind]:
+    """Every expression of a kind, in the order of `walk`, by way of what `leads` there."""
+    order: list[Kind] = []
     done: set[Expr] = set()
-    stack: list[Expr | None] = [e for e in roots[::-1] if e.reads]
+    stack: list[Expr | None] = [e for e in roots[::-1] if leads(e)]
     while stack:
         e = stack.pop()
         if e is None:
             order.append(stack.pop())  # type: ignore[arg-type]
         elif e not in done:
             done.add(e)
-            if isinstance(e, Load):
+            if isinstance(e, kind):
                 stack += (e, None)
-            stack += [c for c in e.children[::-1] if c.reads]
+            stack += [c for c in e.children[::-1] if leads(c)]
     return order
 
 

@@ -126,7 +126,7 @@ _INT_OPS: Final = {
 }
 _INTRINSICS: Final = {
     "abs": "fabs", "sqrt": "sqrt", "floor": "floor", "ceil": "ceil", "trunc": "trunc",
-    "rint": "rint", "fma": "fma", "popcount": "ctpop",
+    "rint": "rint", "popcount": "ctpop",
 }  # fmt: skip
 _COMPARE_FLOAT: Final = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole"}
 
@@ -207,6 +207,8 @@ class Emitter:
         floating = dtypes.is_float(dtype)
         if floating and op in _FLOAT_OPS:
             return self.value(f"{_FLOAT_OPS[op]} {first}, {args[1].text}", dtype, lanes)
+        if op == "fma":
+            return self.multiply_add(*args)
         if op.startswith(LIBM_PREFIX):
             return self._library(op.removeprefix(LIBM_PREFIX), args, dtype)
         if op == "cast":
