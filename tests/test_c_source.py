@@ -36,6 +36,7 @@ from tilewright.loops import (
     loop,
 )
 from tilewright.ops import elementwise as el
+from tilewright.ops.contract import Conv
 from tilewright.ops.samples import awkward
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -472,3 +473,12 @@ def test_every_elementwise_function_compiles_without_a_warning() -> None:
     wanted = interpret.evaluate(values, [i], {x: a, y: b})
     for v, r, w in zip(values, results, wanted, strict=True):
         np.testing.assert_allclose(r, w, rtol=1e-5, atol=1e-6, err_msg=expr.show(v))
+
+
+def test_functions_with_numbers() -> None:
+    """Winograd's sums are functions with counts and distances as arguments."""
+    rng = np.random.default_rng(0)
+    x, w = (rng.standard_normal(s).astype(np.float32) for s in ((1, 32, 24, 24), (32, 32, 3, 3)))
+    conv = Conv((1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1))
+    text = check(lambda x, w: conv(x, w), x, w, rtol=2e-4, want=conv.numpy(x, w))
+    assert "static void tilewright_filter_data_" in text and "int64_t tiles" in text

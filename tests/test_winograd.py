@@ -11,17 +11,20 @@ from numpy.testing import assert_allclose
 
 import tilewright as tw
 from tilewright import Options, lax, loops
+from tilewright.codegen import llvm, shared
 from tilewright.errors import InternalError
 from tilewright.graph import Graph, Type, evaluate, new_input
+from tilewright.ops import filtering
 from tilewright.ops.contract import Conv
+from tilewright.ops.filtering import Filtering
 from tilewright.ops.winograd import (
     FilterCotangents,
     FilterData,
     FilterGradients,
-    Filtering,
     FilterResults,
     FilterWeights,
 )
+from tilewright.target import NAMED
 from tilewright.transforms.winograd import LARGE, SMALL, winograd
 
 PLAIN = Conv((1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1))
@@ -352,3 +355,58 @@ def test_thread_counts_agree_bit_for_bit() -> None:
 
     one, three = (tw.compile(threads=n)(f) for n in (1, 3))
     np.testing.assert_array_equal(one(x, w), three(x, w))
+
+
+# -- the functions that do the sums --------------------------------------------------------------
+
+
+def lowered(op: object, *args: np.ndarray) -> tw.Lowered:
+    return tw.compile(lambda *xs: op(*xs)).lower(*args)  # type: ignore[operator]
+
+
+def every_op(f: Filtering) -> list[tuple[object, tuple[np.ndarray, ...]]]:
+    last = FilterResults(f, (5, 5))
+    tiles = last.tiles[0] * last.tiles[1]
+    return [
+        (FilterData(f, (1, 1), (2, 2)), (normal(1, 16, 5, 5),)),
+        (FilterWeights(f, 16), (normal(16, 16, 3, 3),)),
+        (last, (normal(f.points**2, tiles, 16),)),
+        (FilterCotangents(f), (normal(1, 16, 5, 5),)),
+        (FilterGradients(f), (normal(f.points**2, 16, 16),)),
+    ]
+
+
+def test_functions_mean_what_they_are_compiled_to() -> None:
+    """Counts and distances are arguments: interpreted and compiled."""
+    for op, args in every_op(SMALL):
+        made = lowered(op, *args)
+        expected = op.numpy(*args)  # type: ignore[attr-defined]
+        out = np.zeros(expected.shape, np.float32)
+        loops.run(made.program, [*args, out, np.zeros(max(made.arena_bytes, 1), np.uint8)])
+        assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+
+
+@BOTH
+def test_programs_call_functions_they_do_not_hold(f: Filtering) -> None:
+    """On x86, and those of the filterings that convolutions are rewritten to; all others are part
+    of the program."""
+    for op, args in every_op(f):
+        (function,) = op.functions  # type: ignore[attr-defined]
+        program = lowered(op, *args).program
+        for name in ("avx2", "sse2"):
+            text = llvm.print_program(program, NAMED[name])
+            assert f"call void @{function.name}(" in text
+            assert shared.declaration(function) in text
+            assert f"define internal void @{function.name}(" not in text
+        for target in (None, NAMED["neon"]):
+            text = llvm.print_program(program, target)
+            assert f"define internal void @{function.name}(" in text
+    for op, args in every_op(Filtering((1.0, 2.0))):
+        same_as_numpy(op, *args)
+
+
+def test_equal_filterings_have_the_same_functions() -> None:
+    again = Filtering(LARGE.pairs)
+    for function in filtering.FUNCTIONS:
+        assert function(again) is function(LARGE)
+        assert function(SMALL).name != function(LARGE).name != function(Filtering((1.0, 2.0))).name

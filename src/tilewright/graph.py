@@ -192,6 +192,12 @@ class Op:
         """
         raise NotImplementedError
 
+    @property
+    def functions(self) -> tuple[Any, ...]:
+        """For opaque ops: the functions (of the Loops language) that `loops` calls. A program has
+        each of them once, by its name."""
+        return ()
+
     def calls(self, lapack: Lapack, outs: Sequence[Buffer], *args: Buffer) -> Any:
         """For opaque ops: what `loops` does by calls of a LAPACK, or None."""
         return None

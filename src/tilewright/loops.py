@@ -200,12 +200,14 @@ class Call(Stmt):
 
 @dataclass(frozen=True, eq=False)
 class Function:
-    """Named code with pointer parameters."""
+    """Named code. Its parameters are pointers and, after these, `numbers`: int64 values such as
+    counts and distances."""
 
     name: str
     params: tuple[Buffer, ...]
     body: Block
     sources: tuple[Source, ...] = ()
+    numbers: tuple[Var, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,6 +218,7 @@ class Program:
 
     @property
     def entry(self) -> Function:
+        """It has no numbers."""
         return self.functions[-1]
 
 
@@ -292,7 +295,8 @@ def show_program(program: Program) -> str:
 def show_function(function: Function) -> str:
     """The function as indented text."""
     names = Namer()
-    params = ", ".join(f"{names(b)}: {show_type(b.dtype, b.shape)}" for b in function.params)
+    pointers = [f"{names(b)}: {show_type(b.dtype, b.shape)}" for b in function.params]
+    params = ", ".join([*pointers, *map(names, function.numbers)])
     lines = [f"loops {function.name}({params})"]
     _show(function.body, 1, names, lines)
     return "\n".join(lines)
@@ -358,7 +362,7 @@ def _argument(a: Ref | Expr, names: Namer) -> str:
 
 def verify(function: Function) -> None:
     """Raise InternalError if a name is used out of scope or a statement is ill-formed."""
-    _verify(function.body, frozenset(function.params), function)
+    _verify(function.body, frozenset((*function.params, *function.numbers)), function)
 
 
 def _verify(s: Stmt, known: frozenset[Any], where: Function) -> frozenset[Any]:
@@ -446,12 +450,14 @@ def _run(
             memory[buffer] = tile.T.reshape(-1).copy()
         case Call(name, args, None):
             callee = functions[name]
+            refs = [a for a in args if isinstance(a, Ref)]
             inner_memory = {
                 p: _seen_as(p, memory[a.buffer][int(value(a.offset)) :])
-                for p, a in zip(callee.params, args, strict=True)
-                if isinstance(a, Ref)
+                for p, a in zip(callee.params, refs, strict=True)
             }
-            _run(callee.body, {}, inner_memory, functions)
+            given = [value(a) for a in args if not isinstance(a, Ref)]
+            numbers = dict[Expr, Any](zip(callee.numbers, given, strict=True))
+            _run(callee.body, numbers, inner_memory, functions)
         case Call(name, _, library):
             raise InternalError(f"the interpreter cannot call {name} of the library {library}")
         case Sync():

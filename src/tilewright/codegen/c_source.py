@@ -187,7 +187,8 @@ class FunctionPrinter:
         """The buffers a function of the program calls its arguments; None for a library's."""
         if s.library is not None:
             return [None] * len(s.args)
-        return self.callees[s.function].function.params
+        f = self.callees[s.function].function
+        return [*f.params, *[None] * len(f.numbers)]
 
     def text(self) -> str:
         params = self._parameters()
@@ -209,6 +210,8 @@ class FunctionPrinter:
             const = "" if arena or b in self.changed else "const "
             # The arena is the memory of many values; all other buffers are apart from each other.
             declared.append(self.dialect.pointer(const + self.memory(b), self.names(b), not arena))
+        kind = self.dialect.index_type
+        declared += [f"const {kind} {self.names(n)}" for n in self.function.numbers]
         whole = ", ".join(declared)
         return whole if len(whole) < WIDE else "\n    " + ",\n    ".join(declared)
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from tilewright.codegen.llvm_values import AS_PRINTED, NO_UNWINDING
@@ -111,10 +111,10 @@ def outline(program: Program, limit: int = 0) -> tuple[Program, dict[str, Region
     for f in program.functions:
         if any(isinstance(s, For) and s.kind == "parallel" for s in statements(f.body)):
             work = _Outliner(f, limit, callees, regions)
-            body = work.rewritten(f.body, {})
+            body = work.rewritten(f.body, {v.serial: v for v in f.numbers})
             if body is not f.body:
                 functions += (r.function for r in work.found)
-                f = Function(f.name, f.params, body, f.sources)  # type: ignore[arg-type]
+                f = replace(f, body=body)
         functions.append(f)
     if not regions:
         return program, regions

@@ -1,12 +1,11 @@
 """Winograd's filtering: the sums around the products of a 3 by 3 convolution, in tiles of images.
 
-Knows the minimal filtering algorithms F(m, 3) (Winograd 1980; Lavin and Gray, "Fast Algorithms for
-Convolutional Neural Networks", 2016) for any even m, and the ops that rewrites put around a batch
-of matrix products (`transforms.winograd`): the sums of weights, of inputs and of products, and the
-transposes of the first and the last, of which gradients of weights are made. Each works on one
-vector of channels for each place, turning images and windows in registers on their way in or out.
-Refuses derivatives and batching, both are taken before rewrites make these ops, and to say where
-the algorithm pays.
+Knows the ops that rewrites put around a batch of matrix products (`transforms.winograd`): the sums
+of weights, of inputs and of products, and the transposes of the first and the last, of which
+gradients of weights are made. Each works on one vector of channels for each place, turning images
+and windows in registers on their way in or out, and leaves the sums of what it has turned to the
+functions of `filtering`. Refuses derivatives and batching, both are taken before rewrites make
+these ops, and to say where the algorithm pays.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -26,132 +25,33 @@ from tilewright.expr import (
     Buffer,
     Expr,
     Load,
-    Var,
     apply,
     as_index,
     axis,
     index,
     literal,
     static,
-    var,
 )
 from tilewright.graph import Op, Type
-from tilewright.loops import Alloc, Flip, If, Let, Stmt, Store, block, loop
+from tilewright.loops import Alloc, Call, Flip, Function, If, Ref, Stmt, Store, block, loop
+from tilewright.ops.filtering import (
+    SIDE,
+    WINDOW,
+    Filtering,
+    Sums,
+    cotangents_function,
+    data_function,
+    gradients_function,
+    results_function,
+    weights_function,
+)
 from tilewright.ops.indexing import position
 
-WINDOW: Final = 3
-"""Rows and columns of the windows; the sums below are of three weights."""
-SIDE: Final = 16
-"""Rows and columns of the tiles that are turned, and channels that are worked on together; where
-registers are narrower, several make one row."""
 BLOCK: Final = 32
 """Sums of weights that stand together: products are fastest in stretches of so many columns."""
 
 Place = tuple[Expr, ...]
 Read = Callable[[Expr, Expr], Expr]
-
-
-# -- the algorithm -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Filtering:
-    """F(m, 3): m results from m + 2 products of sums of inputs with sums of weights.
-
-    Its points are 0, infinity, and a pair +a, -a for each of `pairs`, of which there are m / 2.
-    A polynomial at +a and -a is its even part plus and minus its odd part, so pairs share sums.
-    Terms are arrays or scalar expressions.
-    """
-
-    pairs: tuple[float, ...]
-
-    @property
-    def results(self) -> int:
-        """m, the results of one tile along an axis."""
-        return 2 * len(self.pairs)
-
-    @property
-    def points(self) -> int:
-        """m + 2, the inputs of a tile along an axis, and the products."""
-        return self.results + WINDOW - 1
-
-    def data(self, d: Sequence[Any]) -> list[Any]:
-        """The sums of m + 2 inputs, one for each point."""
-        everywhere = _squares(self.pairs)
-        found = [_sum(everywhere, d[0::2])]
-        for a in self.pairs:
-            others = _squares([b for b in self.pairs if b != a])
-            even, odd = _sum(others, d[2::2]), _sum([a * c for c in others], d[1::2])
-            found += [even + odd, even - odd]
-        return [*found, _sum(everywhere, d[1::2])]
-
-    def weights(self, g: Sequence[Any]) -> list[Any]:
-        """The sums of three weights, one for each point."""
-        found = [_times(g[0], 1 / _squares(self.pairs)[0])]
-        for a in self.pairs:
-            scale = self._scale(a)
-            even, odd = _sum([1 / scale, a * a / scale], [g[0], g[2]]), _times(g[1], a / scale)
-            found += [even + odd, even - odd]
-        return [*found, g[2]]
-
-    def combined(self, p: Sequence[Any]) -> list[Any]:
-        """The m results, from the products at each point."""
-        plus = [p[1 + 2 * k] + p[2 + 2 * k] for k in range(len(self.pairs))]
-        minus = [p[1 + 2 * k] - p[2 + 2 * k] for k in range(len(self.pairs))]
-        found = []
-        for power in range(self.results):
-            terms = minus if power % 2 else plus
-            found.append(_sum([a**power for a in self.pairs], terms))
-        found[0], found[-1] = p[0] + found[0], found[-1] + p[-1]
-        return found
-
-    def results_transposed(self, y: Sequence[Any]) -> list[Any]:
-        """The transpose of `combined`: from m cotangents of results those of the products, which
-        are the polynomial with these coefficients at each point."""
-        found = [y[0]]
-        for a in self.pairs:
-            powers = [a**k for k in range(self.results)]
-            even, odd = _sum(powers[0::2], y[0::2]), _sum(powers[1::2], y[1::2])
-            found += [even + odd, even - odd]
-        return [*found, y[-1]]
-
-    def weights_transposed(self, p: Sequence[Any]) -> list[Any]:
-        """The transpose of `weights`: three cotangents of weights from those of their sums."""
-        plus = [p[1 + 2 * k] + p[2 + 2 * k] for k in range(len(self.pairs))]
-        minus = [p[1 + 2 * k] - p[2 + 2 * k] for k in range(len(self.pairs))]
-        scales = [self._scale(a) for a in self.pairs]
-        first = _times(p[0], 1 / _squares(self.pairs)[0])
-        return [
-            first + _sum([1 / s for s in scales], plus),
-            _sum([a / s for a, s in zip(self.pairs, scales, strict=True)], minus),
-            p[-1] + _sum([a * a / s for a, s in zip(self.pairs, scales, strict=True)], plus),
-        ]
-
-    def _scale(self, a: float) -> float:
-        return 2 * a * a * math.prod(a * a - b * b for b in self.pairs if b != a)
-
-
-def _squares(roots: Sequence[float]) -> list[float]:
-    """The coefficients of the product of z - b * b over the roots b, lowest first."""
-    found = [1.0]
-    for b in roots:
-        shifted, scaled = [0.0, *found], [*(-b * b * c for c in found), 0.0]
-        found = [s + c for s, c in zip(shifted, scaled, strict=True)]
-    return found
-
-
-def _sum(coefficients: Sequence[float], terms: Sequence[Any]) -> Any:
-    """The sum of the first terms times the coefficients."""
-    first = terms[: len(coefficients)]
-    scaled = [_times(t, c) for c, t in zip(coefficients, first, strict=True)]
-    return functools.reduce(lambda a, b: a + b, scaled)
-
-
-def _times(term: Any, c: float) -> Any:
-    """Roots are rounded: what should be 1 is."""
-    if abs(c - 1) < 1e-12:
-        return term
-    return term * (literal(c, term.type) if isinstance(term, Expr) else term.dtype.type(c))
 
 
 # -- the ops -------------------------------------------------------------------------------------
@@ -199,20 +99,14 @@ class FilterWeights(Op):
             return Load(w, (((window + u) * c + first_c) * WINDOW**2 + place,), None)
 
         turned = _turned(SIDE, WINDOW**2 * SIDE, read, strip, lambda place, u: (place, u))
-        half = Buffer("half", w.dtype, (f.points, WINDOW, SIDE), "stack")
-        channel, i, b, v = (
-            axis("c", SIDE), axis("i", f.points), axis("b", WINDOW), axis("v", SIDE),
-        )  # fmt: skip
-        down, across = _Body(), _Body()
-        places = [channel * WINDOW**2 + (b + WINDOW * a) for a in range(WINDOW)]
-        for point, x in enumerate(f.weights(down.names([strip[p, v] for p in places]))):
-            down.store(half, (as_index(point), b, v), x)
-        taken = across.names([half[i, as_index(a), v] for a in range(WINDOW)])
-        for j, x in enumerate(f.weights(taken)):
-            place = (i * f.points + j, number, first_c + channel, within + v)
-            across.store(out, place, x)
-        sums = loop(channel, loop(b, down.lanes(v)), loop(i, across.lanes(v)))
-        return loop(at, Alloc(strip), Alloc(half), turned, sums, kind="parallel")
+        to = _ref(out, number, first_c, within)
+        distances = math.prod(map(static, out.shape[1:])), _block(self.count)
+        sums = _call(weights_function(f), to, _ref(strip), *distances)
+        return loop(at, Alloc(strip), turned, sums, kind="parallel")
+
+    @property
+    def functions(self) -> tuple[Function, ...]:
+        return (weights_function(self.filtering),)
 
 
 @dataclass(frozen=True)
@@ -239,8 +133,12 @@ class FilterData(Op):
     def numpy(self, x: Any) -> Any:
         return self._tiling.numpy(x, self.filtering.data)
 
+    @property
+    def functions(self) -> tuple[Function, ...]:
+        return (data_function(self.filtering),)
+
     def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
-        return self._tiling.loops(outs[0], args[0], self.filtering.data)
+        return self._tiling.loops(outs[0], args[0], self.functions[0])
 
 
 @dataclass(frozen=True)
@@ -266,7 +164,11 @@ class FilterCotangents(Op):
 
     def loops(self, outs: Sequence[Buffer], *args: Buffer) -> Stmt:
         (y,) = args
-        return self._tiling(y.shape).loops(outs[0], y, self.filtering.results_transposed)
+        return self._tiling(y.shape).loops(outs[0], y, self.functions[0])
+
+    @property
+    def functions(self) -> tuple[Function, ...]:
+        return (cotangents_function(self.filtering),)
 
 
 @dataclass(frozen=True)
@@ -307,18 +209,11 @@ class FilterResults(Op):
         (rows, columns), (height, width) = self.tiles, self.image
         at, (image, row, first) = _blocks((static(out.shape[0]), rows), (static(out.shape[1]),))
         strip = Buffer("strip", p.dtype, (m, m * columns, SIDE), "stack")
-        a, j, v, tile = (
-            axis("a", m), axis("j", f.points), axis("v", SIDE), axis("t", columns),
-        )  # fmt: skip
-        number = (image * rows + row) * columns + tile
-        half = Buffer("half", p.dtype, (m, f.points, SIDE), "stack")
-        down, across = _Body(), _Body()
-        points = [j + as_index(k * f.points) for k in range(f.points)]
-        for k, x in enumerate(f.combined(down.names([p[q, number, first + v] for q in points]))):
-            down.store(half, (as_index(k), j, v), x)
-        taken = across.names([half[a, as_index(k), v] for k in range(f.points)])
-        for k, x in enumerate(f.combined(taken)):
-            across.store(strip, (a, tile * m + k, v), x)
+        number = (image * rows + row) * columns
+        products = _ref(p, number, first)
+        distances = math.prod(map(static, p.shape[1:])), static(p.shape[2])
+        sums = _call(results_function(f), _ref(strip), products, columns, *distances)
+        a = axis("a", m)
         y = row * m + a
 
         q, high = axis("q", -(-width // SIDE)), min(width, SIDE)
@@ -333,8 +228,11 @@ class FilterResults(Op):
         copies = loop(q, turned)
         if height % m:
             copies = If(apply("lt", y, as_index(height)), block(copies), block())
-        sums = loop(tile, loop(j, down.lanes(v)), loop(a, across.lanes(v)))
-        return loop(at, Alloc(strip), Alloc(half), sums, loop(a, copies), kind="parallel")
+        return loop(at, Alloc(strip), sums, loop(a, copies), kind="parallel")
+
+    @property
+    def functions(self) -> tuple[Function, ...]:
+        return (results_function(self.filtering),)
 
 
 @dataclass(frozen=True)
@@ -364,26 +262,19 @@ class FilterGradients(Op):
         f, c, k = self.filtering, *map(static, p.shape[1:])
         at, (first_c, first_k) = _blocks((), (c, k))
         strip = Buffer("strip", p.dtype, (WINDOW**2 * SIDE, SIDE), "stack")
-        half = Buffer("half", p.dtype, (WINDOW, f.points, SIDE), "stack")
-        channel, a, j, v = (
-            axis("c", SIDE), axis("a", WINDOW), axis("j", f.points), axis("v", SIDE),
-        )  # fmt: skip
-        down, across = _Body(), _Body()
-        points = [j + as_index(i * f.points) for i in range(f.points)]
-        taken = down.names([p[q, first_c + channel, first_k + v] for q in points])
-        for i, x in enumerate(f.weights_transposed(taken)):
-            down.store(half, (as_index(i), j, v), x)
-        taken = across.names([half[a, as_index(i), v] for i in range(f.points)])
-        for b, x in enumerate(f.weights_transposed(taken)):
-            across.store(strip, (channel * WINDOW**2 + a * WINDOW + b, v), x)
+        start = _ref(p, first_c, first_k)
+        sums = _call(gradients_function(f), _ref(strip), start, c * k, k)
         q = axis("q", WINDOW**2)
 
         def write(u: Expr, place: Expr) -> Place:
             return (((first_k + u) * c + first_c) * WINDOW**2 + q * SIDE + place,)
 
         turned = _turned(SIDE, SIDE, lambda u, x: strip[q * SIDE + u, x], out, write)
-        sums = loop(channel, loop(j, down.lanes(v)), loop(a, across.lanes(v)))
-        return loop(at, Alloc(strip), Alloc(half), sums, loop(q, turned), kind="parallel")
+        return loop(at, Alloc(strip), sums, loop(q, turned), kind="parallel")
+
+    @property
+    def functions(self) -> tuple[Function, ...]:
+        return (gradients_function(self.filtering),)
 
 
 def _block(k: int) -> int:
@@ -392,8 +283,6 @@ def _block(k: int) -> int:
 
 
 # -- tiles of images -----------------------------------------------------------------------------
-
-Sums = Callable[[Sequence[Any]], list[Any]]
 
 
 @dataclass(frozen=True)
@@ -424,19 +313,15 @@ class _Tiling:
         found = [s for row in sums(every(padded, 0)) for s in sums(every(row, 1))]
         return np.stack([np.moveaxis(s, 1, -1).reshape(-1, x.shape[1]) for s in found])
 
-    def loops(self, out: Buffer, x: Buffer, sums: Sums) -> Stmt:
-        """One row of tiles and 16 channels at a time: turned, summed along columns in place, then
-        along rows."""
+    def loops(self, out: Buffer, x: Buffer, sums: Function) -> Stmt:
+        """One row of tiles and 16 channels at a time: turned, then summed."""
         f, m = self.filtering, self.filtering.results
         n, c, *_ = map(static, x.shape)
         rows, columns = self.tiles
         width = self.extent(1)
         at, (image, row, first) = _blocks((n, rows), (c,))
         strip = Buffer("strip", x.dtype, (f.points, width, SIDE), "stack")
-        line, i, v, place, tile = (
-            axis("i", self.reach), axis("i", f.points), axis("v", SIDE), axis("x", width),
-            axis("t", columns),
-        )  # fmt: skip
+        line = axis("i", self.reach)
         y = row * m + line - self.low[0]
         left, size = self.low[1], static(x.shape[3])
 
@@ -447,22 +332,11 @@ class _Tiling:
         copied = self._where(y, static(x.shape[2]), copied, _blank(strip, line, left, size))
         right = left + size
         around = [_blank(strip, line, 0, left), _blank(strip, line, right, width - right)]
-        down, across = _Body(), _Body()
-        taken = down.names([strip[as_index(k), place, v] for k in range(self.reach)])
-        for k, s in enumerate(sums(taken)):
-            down.store(strip, (as_index(k), place, v), s)
-        number = (image * rows + row) * columns + tile
-        taken = across.names([strip[i, tile * m + k, v] for k in range(self.reach)])
-        for k, s in enumerate(sums(taken)):
-            across.store(out, (i * f.points + k, number, first + v), s)
-        return loop(
-            at,
-            Alloc(strip),
-            loop(line, copied, *around),
-            loop(place, down.lanes(v)),
-            loop(i, loop(tile, across.lanes(v))),
-            kind="parallel",
-        )
+        number = (image * rows + row) * columns
+        to = _ref(out, number, first)
+        sizes = width, columns, math.prod(map(static, out.shape[1:])), c
+        summed = _call(sums, to, _ref(strip), *sizes)
+        return loop(at, Alloc(strip), loop(line, copied, *around), summed, kind="parallel")
 
     def _where(self, y: Expr, size: int, then: Stmt, otherwise: Stmt) -> Stmt:
         """One of two statements, by whether there is such a row in the image."""
@@ -484,22 +358,17 @@ def _blank(strip: Buffer, line: Expr, start: int, count: int) -> Stmt:
 # -- loops ---------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Body:
-    """Statements of a vector loop, values named as they come."""
+def _ref(buffer: Buffer, *place: Expr) -> Ref:
+    """A pointer to a place, the position on the first axis being 0."""
+    offset = as_index(0)
+    for i, n in zip(place, buffer.shape[1:], strict=bool(place)):
+        offset = offset * as_index(n) + i
+    return Ref(buffer, offset)
 
-    statements: list[Stmt] = field(default_factory=list)
 
-    def names(self, values: Sequence[Expr]) -> list[Var]:
-        named = [var("s", x.type) for x in values]
-        self.statements += [Let(a, x) for a, x in zip(named, values, strict=True)]
-        return named
-
-    def store(self, buffer: Buffer, place: tuple[Expr, ...], value: Expr) -> None:
-        self.statements.append(Store(buffer, place, value))
-
-    def lanes(self, v: Axis) -> Stmt:
-        return loop(v, *self.statements, kind="vector", lanes=SIDE)
+def _call(f: Function, *args: Ref | int) -> Call:
+    """A call of a function with pointers and numbers."""
+    return Call(f.name, tuple(a if isinstance(a, Ref) else as_index(a) for a in args), None)
 
 
 def _blocks(whole: Sequence[int], channels: Sequence[int]) -> tuple[Axis, list[Expr]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.runtime import jit, lapack, threads, tiles
+from tilewright.runtime import jit, lapack, shared, threads
 from tilewright.runtime.jit import Loaded, pointers
 from tilewright.runtime.memory import address, block, empty
 from tilewright.target import Target
@@ -42,11 +42,11 @@ class Executable:
 
 def load(code: Sequence[bytes], name: str, target: Target) -> Loaded:
     """The function `name` of a program's objects. They may call NumPy's LAPACK, the pool and
-    the functions that turn tiles."""
+    the functions that programs share."""
     found = lapack.library()
     routines = found.addresses if found is not None else {}
     whole = b"".join(code)
-    own = {**threads.symbols(whole), **tiles.symbols(whole, target)}
+    own = {**threads.symbols(whole), **shared.symbols(whole, target)}
     return jit.load(code, name, target, {**routines, **own})
 
 

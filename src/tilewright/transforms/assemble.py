@@ -514,6 +514,7 @@ class _Builder:
             args = [Buffer(f"x{k}", a.type.dtype, a.type.shape) for k, a in enumerate(n.args)]
             body, scratch = _scratch(self.nest(n.op, outs, args))
             function = Function(self.unique(n.op.name), (*outs, *args, *scratch), body)
+            self.functions += [f for f in n.op.functions if f not in self.functions]
             self.functions.append(split_function(function))
             found = self.by_op[key] = function, scratch
         return found

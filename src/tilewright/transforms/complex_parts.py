@@ -92,7 +92,7 @@ def split_function(function: Function) -> Function:
     parts = Parts()
     params = tuple(parts.shared(b) for b in function.params)
     body = _block(function.body, parts)
-    return Function(function.name, params, body, function.sources)
+    return Function(function.name, params, body, function.sources, function.numbers)
 
 
 def _any_complex(roots: Sequence[Expr]) -> bool:

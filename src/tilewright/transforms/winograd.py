@@ -21,15 +21,13 @@ from tilewright.expr import is_static, static
 from tilewright.graph import Graph, Node, Op, Type, new_input
 from tilewright.ops.contract import Conv, Dot
 from tilewright.ops.control import Scan
+from tilewright.ops.filtering import SIDE, WINDOW, Filtering
 from tilewright.ops.shape import Iota, Reshape, Transpose
 from tilewright.ops.winograd import (
     BLOCK,
-    SIDE,
-    WINDOW,
     FilterCotangents,
     FilterData,
     FilterGradients,
-    Filtering,
     FilterResults,
     FilterWeights,
 )
