@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TypeAlias
 
 from tilewright import dtypes
 from tilewright.codegen.llvm_values import Emitter, Operand
 from tilewright.codegen.places import Place
-from tilewright.expr import Axis, Buffer, Expr, Var
+from tilewright.expr import Axis, Buffer, Expr, Var, static
+from tilewright.loops import For
 
 Address: TypeAlias = tuple[Buffer, tuple[Expr, ...]]
 """An element: its buffer and its position there."""
@@ -35,7 +37,6 @@ class Knowledge(Emitter):
         self.readers: dict[Buffer, list[Hashable]] = {b: [] for b in changing}
         self.bound: dict[int, list[Hashable]] = {}  # what is known with a variable, by its serial
         self.unrolled: dict[int, int] = {}  # the serials of unrolled axes and their numbers
-        self.copies_of: dict[int, int] = {}  # how many numbers these have
         self.wide: set[int] = set()  # the serials of variables with a value for each lane
         self.marks: dict[Expr, tuple[int, ...]] = {}  # those that expressions depend on
         self.all_marks: dict[tuple[int, ...], dict[Expr, tuple[int, ...]]] = {(): self.marks}
@@ -68,15 +69,27 @@ class Knowledge(Emitter):
         if not count:
             return
         outer, places, known, unrolled = self.marks, self.places, self.known, self.unrolled
-        unrolled[axis.serial], self.copies_of[axis.serial] = 0, count
+        unrolled[axis.serial] = 0
         self.marks = self.all_marks.setdefault(tuple(unrolled), {})
         self.here()
         for i in range(count):
             unrolled[axis.serial] = i
             known[self.key(axis)] = Operand(str(i), dtypes.int64)
             yield i
-        del unrolled[axis.serial], self.copies_of[axis.serial]
+        del unrolled[axis.serial]
         self.marks, self.places = outer, places
+
+    @contextmanager
+    def in_lanes(self, s: For) -> Iterator[None]:
+        """Inside a vector loop of more than one lane."""
+        self.vector, self.lanes, self.extent = s.axis, s.lanes, static(s.axis.extent)
+        places = self.places
+        self.here()
+        self.wide.add(s.axis.serial)
+        self.remember(s.axis, _numbers(s.lanes))
+        yield
+        self.wide.discard(s.axis.serial)
+        self.vector, self.lanes, self.extent, self.places = None, 1, 1, places
 
     def here(self) -> None:
         """Look places up among those of the present unrolled axes and vector axis."""
@@ -133,3 +146,10 @@ class Knowledge(Emitter):
     def start(self, label: str) -> None:
         self.lines.append(f"{label}:")
         self.label = label
+
+
+@cache
+def _numbers(lanes: int) -> Operand:
+    """The number of each lane."""
+    text = ", ".join([f"i64 {i}" for i in range(lanes)])
+    return Operand(f"<{text}>", dtypes.int64, lanes)

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from itertools import pairwise
 
 from tilewright import dtypes
-from tilewright.codegen import intrinsics, multiply_add, shared, turning
+from tilewright.codegen import intrinsics, multiply_add, nests, turning
 from tilewright.codegen.llvm_memory import ZERO, Slot, ValuePrinter
 from tilewright.codegen.llvm_values import (
     AS_PRINTED,
@@ -40,7 +39,6 @@ from tilewright.expr import (
     Expr,
     Lit,
     Load,
-    Var,
     is_static,
     literal,
     static,
@@ -94,7 +92,9 @@ def print_program(
     parts: list[str] = []
     declarations: set[str] = set()
     zero_bytes = 16
-    native = _native(target)
+    native: frozenset[str] = frozenset()
+    if target is not None:
+        native = native_operations(target) | intrinsics.native(target) | multiply_add.native(target)
     regions: Mapping[str, Region] = {}
     brief = once and _nanoseconds(program) <= BRIEF_NS
     if target is not None and target.pool and threads != 1:
@@ -102,9 +102,6 @@ def print_program(
     if not regions:
         program = _merged(program)
     for f in program.functions:
-        if f.name in shared.functions(target):
-            declarations.add(shared.declaration(f))
-            continue
         attributes = AS_PRINTED if brief or _only_steers(f) else ""
         printer = FunctionPrinter(f, native, regions, attributes, target)
         parts += [printer.text(external=f is program.entry), *printer.tasks.values()]
@@ -116,20 +113,6 @@ def print_program(
     if brief and any(lanes in text for lanes in SHORT_LANES):
         return text.replace(AS_PRINTED, "")
     return text
-
-
-def print_function(f: Function, target: Target) -> str:
-    """A function that programs share, as a module of its own."""
-    printer = FunctionPrinter(f, _native(target), {}, AS_PRINTED, target)
-    text = printer.text(external=False).replace("define internal ", "define ", 1)
-    return "\n\n".join(["\n".join(sorted(printer.declarations)), text]) + "\n"
-
-
-def _native(target: Target | None) -> frozenset[str]:
-    """The optional operations that a target has."""
-    if target is None:
-        return frozenset()
-    return native_operations(target) | intrinsics.native(target) | multiply_add.native(target)
 
 
 def _nanoseconds(program: Program) -> float:
@@ -198,7 +181,6 @@ class FunctionPrinter(ValuePrinter):
         else:
             self.pointer = {b: f"%p{k}" for k, b in enumerate(self.function.params)}
             params = [f"ptr noalias noundef {p}" for p in self.pointer.values()]
-            params += self.given(self.function.numbers)
             if self.function.name in self.regions:
                 params += self.scalars(self.regions[self.function.name])
             head = f"define internal void @{self.function.name}({', '.join(params)})"
@@ -218,7 +200,7 @@ class FunctionPrinter(ValuePrinter):
         if not turns and not self.multiplies:
             return False
         text = "\n".join(self.lines)
-        spoilt = SHORT_LANES if self.multiplies else (FUSED_CALL, VECTOR_PHI, *SHORT_LANES)
+        spoilt = (FUSED_CALL, *(() if self.multiplies else (VECTOR_PHI,)), *SHORT_LANES)
         return not any(sign in text for sign in spoilt)
 
     def base(self, buffer: Buffer) -> str:
@@ -243,8 +225,7 @@ class FunctionPrinter(ValuePrinter):
                 self.loop(s)
             case Block(inner):
                 if not self.copied(inner):
-                    for t in inner:
-                        self.statement(t)
+                    self.block(inner)
             case Store(buffer, index, value):
                 self.store(buffer, index, value)
             case Accumulate(buffer, index, kind, value):
@@ -265,6 +246,15 @@ class FunctionPrinter(ValuePrinter):
                 pass  # a single worker runs everything
             case _:
                 raise InternalError(f"LLVM cannot print {s!r}")
+
+    def block(self, inner: Sequence[Stmt]) -> None:
+        """Statements one after the other, or several as one instruction."""
+        at = 0
+        while at < len(inner):
+            taken = nests.taken(self, inner, at)
+            if not taken:
+                self.statement(inner[at])
+            at += taken or 1
 
     def loop(self, s: For) -> None:
         extent = s.axis.extent
@@ -292,14 +282,8 @@ class FunctionPrinter(ValuePrinter):
             for _ in self.numbers(s.axis, 1):
                 self.statement(s.body)
             return
-        self.vector, self.lanes, self.extent = s.axis, s.lanes, static(s.axis.extent)
-        places = self.places
-        self.here()
-        self.wide.add(s.axis.serial)
-        self.remember(s.axis, _numbers(s.lanes))
-        self.statement(s.body)
-        self.wide.discard(s.axis.serial)
-        self.vector, self.lanes, self.extent, self.places = None, 1, 1, places
+        with self.in_lanes(s):
+            self.statement(s.body)
 
     def counted_loop(self, s: For) -> None:
         extent = s.axis.extent
@@ -439,15 +423,12 @@ class FunctionPrinter(ValuePrinter):
 
     def scalars(self, region: Region) -> list[str]:
         """The parameters of a region besides its buffers."""
-        self.stretches = dict.fromkeys(region.inner, ("%begin", "%end"))
-        return [*self.given((*region.scalars, *region.outer)), "i64 %begin", "i64 %end"]
-
-    def given(self, values: Sequence[Axis | Var]) -> list[str]:
-        """Parameters that are scalars."""
-        own = [Operand(f"%s{k}", v.type) for k, v in enumerate(values)]
-        for v, x in zip(values, own, strict=True):
+        given = (*region.scalars, *region.outer)
+        own = [Operand(f"%s{k}", v.type) for k, v in enumerate(given)]
+        for v, x in zip(given, own, strict=True):
             self.remember(v, x)
-        return [*map(str, own)]
+        self.stretches = dict.fromkeys(region.inner, ("%begin", "%end"))
+        return [*map(str, own), "i64 %begin", "i64 %end"]
 
     def divide(self, region: Region, texts: Sequence[str], types: Sequence[str]) -> None:
         """Have the pool run a region: its arguments travel in an environment of 8 bytes each."""
@@ -581,44 +562,14 @@ class FunctionPrinter(ValuePrinter):
         if scalar or not (fused or name in intrinsics.SPELLINGS):
             return False
         acc = self.registers[slot]
-        if name == "mul" and self.multiplies and multiply_add.fits(acc):
-            new = self.multiplied(e, acc)
+        factors = [self.splat(self.known_value(a), lanes) for a in e.children]
+        if name == "mul":
+            new = self.multiply_add(*factors, acc)
         else:
-            factors = [self.splat(self.known_value(a), lanes) for a in e.children]
-            if name == "mul":
-                new = self.multiply_add(*factors, acc)
-            else:
-                new = intrinsics.dot(self, name, acc, factors)
+            new = intrinsics.dot(self, name, acc, factors)
         self.registers[slot] = self.within(slot, new, acc)
         self.forget(frozenset((buffer,)))
         return True
-
-    def multiplied(self, e: Expr, acc: Operand) -> Operand:
-        """The sum and a product `e`. What no other product needs is read by the instruction."""
-        for a, b in (e.children, e.children[::-1]):
-            if isinstance(a, Load) and (found := self.alone(a, acc)) is not None:
-                offset, step = found
-                factor = self.splat(self.known_value(b), acc.lanes)
-                base = self.address(a.buffer, offset.shifted(-offset.constant))
-                far = offset.constant * a.type.itemsize
-                return multiply_add.multiplied_by_memory(self, base, far, step, factor, acc)
-        factors = [self.splat(self.known_value(a), acc.lanes) for a in e.children]
-        return multiply_add.multiplied(self, *factors, acc)
-
-    def alone(self, e: Load, acc: Operand) -> tuple[Affine, int] | None:
-        """Where a factor is that only this product needs, one element or a whole vector; None if
-        it is none, or has to be loaded first."""
-        if e.guard is not None or e.type != acc.dtype or self.register(e.buffer):
-            return None
-        shared = any(n > 1 and serial not in e.free for serial, n in self.copies_of.items())
-        if shared or self.key(e) in self.known:
-            return None
-        offset, step = self.position(e.buffer, e.index)
-        spread = step == 0 and multiply_add.SPREAD in self.native
-        near = abs(offset.constant) * e.type.itemsize < multiply_add.FARTHEST
-        if step is None or not near or not (spread or (step == 1 and self.extent == acc.lanes)):
-            return None
-        return offset, step
 
     def within(self, slot: Slot, new: Operand, old: Operand) -> Operand:
         """`new` in the lanes that are meant, `old` in those of others; as it is where the others
@@ -629,13 +580,6 @@ class FunctionPrinter(ValuePrinter):
         return constant(identity(kind, dtype))
 
     # -- expressions --------------------------------------------------------------------------
-
-
-@cache
-def _numbers(lanes: int) -> Operand:
-    """The number of each lane."""
-    text = ", ".join([f"i64 {i}" for i in range(lanes)])
-    return Operand(f"<{text}>", dtypes.int64, lanes)
 
 
 def _passed(body: Stmt) -> frozenset[Buffer]:

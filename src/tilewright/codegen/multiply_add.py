@@ -1,31 +1,23 @@
-"""Multiply-adds that need no improvement by LLVM.
+"""Functions that hardly do anything but multiply and add.
 
-Knows which functions spend their time in loops of sums of products that stay in registers, and how
-to print those so that plain selection is enough. Refuses to know registers and addresses.
-
-x86 has three forms of `fma`, by which operand is overwritten, and selection takes the one that
-overwrites a factor; a later pass, which does not run in functions marked `optnone`, would exchange
-operands. Nor does plain selection read an operand inside the instruction. So the instruction is
-written out, with what only it needs read from memory. (Chosen under a mask of all lanes, an `fma`
-also overwrites the sum; but the mask is a register that calls do not keep, and 1x1 convolutions
-that loaded it in every round were a fifth slower.)
+Knows which those are, and whether a machine's multiply-adds can be written out (`nests`). Refuses
+to know registers and addresses. What is written out LLVM cannot improve, so where nearly all work
+is in such loops it need not try: these functions are marked `optnone`.
 """
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from math import prod
 from typing import Final
 
 from tilewright import dtypes
 from tilewright.codegen import intrinsics
-from tilewright.codegen.llvm_values import Emitter, Operand, native_operations
+from tilewright.codegen.llvm_values import native_operations
 from tilewright.expr import Apply, Axis, Lit, is_static, static
 from tilewright.loops import Accumulate, Block, For, Function, If, Stmt, While
 from tilewright.scalars import FUSED
 from tilewright.target import Target
-from tilewright.transforms.tensorize import reads
 
 WRITTEN: Final = "written"
 """The optional operation of a machine that multiplies and adds, if this one is of its kind: here
@@ -35,13 +27,9 @@ SPREAD: Final = "spread"
 WIDTHS: Final = (16, 32, 64)
 """Bytes of the registers of such instructions."""
 
-FARTHEST: Final = 1 << 30
-"""Bytes from a pointer on that an instruction can reach, at least."""
-LEAST: Final = 8
-"""Products in a round of a loop from which on it counts little how its addresses are found."""
-SHARE: Final = 0.975
-"""Of a function's work, what must be in such loops. (From 0.95 to 0.97 sums of 64 to 80 terms and
-1x1 convolutions of 64 channels ran 2 to 6 % slower, and saved little.)"""
+SHARE: Final = 0.85
+"""Of a function's work, what must be in such loops. (From 0.4 on products of a few rows, and of a
+vector, ran 2 to 5 % slower.)"""
 ROUNDS: Final = 16
 """Rounds of a loop whose number is not known."""
 
@@ -101,28 +89,20 @@ def _either(s: If, left: Mapping[Axis, tuple[int, int]]) -> tuple[float, float]:
 
 
 def _multiplies(body: Block) -> bool:
-    """Whether a loop's body, which has no loop inside, adds products to sums in registers, and
-    what is loaded for several of them is clearly less."""
-    products, loads = _counted(body, {})
-    return products >= LEAST and 4 * loads <= 3 * products
+    """Whether a loop's body, which has no loop inside, adds products to sums in registers."""
+    return _counted(body) > 0
 
 
-def _counted(s: Stmt, copies: Mapping[Axis, int]) -> tuple[int, int]:
-    """Products of a round, and loads for more than one; 0 if there is anything else inside."""
+def _counted(s: Stmt) -> int:
+    """Products of a round; 0 if there is anything else inside."""
     if isinstance(s, Block):
-        parts = [_counted(t, copies) for t in s.statements]
-        return (sum(p[0] for p in parts) if all(p[0] for p in parts) else 0), sum(
-            p[1] for p in parts
-        )
+        parts = [_counted(t) for t in s.statements]
+        return sum(parts) if all(parts) else 0
     if isinstance(s, For) and s.kind == "vector" and s.lanes > 1:
-        return _counted(s.body, copies)
+        return _counted(s.body)
     if isinstance(s, For) and s.kind == "unroll":
-        return _counted(s.body, {**copies, s.axis: static(s.axis.extent)})
-    if not isinstance(s, Accumulate) or not is_product(s):
-        return 0, 0
-    times = prod(copies.values())
-    needed = [prod(n for a, n in copies.items() if a.serial in e.free) for e in reads([s.value])]
-    return times, sum(n for n in needed if n < times or times == 1)
+        return static(s.axis.extent) * _counted(s.body)
+    return int(isinstance(s, Accumulate) and is_product(s))
 
 
 def is_product(s: Accumulate) -> bool:
@@ -131,30 +111,3 @@ def is_product(s: Accumulate) -> bool:
         return False
     name = s.value.op.name
     return name in intrinsics.SPELLINGS or (name == "mul" and dtypes.is_float(s.value.type))
-
-
-def fits(acc: Operand) -> bool:
-    """Whether a sum is a register of these instructions."""
-    wide = acc.lanes > 1 and acc.lanes * acc.dtype.itemsize in WIDTHS
-    return wide and acc.dtype in (dtypes.float32, dtypes.float64)
-
-
-def multiplied(emitter: Emitter, a: Operand, b: Operand, acc: Operand) -> Operand:
-    """`acc + a * b`, in the register of `acc`."""
-    return _written(emitter, "$3", "v", f"{acc}, {b}, {a}", acc)
-
-
-def multiplied_by_memory(
-    emitter: Emitter, base: str, displacement: int, step: int, b: Operand, acc: Operand
-) -> Operand:
-    """`acc + a * b` where `a` is so many bytes from a pointer: one element for all lanes (step 0)
-    or a vector (step 1)."""
-    spread = "" if step else f"{{1to{acc.lanes}}}"
-    place = f"{displacement or ''}($3){spread}"
-    return _written(emitter, place, "r,~{memory}", f"{acc}, {b}, ptr {base}", acc)
-
-
-def _written(emitter: Emitter, a: str, kind: str, args: str, acc: Operand) -> Operand:
-    letter = "d" if acc.dtype == dtypes.float64 else "s"
-    text = f'call {acc.type} asm "vfmadd231p{letter} {a}, $2, $0", "=v,0,v,{kind}"({args})'
-    return emitter.value(text, acc.dtype, acc.lanes)
