@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 
 from tilewright import dtypes
-from tilewright.codegen import intrinsics, multiply_add, nests, turning
+from tilewright.codegen import intrinsics, multiply_add, nests, shared, turning
 from tilewright.codegen.llvm_memory import ZERO, Slot, ValuePrinter
 from tilewright.codegen.llvm_values import (
     AS_PRINTED,
@@ -39,6 +39,7 @@ from tilewright.expr import (
     Expr,
     Lit,
     Load,
+    Var,
     is_static,
     literal,
     static,
@@ -92,9 +93,7 @@ def print_program(
     parts: list[str] = []
     declarations: set[str] = set()
     zero_bytes = 16
-    native: frozenset[str] = frozenset()
-    if target is not None:
-        native = native_operations(target) | intrinsics.native(target) | multiply_add.native(target)
+    native = _native(target)
     regions: Mapping[str, Region] = {}
     brief = once and _nanoseconds(program) <= BRIEF_NS
     if target is not None and target.pool and threads != 1:
@@ -102,6 +101,9 @@ def print_program(
     if not regions:
         program = _merged(program)
     for f in program.functions:
+        if f.name in shared.functions(target):
+            declarations.add(shared.declaration(f))
+            continue
         attributes = AS_PRINTED if brief or _only_steers(f) else ""
         printer = FunctionPrinter(f, native, regions, attributes, target)
         parts += [printer.text(external=f is program.entry), *printer.tasks.values()]
@@ -113,6 +115,20 @@ def print_program(
     if brief and any(lanes in text for lanes in SHORT_LANES):
         return text.replace(AS_PRINTED, "")
     return text
+
+
+def print_function(f: Function, target: Target) -> str:
+    """A function that programs share, as a module of its own."""
+    printer = FunctionPrinter(f, _native(target), {}, AS_PRINTED, target)
+    text = printer.text(external=False).replace("define internal ", "define ", 1)
+    return "\n\n".join(["\n".join(sorted(printer.declarations)), text]) + "\n"
+
+
+def _native(target: Target | None) -> frozenset[str]:
+    """The optional operations that a target has."""
+    if target is None:
+        return frozenset()
+    return native_operations(target) | intrinsics.native(target) | multiply_add.native(target)
 
 
 def _nanoseconds(program: Program) -> float:
@@ -181,6 +197,7 @@ class FunctionPrinter(ValuePrinter):
         else:
             self.pointer = {b: f"%p{k}" for k, b in enumerate(self.function.params)}
             params = [f"ptr noalias noundef {p}" for p in self.pointer.values()]
+            params += self.given(self.function.numbers)
             if self.function.name in self.regions:
                 params += self.scalars(self.regions[self.function.name])
             head = f"define internal void @{self.function.name}({', '.join(params)})"
@@ -423,12 +440,15 @@ class FunctionPrinter(ValuePrinter):
 
     def scalars(self, region: Region) -> list[str]:
         """The parameters of a region besides its buffers."""
-        given = (*region.scalars, *region.outer)
-        own = [Operand(f"%s{k}", v.type) for k, v in enumerate(given)]
-        for v, x in zip(given, own, strict=True):
-            self.remember(v, x)
         self.stretches = dict.fromkeys(region.inner, ("%begin", "%end"))
-        return [*map(str, own), "i64 %begin", "i64 %end"]
+        return [*self.given((*region.scalars, *region.outer)), "i64 %begin", "i64 %end"]
+
+    def given(self, values: Sequence[Axis | Var]) -> list[str]:
+        """Parameters that are scalars."""
+        own = [Operand(f"%s{k}", v.type) for k, v in enumerate(values)]
+        for v, x in zip(values, own, strict=True):
+            self.remember(v, x)
+        return [*map(str, own)]
 
     def divide(self, region: Region, texts: Sequence[str], types: Sequence[str]) -> None:
         """Have the pool run a region: its arguments travel in an environment of 8 bytes each."""
