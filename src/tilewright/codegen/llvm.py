@@ -265,8 +265,12 @@ class FunctionPrinter(ValuePrinter):
                 raise InternalError(f"LLVM cannot print {s!r}")
 
     def block(self, inner: Sequence[Stmt]) -> None:
-        """Statements one after the other, or several as one instruction."""
-        at = 0
+        """Statements one after the other, or several as one instruction. Memory is there from the
+        start: its declaration parts no statements."""
+        memory = [s for s in inner if isinstance(s, Alloc) and not self.register(s.buffer)]
+        for s in memory:
+            self.alloc(s.buffer)
+        inner, at = [s for s in inner if s not in memory] if memory else inner, 0
         while at < len(inner):
             taken = nests.taken(self, inner, at)
             if not taken:
@@ -477,7 +481,7 @@ class FunctionPrinter(ValuePrinter):
             rows = [self.value(f"bitcast {x} to {tile.row}", tile.dtype, tile.n) for x in rows]
         given = ", ".join([f"{tile.row} {x.text}" for x in rows])
         self.emit(f"{whole} = call {turning.IN_REGISTERS} {tile.rows} @{tile.turn}({given})")
-        self.declarations.add(tile.declarations[0])
+        self.declarations.add(tile.declaration)
         part = f"extractvalue {tile.rows} {whole}, "
         turned = [self.value(f"{part}{i}", tile.dtype, tile.n) for i in range(tile.n)]
         if own != tile.row:
@@ -485,32 +489,44 @@ class FunctionPrinter(ValuePrinter):
         return turned
 
     def copied(self, inner: Sequence[Stmt]) -> bool:
-        """Print a tile that is read from memory, turned and written to memory as one call; False
-        if that is not all the statements do."""
+        """Print a tile that is read from memory, turned and written to memory as calls; False if
+        that is not all the statements do, but for rows that are filled and not written."""
         match inner:
-            case (Alloc(tile), For() as read, Flip(turned), For() as written) if tile is turned:
-                n = static(tile.shape[0])
-                shape = turning.tile(self.target, tile.dtype, n)
-                ends = [self.rows(s, tile, n) for s in (read, written)]
+            case (Alloc(tile), For() as read, *rest, Flip(turned), For() as written):
+                counts = self.counts(read), self.counts(written)[::-1]
+                ends = [self.rows(s, tile) for s in (read, written)]
             case _:
                 return False
-        if shape is None or ends[0] is None or ends[1] is None or self.vector is not None:
+        n, size = static(tile.shape[0]), tile.dtype.itemsize
+        shape = turning.part_of(self.target, tile.dtype, n)
+        others = all(_fills(s, tile, counts[0][0]) for s in rest)
+        alike = tile is turned and others and counts[0] == counts[1]
+        if shape is None or not alike or None in ends or self.vector is not None:
             return False
-        args = []
-        for buffer, form, step in ends:  # type: ignore[misc]
-            place = self.address(buffer, self.settled(form))
-            args.append(f"ptr {place}, i64 {step * tile.dtype.itemsize}")
-        self.emit(f"call void @{shape.copy}({', '.join(args)})")
-        self.declarations.add(shape.declarations[1])
+        (of, *_), (to, *_) = ends  # type: ignore[misc]
+        if n > shape.n and of is to:
+            return False
+        memory = [
+            turning.Rows(self.address(b, self.settled(form)), step * size)
+            for b, form, step in ends  # type: ignore[misc]
+        ]
+        turning.copy(self, shape, *counts[0], *memory)
         self.forget(written.writes)
         return True
 
-    def rows(self, s: For, tile: Buffer, n: int) -> tuple[Buffer, Affine, int] | None:
-        """The memory that `n` whole rows of a tile are copied to or from: the first element, and
-        how far apart rows are. None if it is not that."""
+    def counts(self, s: For) -> tuple[int, int]:
+        """How often a loop and the one inside are run."""
+        match s:
+            case For(u, Block((For(v),))) if is_static(u.extent) and is_static(v.extent):
+                return static(u.extent), static(v.extent)
+        return 0, 0
+
+    def rows(self, s: For, tile: Buffer) -> tuple[Buffer, Affine, int] | None:
+        """The memory that a tile's first rows, or the first elements of these, are copied to or
+        from: the first element, and how far apart rows are. None if it is not that."""
         match s:
             case For(u, Block((For(v, Block((Store() as store,)), "vector", lanes),)), "unroll"):
-                whole = static(u.extent) == static(v.extent) == lanes == n
+                whole = lanes == static(tile.shape[0])
             case _:
                 return None
         to, index, value = store.buffer, store.index, store.value
@@ -600,6 +616,14 @@ class FunctionPrinter(ValuePrinter):
         return constant(identity(kind, dtype))
 
     # -- expressions --------------------------------------------------------------------------
+
+
+def _fills(s: Stmt, tile: Buffer, first: int) -> bool:
+    """Whether a statement fills a row of a tile beyond the first so many."""
+    match s:
+        case For(_, Block((Store(filled, (Lit(row), _), Lit()),))) if filled is tile:
+            return int(row) >= first
+    return False
 
 
 def _passed(body: Stmt) -> frozenset[Buffer]:

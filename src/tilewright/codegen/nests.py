@@ -113,13 +113,15 @@ def taken(p: ValuePrinter, inner: Sequence[Stmt], at: int) -> int:
         end += 1
     if end == at or multiply_add.WRITTEN not in p.native or p.vector is not None:
         return 0
-    for stop in (end + 1, end):
-        if stop == end or _is_last(inner, end):
-            nest = Nest(p)
-            for s in inner[at:stop]:
-                nest.collect(s)
-            if nest.fits and nest.sums and nest.print():
-                return stop - at
+    last = end
+    while last < len(inner) and _only_stores(inner[last]):
+        last += 1
+    for stop in (last, end) if last > end and _are_done(inner, at, last) else (end,):
+        nest = Nest(p)
+        for s in inner[at:stop]:
+            nest.collect(s)
+        if nest.fits and nest.sums and nest.print():
+            return stop - at
     return 0
 
 
@@ -137,16 +139,13 @@ def _only_products(s: Stmt) -> bool:
     return isinstance(s, Accumulate) and multiply_add.is_product(s)
 
 
-def _is_last(inner: Sequence[Stmt], at: int) -> bool:
-    """Whether a statement of a block stores registers in memory and is the last that reads them."""
-    if at >= len(inner) or not _only_stores(inner[at]):
-        return False
-    stored = {
-        e.buffer for s in statements(inner[at]) for e in expressions(s) if isinstance(e, Load)
-    }
+def _are_done(inner: Sequence[Stmt], at: int, end: int) -> bool:
+    """Whether a block's registers that its statements from `at` to `end` write are not read by
+    those behind."""
+    sums = frozenset([b for s in inner[at:end] for b in s.writes if b.scope == "registers"])
     own = {s.buffer for s in inner[:at] if isinstance(s, Alloc)}
-    later = [e for s in inner[at + 1 :] for t in statements(s) for e in expressions(t)]
-    return stored <= own and all(e.reads.isdisjoint(stored) for e in later)
+    later = [e for s in inner[end:] for t in statements(s) for e in expressions(t)]
+    return sums <= own and all(e.reads.isdisjoint(sums) for e in later)
 
 
 def _only_stores(s: Stmt) -> bool:
