@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+
 import numpy as np
 import pytest
 
 import tilewright as tw
 from tilewright import dtypes
 from tilewright.codegen import llvm, turning
-from tilewright.expr import Buffer, axis
+from tilewright.expr import Buffer, as_index, axis, literal
 from tilewright.loops import Alloc, Flip, Function, Program, Stmt, Store, block, loop
 from tilewright.runtime import executable, jit, shared
 from tilewright.target import NAMED, host
@@ -37,6 +40,25 @@ def copying(dtype, rows, columns, start, n=None, scale=None):
     return Program((Function("copying", (a, b), body),))
 
 
+def copying_part(dtype, rows, columns, n):
+    """A program that copies a matrix [rows, columns] to one of the turned shape by way of a tile of
+    `n` rows, whose other rows are zeros."""
+    a = Buffer("a", dtype, (rows, columns), "input")
+    b = Buffer("b", dtype, (columns, rows), "output")
+    tile = Buffer("tile", dtype, (n, n), "registers")
+    (u, v), (y, z) = (axis("u", rows), axis("v", columns)), (axis("y", columns), axis("z", rows))
+
+    def row(s: Stmt, inner) -> Stmt:
+        return loop(inner, s, kind="vector", lanes=n)
+
+    read = loop(u, row(Store(tile, (u, v), a[u, v]), v), kind="unroll")
+    zeros = [row(Store(tile, (as_index(k), v), literal(0, dtype)), v) for k in range(rows, n)]
+    write = loop(y, row(Store(b, (y, z), tile[y, z]), z), kind="unroll")
+    return Program(
+        (Function("copying", (a, b), block(Alloc(tile), read, *zeros, Flip(tile), write)),)
+    )
+
+
 def run(program, x, shape):
     name = f"turning_{id(program)}"
     code = jit.object_code(llvm.named(llvm.print_program(program, host()), name), host())
@@ -62,6 +84,46 @@ def test_a_tile_is_copied_turned(dtype, start):
     if shape is not None:
         assert llvm.print_program(program, host()).count(f"call void @{shape.copy}(") == 1
         assert set(shared.symbols(code, host())) == {shape.copy}
+
+
+@pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.int64])
+@pytest.mark.parametrize("times", [1, 2])
+def test_parts_of_tiles_are_copied_turned(dtype, times):
+    """Tiles of twice as many rows as a register has lanes consist of four."""
+    n = N[dtype.itemsize] * times
+    shape = turning.part_of(host(), dtype, n)
+    for rows, columns in [(n, n), (n, n - 2), (n - 2, n), (2, n // 2 + 1), (n - 1, 2)]:
+        x = np.arange(rows * columns).astype(dtype).reshape(rows, columns)
+        program = copying_part(dtype, rows, columns, n)
+        out, code = run(program, x, (columns + 2, rows))
+        np.testing.assert_array_equal(out[:columns], x.T)
+        assert not out[columns:].any()
+        if shape is not None:
+            part = any(k % shape.n for k in (rows, columns))
+            assert (shape.part in shared.symbols(code, host())) == part
+            assert (turning.IN_REGISTERS in llvm.print_program(program, host())) is False
+
+
+def test_a_part_touches_no_other_memory():
+    """The matrix ends where the process's memory does, before or behind it."""
+    page = mmap.PAGESIZE
+    for rows, columns in [(3, 2), (N[4], N[4] - 2)]:
+        x = np.arange(rows * columns, dtype=np.float32).reshape(rows, columns)
+        program = copying_part(dtypes.float32, rows, columns, N[4])
+        name = f"turning_part_{id(program)}"
+        code = jit.object_code(llvm.named(llvm.print_program(program, host()), name), host())
+        call = executable.load([code], name, host()).call
+        for first in (page, 2 * page - x.nbytes):
+            memory = mmap.mmap(-1, 3 * page)
+            base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+            protect = ctypes.CDLL(None, use_errno=True).mprotect
+            assert not protect(ctypes.c_void_p(base), page, 0)
+            assert not protect(ctypes.c_void_p(base + 2 * page), page, 0)
+            ctypes.memmove(base + first, x.ctypes.data, x.nbytes)
+            out = np.zeros((columns, rows), np.float32)
+            call(jit.pointers([base + first, out.ctypes.data]))
+            np.testing.assert_array_equal(out, x.T)
+            assert not protect(ctypes.c_void_p(base), 3 * page, mmap.PROT_READ | mmap.PROT_WRITE)
 
 
 def test_what_is_computed_on_the_way_is_no_copy():

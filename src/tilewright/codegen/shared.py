@@ -6,8 +6,8 @@ language (`ops.filtering`). Refuses to print these, and to know who loads them (
 
 The contract of a shared function: its name begins with `PREFIX` and says all that its code depends
 on besides the target; it gets pointers and int64 numbers (turning in registers: vectors), keeps
-nothing, calls nothing, and writes only what its pointers lead to. So a program's object needs no
-more than the name, in this process or in one that reads it from disk.
+nothing, calls none but its like, and writes only what its pointers lead to. So a program's object
+needs no more than the name, in this process or in one that reads it from disk.
 """
 
 from __future__ import annotations

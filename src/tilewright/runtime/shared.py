@@ -17,16 +17,22 @@ from tilewright.target import Target
 
 def symbols(code: bytes, target: Target) -> Mapping[str, int]:
     """Addresses of the functions that an object for a target calls."""
+    return {name: address(name, target) for name in _called(code, target)}
+
+
+def _called(code: bytes, target: Target) -> list[str]:
+    """The shared functions that an object names."""
     if shared.PREFIX.encode() not in code:
-        return {}
-    called = [name for name in shared.functions(target) if name.encode() + b"\0" in code]
-    return {name: address(name, target) for name in called}
+        return []
+    return [name for name in shared.functions(target) if name.encode() + b"\0" in code]
 
 
 @functools.cache
 def address(name: str, target: Target) -> int:
     """Where a shared function is."""
-    return jit.load(cache.object_code(text(name, target), target), name, target).address
+    code = cache.object_code(text(name, target), target)
+    others = {n: address(n, target) for n in _called(code, target) if n != name}
+    return jit.load(code, name, target, others).address
 
 
 def text(name: str, target: Target) -> str:
