@@ -51,14 +51,14 @@ SPREADS: Final = {4: "vbroadcastss", 8: "vbroadcastsd"}
 MOVES: Final = {4: "vmovups", 8: "vmovupd"}
 MANY, FEW = 32, 16
 """Vector registers of machines with and without AVX-512."""
-NUMBERS: Final = 9
+NUMBERS: Final = 10
 """Registers for pointers and counters: the others are LLVM's, for what surrounds the nest."""
 REACH: Final = 1 << 30
 """Bytes that displacements and steps of pointers stay below, and rounds of a loop."""
 FIRST_LABEL: Final = 2
 """Labels are numbers, and "0b" and "1b" could be taken for numbers in base two."""
 END_LABEL: Final = 9
-ALIGN: Final = 4
+ALIGN: Final = 5
 CLOBBERED: Final = "~{memory},~{dirflag},~{fpsr},~{flags}"
 
 
@@ -317,18 +317,16 @@ class Nest:
         wide, n = self.sums[0].type, len(self.sums)
         numbers = ["ptr"] * len(bases) + ["i64"] * text.counters
         name = f"%nest.{n}.{suffix(self.sums[0].dtype, self.sums[0].lanes)}"
-        name += f".{len(bases)}.{text.counters}.{text.temporaries}"
-        name += ".m" * bool(text.masks)
-        own = [wide] * text.temporaries + ["i64"] * bool(text.masks)
-        held = ", ".join([*[wide] * n, *numbers, *own])
-        p.declarations.add(f"{name} = type {{ {held} }}")
+        name += f".{len(bases)}.{text.counters}"
+        p.declarations.add(f"{name} = type {{ {', '.join([wide] * n + numbers)} }}")
         given = [(k, str(x)) for k, x in enumerate(self.sums) if not _is_zero(x)]
         given += [(n + k, f"ptr {b}") for k, b in enumerate(bases)]
         if isinstance(self.count, Expr):
             given.append((text.counter, str(p.value_of(self.count))))
-        kinds = ["=v"] * n + ["=r"] * len(numbers)
-        kinds += ["=v"] * text.temporaries + ["=r"] * bool(text.masks)
-        kinds += [str(k) for k, _ in given] + [f"~{{k{k}}}" for k in text.masks.values()]
+        kinds = [f"={{{text.vector(k)}}}" for k in range(n)] + ["=r"] * len(numbers)
+        kinds += [str(k) for k, _ in given]
+        kinds += [f"~{{{text.vector(n + k)}}}" for k in range(text.temporaries)]
+        kinds += [f"~{{k{k}}}" for k in text.masks.values()]
         body, args = "\n    ".join(text.lines), ", ".join([x for _, x in given])
         constraints = ",".join([*kinds, CLOBBERED])
         whole = p.fresh("nest")
@@ -345,20 +343,20 @@ class Nest:
 
 
 class Text:
-    """The instructions of a nest. Operands are numbered: sums, pointers, counters, and registers
-    for factors."""
+    """The instructions of a nest. Sums are in the first vector registers, factors in those behind;
+    pointers and counters are where LLVM wants: operands, numbered behind the sums."""
 
     def __init__(self, nest: Nest) -> None:
         self.nest = nest
         self.dtype, self.lanes = nest.sums[0].dtype, nest.sums[0].lanes
+        self.letter = "xyz"[multiply_add.WIDTHS.index(self.lanes * self.dtype.itemsize)]
         self.wide = multiply_add.SPREAD in nest.p.native
-        self.counters = max(map(_depth, nest.items))
+        self.counters = max(map(_depth, nest.items)) + 1  # the last one makes masks
         self.steps = [dict(x.steps) for x in nest.pointers]
         self.late = [0] * len(self.steps)
         """How many bytes each pointer has still to be moved."""
         self.pointer = len(nest.sums)
         self.counter = self.pointer + len(self.steps)
-        self.temporary = self.counter + self.counters
         self.temporaries = 0
         self.masks: dict[int, int] = {}
         """The numbers of mask registers for so many lanes."""
@@ -370,13 +368,19 @@ class Text:
         self.fits = enough and len(self.steps) + self.counters <= NUMBERS
 
     def beginning(self) -> list[str]:
-        """Sums from zero, and masks, which are made in a register of their own."""
-        clear, k = "vpxord" if self.wide else "vxorps", self.temporary + self.temporaries
+        """Sums from zero, and masks. (What clears 16 bytes clears those above, too.)"""
+        clear, k = "vpxord" if self.wide else "vxorps", self.counter + self.counters - 1
         zeros = [i for i, x in enumerate(self.nest.sums) if _is_zero(x)]
-        lines = [f"{clear} ${i}, ${i}, ${i}" for i in zeros]
+        lines = []
+        for i in zeros:
+            x = f"%xmm{i}"
+            lines.append(f"{'vxorps' if i < FEW else clear} {x}, {x}, {x}")
         for lanes, number in self.masks.items():
             lines += [f"movl $${(1 << lanes) - 1}, ${{{k}:k}}", f"kmovw ${{{k}:k}}, %k{number}"]
         return lines
+
+    def vector(self, k: int) -> str:
+        return f"{self.letter}mm{k}"
 
     def items(self, items: Items, depth: int) -> None:
         for kind, found in groupby(items, type):
@@ -435,8 +439,9 @@ class Text:
                     held[f] = free.pop() if free else self.fresh()
                     self.load(f, held[f])
             spread = "" if b.lanes else f"{{1to{self.lanes}}}"
-            second = self.place(b) + spread if there else f"${held[b]}"
-            self.lines.append(f"{self.nest.instruction} {second}, ${held[a]}, ${x.total}")
+            second = self.place(b) + spread if there else f"%{self.vector(held[b])}"
+            others = f"%{self.vector(held[a])}, %{self.vector(x.total)}"
+            self.lines.append(f"{self.nest.instruction} {second}, {others}")
             for f in (x.first, x.second):
                 left[f] -= 1
                 if not left[f] and f in held:
@@ -445,7 +450,7 @@ class Text:
     def fresh(self) -> int:
         """A register more for factors."""
         self.temporaries += 1
-        return self.temporary + self.temporaries - 1
+        return len(self.nest.sums) + self.temporaries - 1
 
     def is_operand(self, f: Place) -> bool:
         """Whether the instruction can read a factor from memory itself."""
@@ -459,11 +464,12 @@ class Text:
         move = MOVES[size]
         if not f.lanes:
             move = "vmovddup" if size == 8 and self.lanes == 2 else SPREADS[size]
-        self.lines.append(f"{move} {self.place(f)}, ${register}{mask and f'{mask} {{z}}'}")
+        zeros = " {z}" if mask else ""
+        self.lines.append(f"{move} {self.place(f)}, %{self.vector(register)}{mask}{zeros}")
 
     def store(self, x: Result) -> None:
-        move = MOVES[self.dtype.itemsize]
-        self.lines.append(f"{move} ${x.total}, {self.place(x.place)}{self.mask(x.place)}")
+        move, place = MOVES[self.dtype.itemsize], self.place(x.place)
+        self.lines.append(f"{move} %{self.vector(x.total)}, {place}{self.mask(x.place)}")
 
     def mask(self, f: Place) -> str:
         """The mask of the lanes there are, if some are none."""
