@@ -24,7 +24,7 @@ from tilewright.codegen import llvm, modules
 from tilewright.graph import Op, Type
 from tilewright.options import Options
 from tilewright.runtime import cache, executable, jit, threads
-from tilewright.runtime.cache import Entry, Store
+from tilewright.runtime.cache import Before, Entry, Store
 from tilewright.target import Lapack, host
 from tilewright.transforms import pipeline
 from tilewright.transforms.heuristic import heuristic
@@ -76,21 +76,24 @@ def names(directory: Path) -> list[str]:
 def test_an_entry_is_read_as_it_was_written(
     objects: list[bytes], kept: list[int], arena: int, results: list[Any]
 ) -> None:
-    first = Entry(tuple(objects), (), arena, tuple(results))
     entry = Entry((b"code", *objects), tuple(kept), arena)
-    for e in (first, entry, replace(entry, before=first)):
+    for e in (entry, replace(entry, before=Before(2 * arena, tuple(results)))):
         assert cache.unpacked(KEY, cache.packed(KEY, e)) == e
 
 
-def test_nothing_stands_before_what_stands_before() -> None:
-    """However deep a file nests, reading it takes no more stack."""
-    deep = replace(ENTRY, before=replace(ENTRY, before=ENTRY))
-    assert cache.unpacked(KEY, cache.packed(KEY, deep)) is None
+def test_no_results_of_unknown_types() -> None:
+    """What stands before is bytes of arena, then dtype, rank and shape of each result."""
+    for coded in ((0, 99, 0), (0, 0), (0, 0, 2, 3), (0, 1 << 60, 1 << 60)):
+        lists = np.array([*coded, 0], "<u8").tobytes()
+        body = cache._HEADER.pack(bytes.fromhex(KEY), 0, 0, len(coded), 1) + lists
+        content = cache._MAGIC + cache.hashlib.sha256(body).digest() + body
+        assert cache.unpacked(KEY, content) is None
 
 
 def test_cut_or_changed_entries_are_none() -> None:
     """Every prefix, and every byte changed, in the header as in the code."""
-    content = cache.packed(KEY, replace(ENTRY, before=ENTRY, results=(((3, 4), dtypes.bfloat16),)))
+    before = Before(4096, (((3, 4), dtypes.bfloat16),))
+    content = cache.packed(KEY, replace(ENTRY, before=before))
     for n in range(len(content)):
         assert cache.unpacked(KEY, content[:n]) is None
         changed = bytearray(content)
@@ -112,7 +115,7 @@ def test_anything_with_a_digest_is_read_or_none(body: bytes) -> None:
 def test_huge_lengths_are_none(numbers: tuple[int, int]) -> None:
     """Without a try to allocate them."""
     most = 2**32 - 1
-    for counts in ((0, 0, 2), (0, 2, 0), (2, 0, 0), (0, 2, 2), (most, most, most)):
+    for counts in ((0, 0, 2), (0, 2, 1), (0, 2, 0), (2, 0, 0), (0, 2, 2), (most, most, most)):
         body = (
             cache._HEADER.pack(bytes.fromhex(KEY), 0, *counts) + np.array(numbers, "<u8").tobytes()
         )

@@ -20,7 +20,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, overload
 
 import numpy as np
 
@@ -36,7 +36,7 @@ from tilewright.graph import Graph
 from tilewright.options import Options, show, shown
 from tilewright.promotion import PYTHON
 from tilewright.runtime import cache, dispatch, forks, jit, lapack, threads
-from tilewright.runtime.executable import Executable, load, prepared
+from tilewright.runtime.executable import Executable, load_all, prepared
 from tilewright.runtime.jit import Loaded
 from tilewright.runtime.signatures import Seen, is_long
 from tilewright.target import Target, host, named
@@ -71,12 +71,8 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-@dataclass(frozen=True)
-class Code:
-    """A program's code in memory, and that of the program that prepares for it, if there is one."""
-
-    main: Loaded
-    before: Loaded | None
+Code: TypeAlias = tuple[Loaded, ...]
+"""A program's entry in memory, and that of the program that prepares for it, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -141,15 +137,15 @@ class Program:
         """Of the program's entry: equal programs have equal names."""
         return jit.symbol(self.canonical)
 
-    @functools.cached_property
+    @property
     def text(self) -> str:
-        """LLVM IR."""
-        return self._printed(self.assembly.program, self.name)
+        """LLVM IR, without that of the preparation."""
+        return llvm.module({self.name: self._definitions})
 
-    def _printed(self, program: loops.Program, name: str, once: bool = False) -> str:
+    @functools.cached_property
+    def _definitions(self) -> llvm.Definitions:
         with _uncollected():
-            text = llvm.print_program(program, self.target, self.options.threads, once)
-        return llvm.named(text, name)
+            return llvm.definitions(self.assembly.program, self.target, self.options.threads)
 
     @property
     def executable(self) -> Executable:
@@ -168,19 +164,24 @@ class Program:
             store = cache.store()
             if self.key is not None and store is not None:
                 store.put(self.key, entry)
-        main = Executable(loaded.main, results, entry.arena_bytes)
-        if loaded.before is None or entry.before is None:
+        main = Executable(loaded[0], results, entry.arena_bytes)
+        if entry.before is None:
             return main, None
-        return main, Executable(loaded.before, entry.before.results, entry.before.arena_bytes)
+        return main, Executable(loaded[1], entry.before.results, entry.before.arena_bytes)
 
     def _compiled(self) -> cache.Entry:
-        code = self._objects(self.text)
-        first, before = self.assembly.preparation, None
+        """The program and its preparation as one module: a module of its own took a millisecond."""
+        programs, before = {self.name: self._definitions}, None
+        first = self.assembly.preparation
         if first is not None:
-            text = self._printed(first.program, before_name(self.name), once=True)
+            with _uncollected():
+                count = self.options.threads
+                printed = llvm.definitions(first.program, self.target, count, once=True)
+            programs[before_name(self.name)] = printed
             results = tuple((tuple(map(static, t.shape)), t.dtype) for t in first.results)
-            before = cache.Entry(self._objects(text), (), first.arena_bytes, results)
-        return cache.Entry(code, self._kept, self.assembly.arena_bytes, (), before)
+            before = cache.Before(first.arena_bytes, results)
+        code = self._objects(llvm.module(programs))
+        return cache.Entry(code, self._kept, self.assembly.arena_bytes, before)
 
     def _objects(self, text: str) -> tuple[bytes, ...]:
         """The objects of a module; a short one is for one thread, whatever the cgroups say."""
@@ -212,9 +213,8 @@ def before_name(name: str) -> str:
 
 
 def _linked(entry: cache.Entry, name: str, target: Target) -> Code:
-    before = entry.before
-    first = None if before is None else load(before.objects, before_name(name), target)
-    return Code(load(entry.objects, name, target), first)
+    names = (name,) if entry.before is None else (name, before_name(name))
+    return load_all(entry.objects, names, target)
 
 
 class Programs:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 
 from tilewright import dtypes
@@ -80,17 +81,37 @@ more of eight lanes around, and ends the process since the result has more than 
 FUSED_CALL, VECTOR_PHI = "@llvm.fma.", " phi <"
 
 
+@dataclass(frozen=True)
+class Definitions:
+    """The functions of a program as text, the external one called `ENTRY`; what they declare, and
+    how many zeros they read."""
+
+    functions: tuple[str, ...]
+    declarations: frozenset[str]
+    zero_bytes: int
+
+
 def print_program(
     program: Program,
     target: Target | None = None,
     threads: int | None = None,
     once: bool = False,
 ) -> str:
-    """The whole program as one LLVM module. Its one external function takes an array of pointers,
-    one for each parameter of the program's entry. Without a target it runs on any machine, and on
-    one thread; with one its parallel loops use at most so many `threads` (None: no limit). `once`
-    says that the program will hardly run more often."""
-    parts: list[str] = []
+    """The whole program as one LLVM module, see `definitions`."""
+    return module({ENTRY: definitions(program, target, threads, once)})
+
+
+def definitions(
+    program: Program,
+    target: Target | None = None,
+    threads: int | None = None,
+    once: bool = False,
+) -> Definitions:
+    """A program's functions. The one external function takes an array of pointers, one for each
+    parameter of the program's entry. Without a target it runs on any machine, and on one thread;
+    with one its parallel loops use at most so many `threads` (None: no limit). `once` says that
+    the program will hardly run more often."""
+    functions: list[str] = []
     declarations: set[str] = set()
     zero_bytes = 16
     native = _native(target)
@@ -106,15 +127,25 @@ def print_program(
             continue
         attributes = AS_PRINTED if brief or _only_steers(f) else ""
         printer = FunctionPrinter(f, native, regions, attributes, target)
-        parts += [printer.text(external=f is program.entry), *printer.tasks.values()]
+        functions += [printer.text(external=f is program.entry), *printer.tasks.values()]
         declarations |= printer.declarations
         zero_bytes = max(zero_bytes, printer.zero_bytes)
+    if brief and any(lanes in f for f in functions for lanes in SHORT_LANES):
+        functions = [f.replace(AS_PRINTED, "") for f in functions]
+    return Definitions(tuple(functions), frozenset(declarations), zero_bytes)
+
+
+def module(programs: Mapping[str, Definitions]) -> str:
+    """Programs as one module, each with its external function called as the mapping says. Internal
+    functions of the same name do the same, and stand there once."""
+    functions: dict[str, str] = {}
+    for name, p in programs.items():
+        for f in (named(f, name) for f in p.functions):
+            functions.setdefault(f[: f.index("(")], f)
+    zero_bytes = max(p.zero_bytes for p in programs.values())
     head = [f"{ZERO} = internal constant [{zero_bytes} x i8] zeroinitializer, align 64"]
-    parts.append("!0 = !{i32 1}")
-    text = "\n\n".join(["\n".join(head + sorted(declarations)), *parts]) + "\n"
-    if brief and any(lanes in text for lanes in SHORT_LANES):
-        return text.replace(AS_PRINTED, "")
-    return text
+    head += sorted(frozenset().union(*(p.declarations for p in programs.values())))
+    return "\n\n".join(["\n".join(head), *functions.values(), "!0 = !{i32 1}"]) + "\n"
 
 
 def print_function(f: Function, target: Target) -> str:
@@ -163,7 +194,7 @@ def _merged(program: Program) -> Program:
 
 
 def named(text: str, name: str) -> str:
-    """The module with its external function called `name`."""
+    """The text with the external function of a program called `name`."""
     return text.replace(f"@{ENTRY}(", f"@{name}(")
 
 

@@ -20,7 +20,7 @@ import random
 import struct
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
@@ -45,9 +45,9 @@ MOST_BYTES: Final = 64 << 20
 STALE_SECONDS: Final = 3600
 """Age at which an unfinished file has lost its writer."""
 
-_MAGIC: Final = b"tilewr02"
+_MAGIC: Final = b"tilewr03"
 _HEADER: Final = struct.Struct("<32sQIII")
-"""Key, bytes of arena, and of how many numbers the lists are: kept, results, lengths of parts."""
+"""Key, bytes of arena, and of how many numbers the lists are: kept, before, lengths of objects."""
 _DTYPES: Final = tuple(dtypes.SHORT)
 _DIGEST_BYTES: Final = 32
 _SUFFIX: Final = ".entry"
@@ -55,32 +55,37 @@ _UNFINISHED: Final = ".part"
 
 
 @dataclass(frozen=True)
+class Before:
+    """What is run once before a program: the bytes of arena that needs, and the shapes and dtypes
+    of what it makes. Its code is in the program's objects."""
+
+    arena_bytes: int
+    results: tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]
+
+
+@dataclass(frozen=True)
 class Entry:
     """A compiled program: the objects that are its code, which of the arrays the traced function
-    captured it reads, and the bytes of arena a run needs. `results` are the shapes and dtypes of
-    what it makes, where that must be known; `before` is the program that prepares for it."""
+    captured it reads, and the bytes of arena a run needs; and what prepares for it."""
 
     objects: tuple[bytes, ...]
     kept: tuple[int, ...]
     arena_bytes: int
-    results: tuple[tuple[tuple[int, ...], np.dtype[Any]], ...] = ()
-    before: Entry | None = None
+    before: Before | None = None
 
 
 def packed(key: str, entry: Entry) -> bytes:
     """The content of an entry's file. `key` has 64 hexadecimal digits."""
-    before = b"" if entry.before is None else packed(key, entry.before)
-    results = [x for shape, d in entry.results for x in (_DTYPES.index(d), len(shape), *shape)]
-    lists = entry.kept, results, [len(x) for x in (before, *entry.objects)]
+    before = [] if entry.before is None else _coded(entry.before)
+    lists = entry.kept, before, [*map(len, entry.objects)]
     header = _HEADER.pack(bytes.fromhex(key), entry.arena_bytes, *map(len, lists))
     numbers = np.array([x for numbers in lists for x in numbers], "<u8").tobytes()
-    body = b"".join((header, numbers, before, *entry.objects))
+    body = b"".join((header, numbers, *entry.objects))
     return _MAGIC + hashlib.sha256(body).digest() + body
 
 
-def unpacked(key: str, content: bytes, first: bool = False) -> Entry | None:
-    """What `packed` gave, or None if the content is anything else. What is `first` has nothing
-    before it: entries do not nest any deeper."""
+def unpacked(key: str, content: bytes) -> Entry | None:
+    """What `packed` gave, or None if the content is anything else."""
     start = len(_MAGIC) + _DIGEST_BYTES
     body = memoryview(content)[start:]
     if len(body) < _HEADER.size or content[: len(_MAGIC)] != _MAGIC:
@@ -89,33 +94,37 @@ def unpacked(key: str, content: bytes, first: bool = False) -> Entry | None:
         return None
     found, arena_bytes, *counts = _HEADER.unpack_from(body)
     at = _HEADER.size + 8 * sum(counts)
-    if found != bytes.fromhex(key) or counts[2] < 2 or at > len(body):
+    if found != bytes.fromhex(key) or counts[2] < 1 or at > len(body):
         return None
     numbers = iter(np.frombuffer(body[_HEADER.size : at], "<u8").tolist())
     kept, coded, sizes = (list(itertools.islice(numbers, n)) for n in counts)
-    results = _results(coded)
-    if results is None or at + sum(sizes) != len(body):
+    before = _decoded(coded) if coded else None
+    if (coded and before is None) or at + sum(sizes) != len(body):
         return None
-    parts = []
+    objects = []
     for size in sizes:
-        parts.append(bytes(body[at : at + size]))
+        objects.append(bytes(body[at : at + size]))
         at += size
-    before = unpacked(key, parts[0], first=True) if parts[0] and not first else None
-    if parts[0] and before is None:
-        return None
-    return Entry(tuple(parts[1:]), tuple(kept), arena_bytes, results, before)
+    return Entry(tuple(objects), tuple(kept), arena_bytes, before)
 
 
-def _results(coded: list[int]) -> tuple[tuple[tuple[int, ...], np.dtype[Any]], ...] | None:
-    """Shapes and dtypes from the numbers that `packed` writes for them; None if they are others."""
+def _coded(before: Before) -> list[int]:
+    """Numbers for what is run before: bytes of arena; dtype, rank and shape of each result."""
+    results = [x for shape, d in before.results for x in (_DTYPES.index(d), len(shape), *shape)]
+    return [before.arena_bytes, *results]
+
+
+def _decoded(coded: Sequence[int]) -> Before | None:
+    """What `_coded` was given; None if these are other numbers."""
     found = []
+    arena_bytes, *coded = coded
     while coded:
         if len(coded) < 2 or coded[0] >= len(_DTYPES) or len(coded) < 2 + coded[1]:
             return None
         end = 2 + coded[1]
         found.append((tuple(coded[2:end]), _DTYPES[coded[0]]))
         coded = coded[end:]
-    return tuple(found)
+    return Before(arena_bytes, tuple(found))
 
 
 class Store:

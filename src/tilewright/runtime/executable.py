@@ -41,13 +41,18 @@ class Executable:
 
 
 def load(code: Sequence[bytes], name: str, target: Target) -> Loaded:
-    """The function `name` of a program's objects. They may call NumPy's LAPACK, the pool and
-    the functions that programs share."""
+    """The function `name` of a program's objects."""
+    return load_all(code, (name,), target)[0]
+
+
+def load_all(code: Sequence[bytes], names: Sequence[str], target: Target) -> tuple[Loaded, ...]:
+    """Functions of a program's objects. They may call NumPy's LAPACK, the pool and the functions
+    that programs share."""
     found = lapack.library()
     routines = found.addresses if found is not None else {}
     whole = b"".join(code)
     own = {**threads.symbols(whole), **shared.symbols(whole, target)}
-    return jit.load(code, name, target, {**routines, **own})
+    return jit.load_all(code, names, target, {**routines, **own})
 
 
 def prepared(a: Any, dtype: np.dtype[Any]) -> Any:

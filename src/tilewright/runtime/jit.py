@@ -173,27 +173,41 @@ def load(
     target: Target,
     symbols: Mapping[str, int] = MappingProxyType({}),
 ) -> Loaded:
-    """Link an object, or several that call each other, and find the function `name`. `symbols` are
-    the addresses of the functions they call that are not the process's own.
+    """Link an object, or several that call each other, and find the function `name`, see
+    `load_all`."""
+    return load_all((code,) if isinstance(code, bytes) else code, (name,), target, symbols)[0]
+
+
+def load_all(
+    code: Sequence[bytes],
+    names: Sequence[str],
+    target: Target,
+    symbols: Mapping[str, int] = MappingProxyType({}),
+) -> tuple[Loaded, ...]:
+    """Link objects that call each other, and find the functions `names`. `symbols` are the
+    addresses of the functions they call that are not the process's own.
 
     **Raises:** `InternalError` if they are no objects, or something they call is nowhere.
     """
     with _lock:
         library = _llvm().JITLibraryBuilder().add_current_process()
-        for part in (code,) if isinstance(code, bytes) else code:
+        for part in code:
             library.add_object_img(part)
         for function, at in symbols.items():
             library.import_symbol(function, at)
-        library.export_symbol(name)
+        for name in names:
+            library.export_symbol(name)
         try:
-            linked = library.link(_engine(target), f"{name}.{next(_serial)}")
+            linked = library.link(_engine(target), f"{names[0]}.{next(_serial)}")
         except RuntimeError as e:
             raise InternalError(f"LLVM cannot link the program: {e}") from None
         _linked.append(linked)  # dropping it would unload the code
-        address = linked[name]
-    if not address:
-        raise InternalError(f"the linked object has no function {name}")
-    return Loaded(name, address, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address))
+        found = {name: linked[name] for name in names}
+    for name, address in found.items():
+        if not address:
+            raise InternalError(f"the linked object has no function {name}")
+    of = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+    return tuple(Loaded(name, address, of(address)) for name, address in found.items())
 
 
 def pointers(addresses: Sequence[int]) -> Any:

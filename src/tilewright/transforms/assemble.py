@@ -260,7 +260,8 @@ def _prepare(
     nothing is constant: it runs once."""
     inputs = {b: Buffer(b.name, b.dtype, b.shape, "input") for b in captured}
     known = {h: _whole(inputs[place.buffer]) for h, place in main.constants.items()}
-    builder = _Builder(main.scheduler, main.lapack, constants=known)
+    taken = main.used_names  # both programs are in one module
+    builder = _Builder(main.scheduler, main.lapack, constants=known, used_names=taken)
     at = {b: _whole(b) for b in results} | {b: _whole(inputs[b]) for b in captured}
     at |= {b: builder.slot(builder.arena.take(b.nbytes)) for b in kept if b not in at}
     body = builder.block(parts.before, [], [at[b] for b in kept])
@@ -269,7 +270,7 @@ def _prepare(
         (source,) = p.kernel.reads
         body += builder.kernel(p.kernel, {source: at[p.source.buffer], p.block.buffer: p.place})
     params = (*inputs.values(), *results, builder.arena_buffer)
-    entry = Function("entry", params, block(*(Alloc(b) for b in builder.scalars), *body))
+    entry = Function("before", params, block(*(Alloc(b) for b in builder.scalars), *body))
     types = tuple(Type(b.dtype, b.shape) for b in results)
     program = Program((*builder.functions, entry))
     return Preparation(program, tuple(builder.kernels), types, builder.arena.size)
@@ -309,7 +310,7 @@ class _Builder:
     by_op: dict[tuple[Op, tuple[Type, ...]], tuple[Function, list[Buffer]]] = field(
         default_factory=dict
     )
-    used_names: dict[str, int] = field(default_factory=dict)
+    used_names: dict[str, int] = field(default_factory=lambda: {"entry": 1, "before": 1})
 
     # -- one graph ----------------------------------------------------------------------------
 
