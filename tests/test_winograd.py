@@ -357,6 +357,29 @@ def test_thread_counts_agree_bit_for_bit() -> None:
     np.testing.assert_array_equal(one(x, w), three(x, w))
 
 
+def test_results_of_one_image_are_written_once() -> None:
+    """The blocks of one image's results stand in their order as they are; those of several are put
+    together by a kernel. An output that a graph gives twice is still two arrays."""
+    w = normal(64, 64, 3, 3, seed=1)
+    for n, kernels in [(1, 2), (2, 3)]:  # numbers of blocks, products, and what copies
+        x = normal(n, 64, 28, 28)
+        names = [f.name for f in tw.compile(lambda x, w: PLAIN(x, w)).lower(x, w).program.functions]
+        own = [m for m in names[:-1] if "." not in m and not m.startswith("filter_")]
+        assert len(own) == kernels, names
+        assert_allclose(tw.compile(lambda x, w: PLAIN(x, w))(x, w), convolution(x, w), atol=2e-3)
+
+    def twice(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        y = np.sort(x, axis=1)
+        return y.reshape(3, 1, 8), y, y.reshape(24)
+
+    x = normal(3, 8)
+    a, b, c = tw.compile(twice)(x)
+    assert (a.shape, b.shape, c.shape) == ((3, 1, 8), (3, 8), (24,))
+    for y in (a, b, c):
+        assert_allclose(y.reshape(3, 8), np.sort(x, axis=1))
+    assert not any(np.shares_memory(u, v) for u, v in ((a, b), (b, c), (a, c)))
+
+
 # -- the functions that do the sums --------------------------------------------------------------
 
 

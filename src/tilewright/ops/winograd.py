@@ -378,9 +378,10 @@ def _blocks(whole: Sequence[int], channels: Sequence[int]) -> tuple[Axis, list[E
     at = axis("r", math.prod(extents))
     rest: Expr = at if at.extent != 1 else as_index(0)
     places: list[Expr] = []
-    for n in reversed(extents):
-        places.insert(0, index("%", rest, as_index(n)))
-        rest = index("//", rest, as_index(n))
+    for k, n in reversed([*enumerate(extents)]):
+        last = all(m == 1 for m in extents[:k])  # what is left is within the extent already
+        places.insert(0, rest if last and n != 1 else index("%", rest, as_index(n)))
+        rest = as_index(0) if last else index("//", rest, as_index(n))
     firsts = [_first(p, c) for p, c in zip(places[len(whole) :], channels, strict=True)]
     return at, [*places[: len(whole)], *firsts]
 

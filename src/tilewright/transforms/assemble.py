@@ -30,6 +30,7 @@ from tilewright.expr import (
     axis,
     eq,
     index,
+    is_static,
     load,
     loads_in,
     static,
@@ -55,7 +56,7 @@ from tilewright.loops import (
     While as WhileLoop,
 )
 from tilewright.ops.control import Scan, Switch, While
-from tilewright.ops.shape import Constant, Held, Reshape
+from tilewright.ops.shape import Constant, Held, Reshape, Transpose
 from tilewright.target import Lapack
 from tilewright.transforms import fusion
 from tilewright.transforms.ahead import Split, packed, split
@@ -690,16 +691,30 @@ def _scratch(body: Stmt) -> tuple[Block, list[Buffer]]:
 
 
 def _own_outputs(graph: Graph) -> Graph:
-    """Outputs that are inputs, constants or other outputs become copies: each result is its own."""
+    """Outputs that are inputs, constants or other outputs become copies: each result is its own.
+    What an opaque op writes is an output itself, whatever shape it is given."""
     seen: set[Node] = set()
     outputs: list[Node] = []
-    for n in graph.outputs:
+    for n in map(_written, graph.outputs):
         while n in seen or isinstance(n.op, (Input, Constant)):
             copy = Reshape(n.type.shape).node(n)
             n = copy
         seen.add(n)
         outputs.append(n)
     return Graph(graph.name, graph.inputs, tuple(outputs))
+
+
+def _written(n: Node) -> Node:
+    """What has the same elements in the same order, if an opaque op writes it; else the node."""
+    of = n
+    while isinstance(of.op, Reshape | Transpose):
+        if isinstance(of.op, Transpose):
+            shape = of.args[0].type.shape
+            long = [d for d in of.op.order if not is_static(shape[d]) or static(shape[d]) != 1]
+            if long != sorted(long):
+                break
+        of = of.args[0]
+    return of if isinstance(of.op, Pick) or fusion.is_opaque(of) else n
 
 
 def _results(
