@@ -148,11 +148,14 @@ def module(programs: Mapping[str, Definitions]) -> str:
     return "\n\n".join(["\n".join(head), *functions.values(), "!0 = !{i32 1}"]) + "\n"
 
 
-def print_function(f: Function, target: Target) -> str:
-    """A function that programs share, as a module of its own."""
-    printer = FunctionPrinter(f, _native(target), {}, AS_PRINTED, target)
-    text = printer.text(external=False).replace("define internal ", "define ", 1)
-    return "\n\n".join(["\n".join(sorted(printer.declarations)), text]) + "\n"
+def print_functions(functions: Sequence[Function], target: Target) -> str:
+    """Functions that programs share, as a module of their own."""
+    declarations, parts = set[str](), list[str]()
+    for f in functions:
+        printer = FunctionPrinter(f, _native(target), {}, AS_PRINTED, target)
+        parts.append(printer.text(external=False).replace("define internal ", "define ", 1))
+        declarations |= printer.declarations
+    return "\n\n".join(["\n".join(sorted(declarations)), *parts]) + "\n"
 
 
 def _native(target: Target | None) -> frozenset[str]:

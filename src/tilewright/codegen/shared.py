@@ -13,7 +13,7 @@ needs no more than the name, in this process or in one that reads it from disk.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Final
 
 from tilewright.codegen import turning
@@ -25,16 +25,30 @@ from tilewright.transforms.winograd import LARGE, SMALL
 PREFIX: Final = "tilewright_"
 """What all names begin with; no other function of a program does."""
 
+_TOGETHER: Final = tuple(
+    {filtering.name_of(f, sums): partial(of, f) for sums, of in group.items()}
+    for f in (SMALL, LARGE)
+    for group in filtering.FUNCTIONS
+)
+
 
 @cache
-def functions(target: Target | None) -> Mapping[str, Function | Callable[[], str]]:
-    """A target's shared functions by their names: what is to be printed, or what prints the module.
-    None for targets that code is not loaded for, and for programs that run anywhere: these hold
-    whatever they call."""
+def functions(target: Target | None) -> Mapping[str, Callable[[], Function | str]]:
+    """What makes a target's shared functions, by their names: one to be printed, or the text of its
+    module. None for targets that code is not loaded for, and for programs that run anywhere: these
+    hold whatever they call."""
     if target is None or target.architecture != "x86_64":
         return {}
-    made = [of(f) for f in (SMALL, LARGE) for of in filtering.FUNCTIONS]
-    return {**{f.name: f for f in made}, **turning.functions(target)}
+    found: dict[str, Callable[[], Function | str]] = {**turning.functions(target)}
+    for group in _TOGETHER:
+        found |= group
+    return found
+
+
+def together(name: str) -> tuple[str, ...]:
+    """The shared functions that are one module with this one, itself included: whoever needs one
+    needs all, and each module costs a millisecond besides what is in it."""
+    return next((tuple(group) for group in _TOGETHER if name in group), (name,))
 
 
 def declaration(f: Function) -> str:

@@ -227,20 +227,22 @@ def gradients_function(f: Filtering) -> Function:
 
 
 FUNCTIONS: Final = (
-    data_function,
-    results_function,
-    weights_function,
-    cotangents_function,
-    gradients_function,
+    {"data": data_function, "combined": results_function, "weights": weights_function},
+    {"results_transposed": cotangents_function, "weights_transposed": gradients_function},
 )
+"""What a convolution needs of a filtering, and what the gradient of its weights needs besides: by
+the sums that are applied."""
+
+
+def name_of(f: Filtering, sums: str) -> str:
+    """The function's name says all that it depends on."""
+    return ".".join(["tilewright_filter", sums, *map(repr, f.pairs)])
 
 
 def _function(
     f: Filtering, sums: str, pointers: tuple[Buffer, ...], numbers: tuple[Var, ...], body: Block
 ) -> Function:
-    """Named by all that it depends on."""
-    name = ".".join(["tilewright_filter", sums, *map(repr, f.pairs)])
-    return Function(name, pointers, body, numbers=numbers)
+    return Function(name_of(f, sums), pointers, body, numbers=numbers)
 
 
 def _memory(name: str) -> Buffer:

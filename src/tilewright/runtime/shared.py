@@ -10,7 +10,6 @@ import functools
 from collections.abc import Mapping
 
 from tilewright.codegen import llvm, shared
-from tilewright.loops import Function
 from tilewright.runtime import cache, jit
 from tilewright.target import Target
 
@@ -27,15 +26,22 @@ def _called(code: bytes, target: Target) -> list[str]:
     return [name for name in shared.functions(target) if name.encode() + b"\0" in code]
 
 
-@functools.cache
 def address(name: str, target: Target) -> int:
     """Where a shared function is."""
-    code = cache.object_code(text(name, target), target)
-    others = {n: address(n, target) for n in _called(code, target) if n != name}
-    return jit.load(code, name, target, others).address
+    return _loaded(shared.together(name), target)[name]
+
+
+@functools.cache
+def _loaded(names: tuple[str, ...], target: Target) -> Mapping[str, int]:
+    """Where the functions of a module are."""
+    code = cache.object_code(text(names[0], target), target)
+    others = {n: address(n, target) for n in _called(code, target) if n not in names}
+    return {f.name: f.address for f in jit.load_all((code,), names, target, others)}
 
 
 def text(name: str, target: Target) -> str:
     """The module of a shared function."""
-    f = shared.functions(target)[name]
-    return llvm.print_function(f, target) if isinstance(f, Function) else f()
+    found = [shared.functions(target)[n]() for n in shared.together(name)]
+    texts = [x for x in found if isinstance(x, str)]
+    functions = [x for x in found if not isinstance(x, str)]
+    return "\n".join([*texts, *([llvm.print_functions(functions, target)] if functions else [])])
