@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -58,8 +59,8 @@ from tilewright.loops import (
 from tilewright.ops.control import Scan, Switch, While
 from tilewright.ops.shape import Constant, Held, Reshape, Transpose
 from tilewright.target import Lapack
-from tilewright.transforms import fusion
-from tilewright.transforms.ahead import Split, packed, split
+from tilewright.transforms import ahead, fusion
+from tilewright.transforms.ahead import packed, split
 from tilewright.transforms.collapse import collapse
 from tilewright.transforms.complex_parts import split_complex, split_function
 from tilewright.transforms.groups import separated
@@ -67,8 +68,16 @@ from tilewright.transforms.loopify import walked
 from tilewright.transforms.lowering import axes_for, position
 from tilewright.transforms.packing import Block as Copy
 from tilewright.transforms.partials import in_slices
-from tilewright.transforms.schedule import Parallel, Schedule, names, planned
+from tilewright.transforms.schedule import (
+    Parallel,
+    Schedule,
+    Split,
+    Vectorize,
+    names,
+    planned,
+)
 from tilewright.transforms.streams import streamed
+from tilewright.transforms.tensorize import contiguous
 from tilewright.transforms.time_tiling import Sweep, Wavefront, wavefront
 
 Scheduler = Callable[[Kernel], Schedule]
@@ -250,7 +259,7 @@ def assemble(graph: Graph, scheduler: Scheduler, lapack: Lapack | None = None) -
 
 
 def _prepare(
-    parts: Split,
+    parts: ahead.Split,
     kept: Sequence[Buffer],
     captured: Sequence[Buffer],
     results: Sequence[Buffer],
@@ -278,8 +287,16 @@ def _prepare(
 
 
 def _copying(k: Kernel) -> Schedule:
-    """The schedule of a copy that is made once: short code rather than fast code."""
-    return Schedule(tuple(Parallel(name) for name, a in names(k).items() if a is k.axes[0]))
+    """The schedule of a copy that is made once: short code rather than fast code. What is
+    contiguous on both sides is copied in lanes, which print no longer and take a third."""
+    own = {a: name for name, a in names(k).items()}
+    last, (assign,) = k.axes[-1], k.body
+    lanes = math.gcd(static(last.extent), ALIGN // assign.buffer.dtype.itemsize)
+    if lanes == 1 or not contiguous(assign.value, last):
+        return Schedule((Parallel(own[k.axes[0]]),))
+    outermost = own[k.axes[0]] + (".o" if k.axes[0] is last else "")
+    steps = Split(own[last], lanes), Parallel(outermost), Vectorize(f"{own[last]}.i")
+    return Schedule(steps)
 
 
 def _whole(b: Buffer) -> Place:
