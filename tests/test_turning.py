@@ -13,7 +13,7 @@ from tilewright import dtypes
 from tilewright.codegen import llvm, turning
 from tilewright.expr import Buffer, as_index, axis, literal
 from tilewright.loops import Alloc, Flip, Function, Program, Stmt, Store, block, loop
-from tilewright.runtime import executable, jit, shared
+from tilewright.runtime import cache, executable, jit, shared
 from tilewright.target import NAMED, host
 
 N = {size: max(host().vector_bytes // size, 2) for size in (4, 8)}
@@ -147,6 +147,19 @@ def test_functions_are_valid_and_loaded_once():
     for name, printed in turning.functions(host()).items():
         assert f"@{name}(" in printed() and printed() == shared.text(name, host())
         assert shared.address(name, host()) == shared.address(name, host())
+
+
+def test_what_is_on_disk_is_not_printed_again(tmp_path, monkeypatch):
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path))
+    printed = []
+
+    def text() -> str:
+        printed.append("module")
+        return "define void @module() {\n  ret void\n}\n"
+
+    first, second = (cache.named_object("a module", host(), text) for _ in range(2))
+    assert first == second and printed == ["module"]
+    assert cache.named_object("another", host(), text) == first and len(printed) == 2
 
 
 def test_transposed_copies_of_any_shape():

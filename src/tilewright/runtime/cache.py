@@ -20,7 +20,7 @@ import random
 import struct
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
@@ -241,13 +241,20 @@ def _store(directory: str) -> Store:
 
 def object_code(text: str, target: Target) -> bytes:
     """The object of a module that many processes need alike, made by the first of them."""
-    kept, name = store(), key("module", text, target)
-    entry = None if kept is None else kept.get(name)
+    return named_object(text, target, lambda: text)
+
+
+def named_object(name: str, target: Target, text: Callable[[], str]) -> bytes:
+    """The same of a module whose text is made if it is needed: `name` says all that it depends on
+    besides the target and the compiler."""
+    kept = store()
+    if kept is None:
+        return jit.object_code(text(), target)
+    entry = kept.get(place := key("module", name, target))
     if entry is not None:
         return entry.objects[0]
-    code = jit.object_code(text, target)
-    if kept is not None:
-        kept.put(name, Entry((code,), (), 0))
+    code = jit.object_code(text(), target)
+    kept.put(place, Entry((code,), (), 0))
     return code
 
 

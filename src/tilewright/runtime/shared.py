@@ -34,7 +34,7 @@ def address(name: str, target: Target) -> int:
 @functools.cache
 def _loaded(names: tuple[str, ...], target: Target) -> Mapping[str, int]:
     """Where the functions of a module are."""
-    code = cache.object_code(text(names[0], target), target)
+    code = cache.named_object(" ".join(names), target, lambda: text(names[0], target))
     others = {n: address(n, target) for n in _called(code, target) if n not in names}
     return {f.name: f.address for f in jit.load_all((code,), names, target, others)}
 
