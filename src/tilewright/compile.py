@@ -167,7 +167,8 @@ class Program:
         main = Executable(loaded[0], results, entry.arena_bytes)
         if entry.before is None:
             return main, None
-        return main, Executable(loaded[1], entry.before.results, entry.before.arena_bytes)
+        before = entry.before
+        return main, Executable(loaded[1], before.results, before.arena_bytes, together=True)
 
     def _compiled(self) -> cache.Entry:
         """The program and its preparation as one module: a module of its own took a millisecond."""

@@ -1,7 +1,7 @@
 """Memory for results and for arenas, and where an array's elements are.
 
 Knows that fresh pages cost more than most kernels: large results come from blocks whose last user
-is gone. Refuses to know shapes beyond their size. A block is an ordinary NumPy array of bytes;
+is gone, and blocks share huge pages where the system has them. Refuses to know shapes beyond their size. A block is an ordinary NumPy array of bytes;
 results are views of it, so its reference count tells when it is free, and nothing needs a
 finaliser.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -28,9 +28,23 @@ ALIGN: Final = 4096
 line or two further on would have its stores taken for what the next loads read, as processors
 compare the places inside pages first (`docs/notes/stores.md`)."""
 
+HUGE_PAGE: Final = 2 << 20
+"""Bytes of a page that costs as much as 120 small ones, which are 480 KB."""
+SHARED: Final = 512 << 10, 16 << 20
+"""Blocks from so many bytes on lie side by side in huge pages, up to so many: NumPy asks for huge
+pages for what is as large as two, but begins and ends in small ones."""
+STRETCH: Final = 32 << 20
+"""Bytes that are taken at once for such blocks. They are addresses: what is not written to costs
+no memory."""
+
+LINE: Final = 64
+"""Small arrays start on a cache line."""
+
 _lock = threading.Lock()
 _blocks: dict[int, list[Any]] = {}
 _total = 0
+_stretch: list[Any] = []
+"""What is left of the stretch that blocks are taken from, if there is one."""
 
 
 @forks.in_child
@@ -80,20 +94,45 @@ def _block(nbytes: int) -> tuple[Any, int]:
                 found = candidate
                 break
         if found is None:
+            kept = _total + size <= KEPT_BYTES
             try:
-                found = np.empty(size, np.uint8)
+                shared = kept and SHARED[0] <= size <= SHARED[1]
+                found = _cut(size) if shared else np.empty(size, np.uint8)
             except MemoryError:
                 raise OutOfMemory(nbytes) from None
-            if _total + size <= KEPT_BYTES:
+            if kept:
                 _blocks[size].append(found)
                 _total += size
     return found, -address(found) % ALIGN
+
+
+def _cut(size: int) -> Any:
+    """A block that is kept, after the last one. It is an array of its own, no view of the stretch:
+    NumPy has views of views refer to what is below both, and who refers to a block uses it."""
+    rest = _stretch.pop() if _stretch else np.empty(0, np.uint8)
+    if len(rest) < size:
+        fresh = np.empty(STRETCH + HUGE_PAGE, np.uint8)
+        rest = fresh[-address(fresh) % HUGE_PAGE :]
+    _stretch.append(rest[size:])
+    return np.frombuffer(memoryview(rest[:size]), np.uint8)
 
 
 def block(nbytes: int) -> Any:
     """`nbytes` bytes from the start of a page on, as a uint8 array; contents are arbitrary."""
     found, start = _block(nbytes)
     return found[start : start + nbytes]
+
+
+def together(results: Sequence[tuple[tuple[int, ...], np.dtype[Any], int]]) -> list[Any]:
+    """Uninitialised arrays for results, shapes and dtypes with bytes, that live as long as each
+    other: in one block, large ones from the start of a page on."""
+    starts, end = list[int](), 0
+    for _, _, nbytes in results:
+        step = ALIGN if nbytes >= LARGE else LINE
+        starts.append(-(-end // step) * step)
+        end = starts[-1] + nbytes
+    room = block(end)
+    return [np.ndarray(s, d, room, at) for (s, d, _), at in zip(results, starts, strict=True)]
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int) -> Any:
