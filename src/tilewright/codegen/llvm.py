@@ -29,7 +29,18 @@ from tilewright.codegen.llvm_values import (
     memory_type,
     native_operations,
 )
-from tilewright.codegen.parallel import DECLARATION, Region, cost_of, divided, outline, task
+from tilewright.codegen.parallel import (
+    DECLARATION,
+    ENVIRONMENT,
+    ROUND_ENDS,
+    Region,
+    cost_of,
+    divided,
+    outer_places,
+    outline,
+    round_begins,
+    unpacked,
+)
 from tilewright.codegen.weaving import LONG, independent, woven
 from tilewright.dtypes import DType
 from tilewright.errors import InternalError
@@ -127,7 +138,7 @@ def definitions(
             continue
         attributes = AS_PRINTED if brief or _only_steers(f) else ""
         printer = FunctionPrinter(f, native, regions, attributes, target)
-        functions += [printer.text(external=f is program.entry), *printer.tasks.values()]
+        functions += [printer.text(external=f is program.entry)]
         declarations |= printer.declarations
         zero_bytes = max(zero_bytes, printer.zero_bytes)
     if brief and any(lanes in f for f in functions for lanes in SHORT_LANES):
@@ -220,7 +231,6 @@ class FunctionPrinter(ValuePrinter):
         self.multiplies = multiply_add.WRITTEN in native and multiply_add.only_multiplies(function)
         self.arguments: dict[Buffer, int] = {}  # the places of pointers in the entry's array
         self.first: list[str] = []  # what stands before all other lines
-        self.tasks: dict[str, str] = {}
         self.stretches: dict[Axis, tuple[str, str]] = {}  # what a region runs of its inner axes
 
     def text(self, external: bool) -> str:
@@ -230,17 +240,41 @@ class FunctionPrinter(ValuePrinter):
             head = f"define void @{ENTRY}(ptr %args)"
         else:
             self.pointer = {b: f"%p{k}" for k, b in enumerate(self.function.params)}
-            params = [f"ptr noalias noundef {p}" for p in self.pointer.values()]
-            params += self.given(self.function.numbers)
-            if self.function.name in self.regions:
-                params += self.scalars(self.regions[self.function.name])
-            head = f"define internal void @{self.function.name}({', '.join(params)})"
-        self.statement(self.function.body)
+            head = f"define internal void @{self.function.name}({self.parameters()})"
+        self.body()
         attributes = self.attributes or (AS_PRINTED if self.as_good_as_printed() else "")
         head += f"{NO_UNWINDING}{attributes} {{\nentry:"
         if self.streamed:
             self.emit("fence seq_cst")
         return "\n".join([head, *self.first, *self.lines, "  ret void", "}"])
+
+    def parameters(self) -> str:
+        """What a function gets that only the program calls, or the pool."""
+        region, pointers = self.regions.get(self.function.name), [*self.pointer.values()]
+        if region is None:
+            numbers = self.given(self.function.numbers)
+            return ", ".join([*(f"ptr noalias noundef {p}" for p in pointers), *numbers])
+        self.first += unpacked([*(f"ptr {p}" for p in pointers), *self.given(region.scalars)])
+        return ENVIRONMENT
+
+    def body(self) -> None:
+        """All statements; of a region those of a stretch, or of a stretch of each round of the
+        loops around it."""
+        region = self.regions.get(self.function.name)
+        if region is None or not region.outer:
+            self.stretches = dict.fromkeys(region.inner if region else (), ("%begin", "%end"))
+            self.statement(self.function.body)
+            return
+        self.stretches = dict.fromkeys(region.inner, ("%first", "%last"))
+        for a, name in outer_places(region).items():
+            self.remember(a, Operand(name, dtypes.int64))
+        self.emit("br label %next")
+        self.start("next")
+        at = len(self.lines)
+        self.statement(self.function.body)
+        self.lines[at:at] = round_begins(region, self.label)
+        self.lines += ROUND_ENDS
+        self.start("out")
 
     def as_good_as_printed(self) -> bool:
         """Whether LLVM makes code that runs as long with and without its improvements: of products
@@ -471,15 +505,10 @@ class FunctionPrinter(ValuePrinter):
         if s.library is not None:
             self.declarations.add(f"declare void @{s.function}({', '.join(types)})")
         if s.function in self.regions:
-            self.divide(self.regions[s.function], texts, types)
+            self.divide(self.regions[s.function], texts)
         else:
             self.emit(f"call void @{s.function}({', '.join(texts)})")
         self.forget(s.writes)
-
-    def scalars(self, region: Region) -> list[str]:
-        """The parameters of a region besides its buffers."""
-        self.stretches = dict.fromkeys(region.inner, ("%begin", "%end"))
-        return [*self.given((*region.scalars, *region.outer)), "i64 %begin", "i64 %end"]
 
     def given(self, values: Sequence[Axis | Var]) -> list[str]:
         """Parameters that are scalars."""
@@ -488,14 +517,13 @@ class FunctionPrinter(ValuePrinter):
             self.remember(v, x)
         return [*map(str, own)]
 
-    def divide(self, region: Region, texts: Sequence[str], types: Sequence[str]) -> None:
+    def divide(self, region: Region, texts: Sequence[str]) -> None:
         """Have the pool run a region: its arguments travel in an environment of 8 bytes each."""
         env, n = self.fresh("env"), region.extent
         self.first.append(f"  {env} = alloca [{len(texts)} x i64], align 8")
         extent = str(n) if isinstance(n, int) else self.value_of(n).text
         self.lines += divided(region, env, texts, extent)
         self.declarations.add(DECLARATION)
-        self.tasks[region.function.name] = task(region, types)
 
     # -- registers ----------------------------------------------------------------------------
 

@@ -24,7 +24,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from tilewright.codegen.llvm_values import AS_PRINTED, NO_UNWINDING
 from tilewright.codegen.pool import PARALLEL
 from tilewright.expr import (
     Apply,
@@ -339,68 +338,60 @@ def _count(s: Stmt, trips: int, lanes: int, cost: Cost, callees: Mapping[str, Fu
 # -- text ----------------------------------------------------------------------------------------
 
 
+ENVIRONMENT: Final = "ptr %env, i64 %begin, i64 %end"
+"""The parameters of what the pool runs: its arguments, 8 bytes each, and a stretch of rounds."""
 DECLARATION: Final = f"declare void @{PARALLEL}(ptr, ptr, i64, i64, i64, i64, i64)"
+ROUND_ENDS: Final = (
+    "  %stop = add i64 %base, %last",
+    "  %more = icmp ult i64 %stop, %end",
+    "  br i1 %more, label %next, label %out",
+)
+"""LLVM IR at the end of a round of the loops around a region (`round_begins`)."""
 
 
 def divided(region: Region, env: str, values: Sequence[str], extent: str) -> list[str]:
     """LLVM IR that fills the environment `env`, 8 bytes for each argument, and has the pool run
-    the region's task over `extent` iterations."""
+    the region over `extent` iterations."""
     lines = []
     for k, x in enumerate(values):
         lines += [
             f"  {env}.{k} = getelementptr i64, ptr {env}, i64 {k}",
             f"  store {x}, ptr {env}.{k}",
         ]
-    what = f"ptr @{region.function.name}.task, ptr {env}"
+    what = f"ptr @{region.function.name}, ptr {env}"
     how = ", ".join(f"i64 {n}" for n in (region.unit, region.grain, region.weight, region.limit))
     return [*lines, f"  call void @{PARALLEL}({what}, i64 {extent}, {how})"]
 
 
-def task(region: Region, types: Sequence[str]) -> str:
-    """LLVM IR of what the pool runs: the region with arguments, of these types, that it finds in
-    its environment."""
+def unpacked(parameters: Sequence[str]) -> list[str]:
+    """LLVM IR that reads parameters, each a type and a name, from the environment."""
     lines = []
-    given = []
-    for k, t in enumerate(types):
+    for k, x in enumerate(parameters):
+        kind, name = x.split(" ")
         lines += [
-            f"  %e{k} = getelementptr i64, ptr %env, i64 {k}",
-            f"  %a{k} = load {t}, ptr %e{k}",
+            f"  {name}.place = getelementptr i64, ptr %env, i64 {k}",
+            f"  {name} = load {kind}, ptr {name}.place",
         ]
-        given.append(f"{t} %a{k}")
-    calls = _calls if region.outer else _call
-    signature = f"@{region.function.name}.task(ptr %env, i64 %begin, i64 %end)"
-    return "\n".join([
-        f"define internal void {signature}{NO_UNWINDING}{AS_PRINTED} {{",
-        "entry:",
-        *lines,
-        *calls(region, given),
-        "  ret void",
-        "}",
-    ])  # fmt: skip
+    return lines
 
 
-def _call(region: Region, given: Sequence[str]) -> list[str]:
-    arguments = ", ".join([*given, "i64 %begin", "i64 %end"])
-    return [f"  call void @{region.function.name}({arguments})"]
+def outer_places(region: Region) -> dict[Axis, str]:
+    """What the numbers on the axes of loops around a region are called."""
+    return {a: f"%o{k}" for k, a in enumerate(region.outer)}
 
 
-def _calls(region: Region, given: Sequence[str]) -> list[str]:
-    """One call for each round of the outer loops that the stretch has part in."""
-    size = static(region.inner[0].extent)
-    places, lines = list[str](), list[str]()
-    rest = "%round"
-    for k, a in reversed([*enumerate(region.outer)]):
-        places.insert(0, f"i64 %o{k}")
+def round_begins(region: Region, last: str) -> list[str]:
+    """LLVM IR at the beginning of a round of the loops around a region, which ends in the block
+    `last`: the round's numbers on the outer axes, and its stretch [%first, %last)."""
+    size, lines, rest = static(region.inner[0].extent), list[str](), "%round"
+    for a, name in reversed(outer_places(region).items()):
         lines += [
-            f"  %o{k} = urem i64 {rest}, {a.extent}",
-            f"  %q{k} = udiv i64 {rest}, {a.extent}",
+            f"  {name} = urem i64 {rest}, {a.extent}",
+            f"  {name}.rest = udiv i64 {rest}, {a.extent}",
         ]
-        rest = f"%q{k}"
-    arguments = ", ".join([*given, *places, "i64 %first", "i64 %last"])
+        rest = f"{name}.rest"
     return [
-        "  br label %next",
-        "next:",
-        "  %at = phi i64 [ %begin, %entry ], [ %stop, %next ]",
+        f"  %at = phi i64 [ %begin, %entry ], [ %stop, %{last} ]",
         f"  %round = udiv i64 %at, {size}",
         f"  %base = mul i64 %round, {size}",
         "  %first = sub i64 %at, %base",
@@ -408,9 +399,4 @@ def _calls(region: Region, given: Sequence[str]) -> list[str]:
         f"  %partly = icmp ult i64 %left, {size}",
         f"  %last = select i1 %partly, i64 %left, i64 {size}",
         *lines,
-        f"  call void @{region.function.name}({arguments})",
-        "  %stop = add i64 %base, %last",
-        "  %more = icmp ult i64 %stop, %end",
-        "  br i1 %more, label %next, label %out",
-        "out:",
     ]
