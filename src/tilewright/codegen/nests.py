@@ -226,7 +226,8 @@ class Nest:
         slot, lanes = p.slot(s.buffer, s.index)
         acc, name = p.registers.get(slot), e.op.name if isinstance(e, Apply) else ""
         instruction = INSTRUCTIONS.get((name, dtype), "")
-        wide = lanes * dtype.itemsize in multiply_add.WIDTHS and p.filled.get(slot) == p.extent
+        widths = multiply_add.WIDTHS if self.masks else multiply_add.WIDTHS[:2]
+        wide = lanes * dtype.itemsize in widths and p.filled.get(slot) == p.extent
         if acc is None or acc.lanes != lanes or not instruction or not wide:
             return False
         factors = [self.factor(f, acc) for f in e.children]
