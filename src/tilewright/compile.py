@@ -484,6 +484,8 @@ class Compiled:
 
 def _check_static(f: Callable[..., Any], static: frozenset[str | int]) -> None:
     """Static names and positions are the function's own."""
+    if not static:
+        return
     try:
         parameters = list(inspect.signature(f).parameters.values())
     except (TypeError, ValueError):  # not every built-in tells

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import inspect
+import types
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -206,6 +207,8 @@ def _is_argument(x: Any) -> bool:
 
 def parameter_names(f: Callable[..., Any], n: int) -> list[str]:
     """The names of the first `n` positional parameters."""
+    if isinstance(f, types.FunctionType) and not vars(f) and n <= f.__code__.co_argcount:
+        return list(f.__code__.co_varnames[:n])  # at a tenth of a signature's time
     try:
         parameters = list(inspect.signature(f).parameters.values())
     except (TypeError, ValueError):  # not every built-in tells

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 from tilewright import dtypes
@@ -169,6 +170,7 @@ def print_functions(functions: Sequence[Function], target: Target) -> str:
     return "\n\n".join(["\n".join(sorted(declarations)), *parts]) + "\n"
 
 
+@cache
 def _native(target: Target | None) -> frozenset[str]:
     """The optional operations that a target has."""
     if target is None:

@@ -97,15 +97,21 @@ class Loaded:
     call: Callable[[Any], None]
 
 
-def parsed(text: str, machine: Any, context: Any = None, verify: bool = True) -> Any:
+@functools.cache
+def _layout(target: Target) -> tuple[str, str]:
+    """What a module says of its target."""
+    machine = _machine(target)
+    return machine.triple, str(machine.target_data)
+
+
+def parsed(text: str, target: Target, context: Any = None, verify: bool = True) -> Any:
     """The module in a context, LLVM's global one if None.
 
     **Raises:** `InternalError` if it is not LLVM IR, or breaks its rules and `verify` is set.
     """
     try:
         module = _llvm().parse_assembly(text, context)
-        module.triple = machine.triple
-        module.data_layout = str(machine.target_data)
+        module.triple, module.data_layout = _layout(target)
         if verify:
             module.verify()
     except RuntimeError as e:
@@ -117,14 +123,14 @@ def assembly(text: str, target: Target) -> str:
     """The machine's assembly of a module."""
     with _lock:
         machine = _machine(target)
-        return str(machine.emit_assembly(parsed(text, machine)))
+        return str(machine.emit_assembly(parsed(text, target)))
 
 
 def object_code(text: str, target: Target, verify: bool = True) -> bytes:
     """The relocatable object of a module."""
     with _lock:
         machine = _machine(target)
-        return bytes(machine.emit_object(parsed(text, machine, verify=verify)))
+        return bytes(machine.emit_object(parsed(text, target, verify=verify)))
 
 
 def objects(text: str, target: Target, threads: int, verify: bool) -> tuple[bytes, ...]:
@@ -142,8 +148,8 @@ def objects(text: str, target: Target, threads: int, verify: bool) -> tuple[byte
 
 def _apart(text: str, target: Target, verify: bool) -> bytes:
     """An object made with nothing that another thread uses, so LLVM needs no lock."""
-    machine = _new_machine(target)
-    return _emitted(machine, parsed(text, machine, _llvm().context.create_context(), verify))
+    module = parsed(text, target, _llvm().context.create_context(), verify)
+    return _emitted(_new_machine(target), module)
 
 
 def _emitted(machine: Any, module: Any) -> bytes:

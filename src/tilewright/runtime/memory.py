@@ -1,9 +1,9 @@
 """Memory for results and for arenas, and where an array's elements are.
 
 Knows that fresh pages cost more than most kernels: large results come from blocks whose last user
-is gone, and blocks share huge pages where the system has them. Refuses to know shapes beyond their size. A block is an ordinary NumPy array of bytes;
-results are views of it, so its reference count tells when it is free, and nothing needs a
-finaliser.
+is gone, and blocks share huge pages where the system has them. Refuses to know shapes beyond their
+size. A block is an ordinary NumPy array of bytes; results are views of it, so its reference count
+tells when it is free, and nothing needs a finaliser.
 """
 
 from __future__ import annotations
