@@ -27,11 +27,16 @@ from tilewright.runtime import cache, executable, jit, threads
 from tilewright.runtime.cache import Before, Entry, Store
 from tilewright.target import Lapack, host
 from tilewright.transforms import pipeline
+from tilewright.transforms.copies import Copy, Part
 from tilewright.transforms.heuristic import heuristic
 
 compiling = import_module("tilewright.compile")
 KEY, OTHER = "ab" * 32, "cd" * 32
 ENTRY = Entry((b"first object", b"second"), (0, 2), 4096)
+COPIES = (
+    Copy(0, 3, 4, True, (Part((2, 5), 0, (5, 1), 3, (1, 7)), Part((1,), 9, (1,), 8, (0,)))),
+    Copy(1, 2, 16, False, ()),
+)
 
 
 @pytest.fixture
@@ -72,27 +77,39 @@ def names(directory: Path) -> list[str]:
         ),
         max_size=3,
     ),
+    st.sampled_from([(), COPIES, COPIES[1:]]),
 )
 def test_an_entry_is_read_as_it_was_written(
-    objects: list[bytes], kept: list[int], arena: int, results: list[Any]
+    objects: list[bytes],
+    kept: list[int],
+    arena: int,
+    results: list[Any],
+    copies: tuple[Copy, ...],
 ) -> None:
     entry = Entry((b"code", *objects), tuple(kept), arena)
-    for e in (entry, replace(entry, before=Before(2 * arena, tuple(results)))):
+    before = Before(tuple(results), copies, arena % 2 == 0, 2 * arena)
+    for e in (entry, replace(entry, before=before)):
         assert cache.unpacked(KEY, cache.packed(KEY, e)) == e
 
 
-def test_no_results_of_unknown_types() -> None:
-    """What stands before is bytes of arena, then dtype, rank and shape of each result."""
-    for coded in ((0, 99, 0), (0, 0), (0, 0, 2, 3), (0, 1 << 60, 1 << 60)):
+def test_what_stands_before_is_read_as_a_whole() -> None:
+    """What stands before is four numbers, then dtype, rank and shape of each result, then the
+    copies: nothing less, nothing more, and nothing else."""
+    head, copy = (1, 1, 0, 64), COPIES[0].numbers()
+    good = (*head, 0, 1, 7, *copy)
+    wrong = [(*head, 99, *good[5:]), (*head, 0, 1 << 60, *good[6:]), (1 << 60, *good[1:])]
+    wrong += [good[:n] for n in range(1, len(good))] + [(*good, 0)]
+    for coded in (good, *wrong):
         lists = np.array([*coded, 0], "<u8").tobytes()
+        fits = coded is good
         body = cache._HEADER.pack(bytes.fromhex(KEY), 0, 0, len(coded), 1) + lists
         content = cache._MAGIC + cache.hashlib.sha256(body).digest() + body
-        assert cache.unpacked(KEY, content) is None
+        assert (cache.unpacked(KEY, content) is not None) == fits
 
 
 def test_cut_or_changed_entries_are_none() -> None:
     """Every prefix, and every byte changed, in the header as in the code."""
-    before = Before(4096, (((3, 4), dtypes.bfloat16),))
+    before = Before((((3, 4), dtypes.bfloat16),), COPIES, True, 4096)
     content = cache.packed(KEY, replace(ENTRY, before=before))
     for n in range(len(content)):
         assert cache.unpacked(KEY, content[:n]) is None

@@ -265,11 +265,15 @@ def defined(program: loops.Program, once: bool) -> list[str]:
 
 def test_only_a_short_preparation_is_not_improved_by_llvm(monkeypatch: pytest.MonkeyPatch) -> None:
     x, w = normal(64, 300), tw.constant(normal(200, 300))
-    program = preparation(tw.compile(lambda x: x @ w.T), x).program
+    program = preparation(
+        tw.compile(lambda x: x @ np.tanh(w + tw.numpy.zeros(1, w.dtype)).T), x
+    ).program
     assert all(llvm.AS_PRINTED in head for head in defined(program, once=True))
-    assert not any(llvm.AS_PRINTED in head for head in defined(program, once=False))
+    *kernels, _ = defined(program, once=False)
+    assert kernels and not any(llvm.AS_PRINTED in head for head in kernels)
     monkeypatch.setattr(llvm, "BRIEF_NS", 1.0)
-    assert not any(llvm.AS_PRINTED in head for head in defined(program, once=True))
+    *kernels, _ = defined(program, once=True)
+    assert kernels and not any(llvm.AS_PRINTED in head for head in kernels)
 
 
 def test_entries_that_only_call_are_not_improved_by_llvm() -> None:
@@ -329,7 +333,8 @@ def test_equal_layers_share_code_and_not_weights() -> None:
     g = held(layers, normal(32, 128), *weights)
     assert len(g.lower(normal(32, 128)).kernels) == 3  # from and to the caller's, and between
     assert len(preparation(g, normal(32, 128)).results) == 4
-    assert len(preparation(g, normal(32, 128)).kernels) == 1
+    assert len(preparation(g, normal(32, 128)).copies) == 4
+    assert preparation(g, normal(32, 128)).program is None
 
 
 def test_constants_inside_loops() -> None:
@@ -388,21 +393,27 @@ def test_constants_and_captured_arrays_are_told_apart() -> None:
     same(plain(x), 2 * fixed(x))
 
 
-def test_from_disk(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A later process finds the preparation beside the program."""
+@pytest.mark.parametrize("runs", [True, False])
+def test_from_disk(runs: bool, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later process finds the preparation beside the program, also if it only copies."""
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path))
     compiling = import_module("tilewright.compile")
     w, x = normal(90, 64), normal(16, 64)
+
+    def product(x: Any, c: Any) -> Any:
+        return x @ (np.tanh(c + tw.numpy.zeros(1, c.dtype)) if runs else c).T
+
     results = []
     for _ in range(2):
         monkeypatch.setattr(compiling, "_programs", compiling.Programs())
         c = tw.constant(w)
-        g = tw.compile(lambda x: x @ np.tanh(c).T, options=tw.Options())  # noqa: B023
+        g = tw.compile(lambda x: product(x, c), options=tw.Options())  # noqa: B023
         results.append(g(x))
         found = g.lower(x).entry.program.found
     assert found is not None and found[0].before is not None
+    assert (found[0].before.runs, len(found[0].before.copies)) == (runs, 0 if runs else 1)
     np.testing.assert_array_equal(*results)
-    same(results[0], x @ np.tanh(w).T)
+    same(results[0], x @ (np.tanh(w) if runs else w).T)
 
 
 def test_many_threads_prepare_at_once() -> None:

@@ -38,6 +38,7 @@ from tilewright.promotion import PYTHON
 from tilewright.runtime import cache, dispatch, forks, jit, lapack, threads
 from tilewright.runtime.executable import Executable, load_all, prepared
 from tilewright.runtime.jit import Loaded
+from tilewright.runtime.preparation import Preparation
 from tilewright.runtime.signatures import Seen, is_long
 from tilewright.target import Target, host, named
 from tilewright.tracing import Call, Traced
@@ -152,8 +153,8 @@ class Program:
         return self._executables[0]
 
     @functools.cached_property
-    def _executables(self) -> tuple[Executable, Executable | None]:
-        """The program, and the one that prepares for it if there is one."""
+    def _executables(self) -> tuple[Executable, Preparation | None]:
+        """The program, and what prepares for it if something does."""
         types = [n.type for n in self.traced.outputs]
         results = tuple((tuple(t.shape), t.dtype) for t in types)
         if self.found is not None:
@@ -167,20 +168,22 @@ class Program:
         main = Executable(loaded[0], results, entry.arena_bytes)
         if entry.before is None:
             return main, None
-        before = entry.before
-        return main, Executable(loaded[1], before.results, before.arena_bytes, together=True)
+        b, first = entry.before, loaded[1] if entry.before.runs else None
+        return main, Preparation(first, b.results, b.arena_bytes, b.copies)
 
     def _compiled(self) -> cache.Entry:
         """The program and its preparation as one module: a module of its own took a millisecond."""
         programs, before = {self.name: self._definitions}, None
         first = self.assembly.preparation
         if first is not None:
-            with _uncollected():
-                count = self.options.threads
-                printed = llvm.definitions(first.program, self.target, count, once=True)
-            programs[before_name(self.name)] = printed
+            runs = first.program is not None
+            if first.program is not None:
+                with _uncollected():
+                    count = self.options.threads
+                    printed = llvm.definitions(first.program, self.target, count, once=True)
+                programs[before_name(self.name)] = printed
             results = tuple((tuple(map(static, t.shape)), t.dtype) for t in first.results)
-            before = cache.Before(first.arena_bytes, results)
+            before = cache.Before(results, first.copies, runs, first.arena_bytes)
         code = self._objects(llvm.module(programs))
         return cache.Entry(code, self._kept, self.assembly.arena_bytes, before)
 
@@ -201,7 +204,7 @@ class Program:
         key = tuple(map(id, fixed))
         found = self._made.get(key)
         if found is None or not found.is_of(fixed):
-            results = tuple(before([prepared(a, a.dtype) for a in captured], ()))
+            results = tuple(before([prepared(a, a.dtype) for a in captured]))
             found = self._made[key] = Prepared(tuple(map(weakref.ref, fixed)), results)
             if len(self._made) > MOST_PREPARED:
                 self._made.popitem(last=False)
@@ -214,7 +217,8 @@ def before_name(name: str) -> str:
 
 
 def _linked(entry: cache.Entry, name: str, target: Target) -> Code:
-    names = (name,) if entry.before is None else (name, before_name(name))
+    runs = entry.before is not None and entry.before.runs
+    names = (name, before_name(name)) if runs else (name,)
     return load_all(entry.objects, names, target)
 
 
@@ -601,7 +605,8 @@ class Lowered:
         taken = self.algorithms()
         lines = [before, *(["algorithms:", *map(str, taken)] if taken else [])]
         lines += ["schedules:", *map(str, self.explained(measure))]
-        if self.entry.program.assembly.preparation is not None:
+        first = self.entry.program.assembly.preparation
+        if first is not None and first.kernels:
             lines.append("schedules of what is computed ahead, once for each set of constants:")
             lines += map(str, self.explained(measure, ahead=True))
         return "\n".join(lines)

@@ -20,7 +20,7 @@ import random
 import struct
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
@@ -33,6 +33,7 @@ from tilewright import dtypes
 from tilewright.options import show
 from tilewright.runtime import jit
 from tilewright.target import Target
+from tilewright.transforms.copies import Copy
 
 VARIABLE: Final = "TILEWRIGHT_CACHE_DIR"
 """Where entries are; `off` for nowhere. Default: `tilewright` in the user's cache directory."""
@@ -56,11 +57,14 @@ _UNFINISHED: Final = ".part"
 
 @dataclass(frozen=True)
 class Before:
-    """What is run once before a program: the bytes of arena that needs, and the shapes and dtypes
-    of what it makes. Its code is in the program's objects."""
+    """What is done once before a program: the shapes and dtypes of what that makes, the copies it
+    ends with, and whether code is run first, which is in the program's objects, and in an arena of
+    how many bytes."""
 
-    arena_bytes: int
     results: tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]
+    copies: tuple[Copy, ...]
+    runs: bool
+    arena_bytes: int
 
 
 @dataclass(frozen=True)
@@ -109,22 +113,33 @@ def unpacked(key: str, content: bytes) -> Entry | None:
 
 
 def _coded(before: Before) -> list[int]:
-    """Numbers for what is run before: bytes of arena; dtype, rank and shape of each result."""
+    """Numbers for what is done before: how many results and copies, whether code is run, bytes of
+    arena; dtype, rank and shape of each result; the copies' own."""
+    counts = [len(before.results), len(before.copies), int(before.runs), before.arena_bytes]
     results = [x for shape, d in before.results for x in (_DTYPES.index(d), len(shape), *shape)]
-    return [before.arena_bytes, *results]
+    return [*counts, *results, *(n for c in before.copies for n in c.numbers())]
 
 
-def _decoded(coded: Sequence[int]) -> Before | None:
+def _decoded(coded: list[int]) -> Before | None:
     """What `_coded` was given; None if these are other numbers."""
-    found = []
-    arena_bytes, *coded = coded
-    while coded:
-        if len(coded) < 2 or coded[0] >= len(_DTYPES) or len(coded) < 2 + coded[1]:
-            return None
-        end = 2 + coded[1]
-        found.append((tuple(coded[2:end]), _DTYPES[coded[0]]))
-        coded = coded[end:]
-    return Before(arena_bytes, tuple(found))
+    results: list[tuple[tuple[int, ...], np.dtype[Any]]] = []
+    copies: list[Copy] = []
+    numbers = iter(coded)
+    try:
+        results_, copies_, runs, arena_bytes = (next(numbers) for _ in range(4))
+        while len(results) < results_:
+            dtype, rank = next(numbers), next(numbers)
+            shape = tuple(itertools.islice(numbers, min(rank, len(coded))))
+            if dtype >= len(_DTYPES) or len(shape) != rank:
+                return None
+            results.append((shape, _DTYPES[dtype]))
+        while len(copies) < copies_:
+            copies.append(Copy.read(numbers))
+    except (StopIteration, RuntimeError):  # as generators raise for it
+        return None
+    if next(numbers, None) is not None:
+        return None
+    return Before(tuple(results), tuple(copies), bool(runs), arena_bytes)
 
 
 class Store:

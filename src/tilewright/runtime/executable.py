@@ -14,28 +14,25 @@ import numpy as np
 
 from tilewright.runtime import jit, lapack, shared, threads
 from tilewright.runtime.jit import Loaded, pointers
-from tilewright.runtime.memory import address, block, empty, together
+from tilewright.runtime.memory import address, block, empty
 from tilewright.target import Target
 
 
 class Executable:
-    """Call it with one contiguous array per input; it returns one new array per result. Those of
-    a preparation are used `together` and lie so."""
+    """Call it with one contiguous array per input; it returns one new array per result."""
 
     def __init__(
         self,
         loaded: Loaded,
         results: Sequence[tuple[tuple[int, ...], np.dtype[Any]]],
         arena_bytes: int,
-        together: bool = False,
     ) -> None:
         self.loaded, self.results, self.arena_bytes = loaded, results, arena_bytes
-        self.together = together
         self._results = [(s, d, prod(s) * d.itemsize) for s, d in results]
         self._call = loaded.call
 
     def __call__(self, inputs: Sequence[Any], captured: Sequence[Any]) -> list[Any]:
-        outs = together(self._results) if self.together else [empty(*r) for r in self._results]
+        outs = [empty(*r) for r in self._results]
         arena = block(self.arena_bytes) if self.arena_bytes else None
         addresses = [address(a) for a in (*inputs, *captured, *outs)]
         addresses.append(0 if arena is None else address(arena))

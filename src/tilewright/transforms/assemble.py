@@ -59,7 +59,7 @@ from tilewright.loops import (
 from tilewright.ops.control import Scan, Switch, While
 from tilewright.ops.shape import Constant, Held, Reshape, Transpose
 from tilewright.target import Lapack
-from tilewright.transforms import ahead, fusion
+from tilewright.transforms import ahead, copies, fusion
 from tilewright.transforms.ahead import packed, split
 from tilewright.transforms.collapse import collapse
 from tilewright.transforms.complex_parts import split_complex, split_function
@@ -97,10 +97,11 @@ class Scheduled:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is computed from the captured arrays ahead of all calls. Entry: these arrays, results,
-    arena."""
+    """What is made of the captured arrays ahead of all calls: the program, if there is one (entry:
+    these arrays, results, arena), and copies among these arrays and results, in this order."""
 
-    program: Program
+    program: Program | None
+    copies: tuple[copies.Copy, ...]
     kernels: tuple[Scheduled, ...]
     results: tuple[Type, ...]
     arena_bytes: int
@@ -275,15 +276,21 @@ def _prepare(
     at = {b: _whole(b) for b in results} | {b: _whole(inputs[b]) for b in captured}
     at |= {b: builder.slot(builder.arena.take(b.nbytes)) for b in kept if b not in at}
     body = builder.block(parts.before, [], [at[b] for b in kept])
-    builder.scheduler = _copying
+    builder.scheduler, moved = _copying, list[copies.Copy]()
+    number = {b: k for k, b in enumerate((*captured, *results))}
     for p in packings:
+        of, to = number.get(p.source.buffer), number[p.place.buffer]
+        copy = None if of is None or p.source.start else copies.copied(p.block, of, to)
+        if copy is not None:
+            moved.append(copy)
+            continue
         (source,) = p.kernel.reads
         body += builder.kernel(p.kernel, {source: at[p.source.buffer], p.block.buffer: p.place})
     params = (*inputs.values(), *results, builder.arena_buffer)
     entry = Function("before", params, block(*(Alloc(b) for b in builder.scalars), *body))
     types = tuple(Type(b.dtype, b.shape) for b in results)
-    program = Program((*builder.functions, entry))
-    return Preparation(program, tuple(builder.kernels), types, builder.arena.size)
+    program = Program((*builder.functions, entry)) if body else None
+    return Preparation(program, tuple(moved), tuple(builder.kernels), types, builder.arena.size)
 
 
 def _copying(k: Kernel) -> Schedule:

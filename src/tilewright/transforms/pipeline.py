@@ -121,7 +121,8 @@ def lower(
         first = assembly.preparation
         for s in (*assembly.kernels, *(first.kernels if first else ())):
             kernels.verify(s.kernel)
-        for f in (*assembly.program.functions, *(first.program.functions if first else ())):
+        before = first.program if first else None
+        for f in (*assembly.program.functions, *(before.functions if before else ())):
             loops.verify(f)
     for s in assembly.kernels:
         show("kernels", s.kernel, "\n  schedule", s.schedule)
