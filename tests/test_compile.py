@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
 
 import tilewright as tw
+from tilewright import tracing
 from tilewright.errors import Recompilation
 from tilewright.options import Options
 from tilewright.runtime import memory
@@ -195,3 +198,22 @@ def test_a_note_on_recompilation() -> None:
     first, *_, last = str(note).splitlines()
     assert first == "`f` is compiled again: `x` was f32[3] and is f32[4]"
     assert last == "Pass arrays of few distinct shapes and dtypes: pad them to a few sizes."
+
+
+def test_arguments_are_called_as_the_function_calls_them() -> None:
+    """With keywords beside the further ones, inside methods, and where nobody tells."""
+
+    class Model:
+        def call(self, a: Any, *more: Any) -> Any:
+            return a
+
+    def plain(a: Any, b: Any = 2, *more: Any, c: Any = 1, **d: Any) -> Any:
+        return a
+
+    names = tracing.parameter_names
+    assert names(plain, 4) == ["a", "b", "more[0]", "more[1]"]
+    assert names(functools.wraps(plain)(lambda *x: plain(*x)), 3) == ["a", "b", "more[0]"]
+    assert names(functools.partial(plain, 1), 2) == ["b", "more[0]"]
+    assert names(Model().call, 2) == ["a", "more[0]"]
+    assert names(lambda *x: x, 2) == ["x[0]", "x[1]"]
+    assert names(np.add, 2)[0] in ("x1", "args[0]") and names(plain, 0) == []

@@ -207,20 +207,23 @@ def _is_argument(x: Any) -> bool:
 
 def parameter_names(f: Callable[..., Any], n: int) -> list[str]:
     """The names of the first `n` positional parameters."""
-    if isinstance(f, types.FunctionType) and not vars(f) and n <= f.__code__.co_argcount:
-        return list(f.__code__.co_varnames[:n])  # at a tenth of a signature's time
+    own, rest = _positional(f)
+    return own[:n] + [f"{rest}[{i}]" for i in range(n - len(own))]
+
+
+def _positional(f: Callable[..., Any]) -> tuple[list[str], str]:
+    """The parameters that can be given by position, and what takes any further ones."""
+    if isinstance(f, types.FunctionType) and not vars(f):  # at a tenth of a signature's time
+        code = f.__code__
+        more = code.co_flags & inspect.CO_VARARGS
+        rest = code.co_varnames[code.co_argcount + code.co_kwonlyargcount] if more else "args"
+        return list(code.co_varnames[: code.co_argcount]), rest
     try:
-        parameters = list(inspect.signature(f).parameters.values())
+        parameters = inspect.signature(f).parameters.values()
     except (TypeError, ValueError):  # not every built-in tells
-        parameters = []
-    names = []
-    for i in range(n):
-        p = parameters[min(i, len(parameters) - 1)] if parameters else None
-        if p is None or p.kind is p.VAR_POSITIONAL:
-            names.append(f"{p.name if p else 'args'}[{i - (len(parameters) - 1 if p else 0)}]")
-        else:
-            names.append(p.name)
-    return names
+        return [], "args"
+    own = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return own, next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), "args")
 
 
 def _static(value: Any, label: str) -> Static:
