@@ -21,7 +21,8 @@ from tilewright.codegen import llvm
 from tilewright.target import Target
 from tilewright.transforms.heuristic import heuristic
 
-ZNVER4 = Target("x86_64-unknown-linux-gnu", "znver4", "+avx512f,+avx512vl,+f16c,+fma", vector_bytes=64)
+FEATURES = "+avx512f,+avx512vl,+f16c,+fma"
+ZNVER4 = Target("x86_64-unknown-linux-gnu", "znver4", FEATURES, vector_bytes=64)
 
 
 def scaled(x: Any, y: Any) -> Any:
