@@ -34,8 +34,8 @@ compiling = import_module("tilewright.compile")
 KEY, OTHER = "ab" * 32, "cd" * 32
 ENTRY = Entry((b"first object", b"second"), (0, 2), 4096)
 COPIES = (
-    Copy(0, 3, 4, True, (Part((2, 5), 0, (5, 1), 3, (1, 7)), Part((1,), 9, (1,), 8, (0,)))),
-    Copy(1, 2, 16, False, ()),
+    Copy(0, 3, 4, True, False, (Part((2, 5), 0, (5, 1), 3, (1, 7)), Part((1,), 9, (1,), 8, (0,)))),
+    Copy(1, 2, 16, False, True, ()),
 )
 
 

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 import tilewright as tw
 from tilewright import dtypes
 from tilewright import kernel as kernels
-from tilewright.expr import Axis, Buffer, Expr, Load, apply, as_index, axis, loads_in, static
+from tilewright.expr import Apply, Axis, Buffer, Expr, Load, apply, as_index, axis, loads_in, static
 from tilewright.kernel import Assign, Kernel
 from tilewright.runtime.preparation import move
 from tilewright.transforms.copies import Copy, Part, copied
 from tilewright.transforms.packing import Block, panels, whole
+from tilewright.transforms.tensorize import FLIPPED, WORD
 
 TYPES = [np.bool_, np.int8, np.float16, dtypes.bfloat16, np.float32, np.int64, np.complex128]
 
@@ -70,13 +71,33 @@ def test_matrices_with_lengthened_rows(dtype: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.float16, dtypes.bfloat16])
 @pytest.mark.parametrize("depth", [32, 33, 38])
-def test_words(dtype: Any, depth: int, rng: np.random.Generator) -> None:
+def test_words_in_products(dtype: Any, depth: int, rng: np.random.Generator) -> None:
     """Products that read two or four numbers at once, also where the last word is no whole one."""
-    x, w = (rng.integers(0, 50, s).astype(dtype) for s in ((24, depth), (depth, 70)))
+    low = 0 if dtype is np.uint8 else -50
+    x, w = (rng.integers(low, 50, s).astype(dtype) for s in ((24, depth), (depth, 70)))
     wide = np.int32 if np.dtype(dtype).itemsize == 1 else np.float32
     c = tw.constant(w)
     f = tw.compile(lambda x: np.matmul(x, c, dtype=wide), threads=1)
     np.testing.assert_array_equal(f(x), x.astype(wide) @ w.astype(wide))
+
+
+@pytest.mark.parametrize("width", [12, 11])
+@pytest.mark.parametrize(
+    "dtype, op", [(np.int8, WORD), (np.int8, FLIPPED), (np.uint8, FLIPPED), (np.uint16, WORD)]
+)
+def test_words(dtype: Any, op: Any, width: int) -> None:
+    """Numbers side by side, the sign bits of bytes flipped, and words beyond an end."""
+    size = np.dtype(dtype).itemsize
+    k, o, v = axis("k", 3), axis("o", 3), axis("v", 4)
+    source, at, count = Buffer("c", np.dtype(dtype), (12, width)), o * 4 + v, 4 // size
+    guard = apply("lt", at, as_index(width)) if width % 4 else None
+    loads = [Load(source, (k * count + i, at), guard) for i in range(count)]
+    buffer = Buffer("b", dtypes.uint32, (3, 3, 4))
+    word = Apply(op, tuple(loads), dtypes.uint32)
+    block = Block(buffer, (o, k, v), word, Load(buffer, (o, k, v), None))
+    values = elements((12, width), dtype) + np.array(100, dtype)
+    filled, moved = both(block, values)
+    np.testing.assert_array_equal(filled, moved)
 
 
 def guarded(guard: Expr | None, index: Expr, axes: tuple[Axis, ...]) -> Block:
@@ -111,4 +132,4 @@ def test_nothing_is_moved_beyond_an_array() -> None:
     for part in (Part((11,), 0, (1,), 0, (0,)), Part((5,), 6, (1,), 0, (1,)),
                  Part((4, 3), 0, (3, 0), 0, (0, 5)), Part((2,), 0, (1,), 9, (1,))):  # fmt: skip
         with pytest.raises((ValueError, TypeError)):
-            move(Copy(0, 1, 4, False, (part,)), a, b)
+            move(Copy(0, 1, 4, False, False, (part,)), a, b)

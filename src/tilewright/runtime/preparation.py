@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from tilewright.runtime.jit import Loaded, pointers
 from tilewright.runtime.memory import address, block, together
 from tilewright.transforms.copies import Copy, Part
+
+SIGN: Final = np.uint8(128)
 
 
 class Preparation:
@@ -55,6 +57,8 @@ def move(copy: Copy, source: Any, target: Any) -> None:
         to.fill(0)
     for p in copy.parts:
         _view(kind, p, to, p.to, p.to_steps)[...] = _view(kind, p, of, p.of, p.of_steps)
+    if copy.flipped:
+        np.bitwise_xor(to, SIGN, out=to)
 
 
 def _view(kind: np.dtype[Any], p: Part, bytes_: Any, start: int, steps: Sequence[int]) -> Any:

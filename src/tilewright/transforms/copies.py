@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from tilewright.expr import Apply, Axis, Expr, Lit, Load, static
 from tilewright.transforms.index_rules import Affine, affine, flat
 from tilewright.transforms.packing import Block
-from tilewright.transforms.tensorize import WORD
+from tilewright.transforms.tensorize import FLIPPED, is_word
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,20 @@ class Part:
 @dataclass(frozen=True)
 class Copy:
     """Parts of the array numbered `source`, moved to parts of the one numbered `target`; elements
-    have `itemsize` bytes. What is `cleared` is zero where no part is."""
+    have `itemsize` bytes. What is `cleared` is zero where no part is; of what is `flipped` the sign
+    bit of each byte is turned over in the end."""
 
     source: int
     target: int
     itemsize: int
     cleared: bool
+    flipped: bool
     parts: tuple[Part, ...]
 
     def numbers(self) -> list[int]:
         """The copy as integers that are not negative, see `read`."""
-        found = [self.source, self.target, self.itemsize, int(self.cleared), len(self.parts)]
+        flags = int(self.cleared), int(self.flipped)
+        found = [self.source, self.target, self.itemsize, *flags, len(self.parts)]
         for p in self.parts:
             found += [len(p.shape), p.to, p.of, *p.shape, *p.to_steps, *p.of_steps]
         return found
@@ -53,13 +56,13 @@ class Copy:
 
         **Raises:** `StopIteration` if there are too few.
         """
-        source, target, itemsize, cleared, count = (next(numbers) for _ in range(5))
+        source, target, itemsize, cleared, flipped, count = _several(numbers, 6)
         parts: list[Part] = []
         while len(parts) < count:
             rank, to, of = next(numbers), next(numbers), next(numbers)
             lists = [_several(numbers, rank) for _ in range(3)]
             parts.append(Part(lists[0], to, lists[1], of, lists[2]))
-        return Copy(source, target, itemsize, bool(cleared), tuple(parts))
+        return Copy(source, target, itemsize, bool(cleared), bool(flipped), tuple(parts))
 
 
 def _several(numbers: Iterator[int], count: int) -> tuple[int, ...]:
@@ -71,8 +74,8 @@ def _several(numbers: Iterator[int], count: int) -> tuple[int, ...]:
 
 def copied(block: Block, source: int, target: int) -> Copy | None:
     """The copy that fills a block; None if more than moving elements is to be done."""
-    word = isinstance(block.value, Apply) and block.value.op is WORD
-    loads = block.value.children if word else (block.value,)
+    loads = block.value.children if is_word(block.value) else (block.value,)
+    flipped = isinstance(block.value, Apply) and block.value.op is FLIPPED
     ends = {_guard(e) for e in loads}
     if len(ends) != 1 or not all(isinstance(e, Load) and _is_plain(e, block.axes) for e in loads):
         return None
@@ -87,7 +90,8 @@ def copied(block: Block, source: int, target: int) -> Copy | None:
         to = Affine(tuple((a, c * len(loads)) for a, c in place.terms), k)
         parts += [_part(block.axes, box, to, own) for box in boxes]
     size = loads[0].type.itemsize
-    return Copy(source, target, size, guard is not None, tuple(p for p in parts if p))
+    there = tuple(p for p in parts if p is not None)
+    return Copy(source, target, size, guard is not None, flipped, there)
 
 
 def _guard(e: Expr) -> Expr | None:
