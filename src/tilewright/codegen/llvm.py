@@ -270,6 +270,7 @@ class FunctionPrinter(ValuePrinter):
         self.stretches = dict.fromkeys(region.inner, ("%first", "%last"))
         for a, name in outer_places(region).items():
             self.remember(a, Operand(name, dtypes.int64))
+            self.around.append(a)
         self.emit("br label %next")
         self.start("next")
         at = len(self.lines)
@@ -399,7 +400,9 @@ class FunctionPrinter(ValuePrinter):
             self.forget(s.body.writes)
             with self.scope():
                 self.remember(s.axis, Operand(i, dtypes.int64))
+                self.around.append(s.axis)
                 self.statement(s.body)
+                self.around.pop()
             self.lines[phi] = (
                 f"  {i} = phi i64 [ {first}, %{before} ], [ {following}, %{self.label} ]"
             )

@@ -81,6 +81,8 @@ class ValuePrinter(Knowledge):
         self.conditions: dict[Expr, list[Condition]] = {}
         self.chosen: dict[str, int] = {}  # pointers that may be to zeros, and their offsets
         self.ranges = Ranges()
+        self.around: list[Axis] = []
+        """The axes of the loops around what is printed, outermost first, as far as known."""
         self.streamed = False
 
     # -- registers ---------------------------------------------------------------------------------

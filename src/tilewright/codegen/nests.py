@@ -19,7 +19,7 @@ from itertools import groupby
 from typing import Final, NamedTuple, TypeAlias
 
 from tilewright import dtypes
-from tilewright.codegen import multiply_add
+from tilewright.codegen import fetching, multiply_add
 from tilewright.codegen.llvm_memory import Slot, ValuePrinter
 from tilewright.codegen.llvm_values import Operand, constant, suffix
 from tilewright.expr import Apply, Axis, Buffer, Expr, Extent, Load, is_static, literal, static
@@ -93,6 +93,13 @@ class Result(NamedTuple):
     place: Place
 
 
+class Fetch(NamedTuple):
+    """So many lines that are wanted in the second level cache."""
+
+    place: Place
+    lines: int
+
+
 @dataclass
 class Loop:
     """So many rounds over an axis (None: as many as the program says)."""
@@ -102,7 +109,7 @@ class Loop:
     items: Items = field(default_factory=list)
 
 
-Items: TypeAlias = "list[Product | Result | Loop]"
+Items: TypeAlias = "list[Product | Result | Fetch | Loop]"
 
 
 def taken(p: ValuePrinter, inner: Sequence[Stmt], at: int) -> int:
@@ -307,10 +314,34 @@ class Nest:
         terms = self.p.form(load.buffer, load.index).terms
         return all(isinstance(t, Axis) or t.free.isdisjoint(self.axes) for t, _ in terms)
 
+    def fetch(self) -> None:
+        """Fetch what is multiplied next (`fetching`), if there is a register for where it is."""
+        loops: list[Loop] = []
+        items = self.items
+        while found := [x for x in items if isinstance(x, Loop)]:
+            loops.append(found[0])
+            items = found[0].items
+            if len(found) > 1 or found[0].rounds is None:
+                return
+        rounds = [(x.axis.serial, x.rounds or 0) for x in loops]
+        places = [f for x in items if isinstance(x, Product) for f in (x.first, x.second)]
+        readers = Counter([f.pointer for f in places if f.lanes])
+        for k, (buffer, form, steps) in [*enumerate(self.pointers)] if loops else ():
+            size = buffer.dtype.itemsize
+            large = is_static(buffer.size) and static(buffer.size) * size >= fetching.MATRIX_BYTES
+            if not large or not readers[k]:
+                continue
+            found = fetching.ahead(form, steps, size, rounds, self.p.around, readers[k])
+            if found is not None and len(self.pointers) + len(loops) + 2 <= NUMBERS:
+                pointer = Pointer(buffer, found.form, found.steps)
+                place = Place(self.pointers.setdefault(pointer, len(self.pointers)), 0, 0)
+                items.append(Fetch(place, found.lines))
+
     # -- its text ---------------------------------------------------------------------------------
 
     def print(self) -> bool:
         """Print the instruction; False if there are not registers enough."""
+        self.fetch()
         p, text = self.p, Text(self)
         if not text.fits:
             return False
@@ -393,6 +424,8 @@ class Text:
                     self.loop(x, depth)
                 elif isinstance(x, Result):
                     self.store(x)
+                elif isinstance(x, Fetch):
+                    self.fetch(x)
 
     def loop(self, x: Loop, depth: int) -> None:
         counter, label = self.counter + depth, FIRST_LABEL + depth
@@ -472,6 +505,12 @@ class Text:
         move, place = MOVES[self.dtype.itemsize], self.place(x.place)
         self.lines.append(f"{move} %{self.vector(x.total)}, {place}{self.mask(x.place)}")
 
+    def fetch(self, x: Fetch) -> None:
+        """Lines from a place on. (Those beyond the matrix may be nowhere: that is no error.)"""
+        for k in range(x.lines):
+            place = x.place._replace(displacement=fetching.LINE_BYTES * k)
+            self.lines.append(f"prefetcht1 {self.place(place)}")
+
     def mask(self, f: Place) -> str:
         """The mask of the lanes there are, if some are none."""
         if f.lanes in (0, self.lanes):
@@ -483,6 +522,6 @@ def _is_zero(x: Operand) -> bool:
     return x.text == constant(literal(0, x.dtype), x.lanes).text
 
 
-def _depth(x: Product | Result | Loop) -> int:
+def _depth(x: Product | Result | Fetch | Loop) -> int:
     """Loops inside one another."""
     return 1 + max(map(_depth, x.items), default=0) if isinstance(x, Loop) else 0

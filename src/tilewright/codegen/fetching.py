@@ -1,0 +1,88 @@
+"""What the next round of a loop multiplies, fetched while this one's is multiplied.
+
+Knows matrices that lie in panels, one after the other, each of which several tiles walk from its
+beginning to its end before the next one is begun: each tile can fetch its share of what follows.
+Refuses to know how that is printed (`nests`), and where panels come from.
+
+A processor follows a stream of lines by itself, but not from one page to the next: the first walk
+along a panel of 128 KB waits 32 times for the third level cache, or for memory, and is bound by
+their bandwidth. All walks together have time enough (docs/notes/products.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from tilewright.expr import Axis, is_static, static
+from tilewright.transforms.index_rules import Affine
+
+LINE_BYTES: Final = 64
+PANEL_BYTES: Final = 8 << 10, 256 << 10
+"""Bytes of panels that are fetched: from two pages on, and up to a quarter of a second level cache,
+where the one that is multiplied has to stay."""
+MATRIX_BYTES: Final = 256 << 10
+"""Bytes from which on a matrix may be beyond the second level cache, which others need, too."""
+WALKS: Final = 32
+"""Tiles along a panel up to which it matters that the first walk waits."""
+LINE_CYCLES: Final = 12
+"""Multiplications of a line, by all tiles together, from which on there is time to fetch one: from
+memory they come every eight or nine cycles. With fewer memory decides, and what is fetched far
+ahead stands in the way of what is waited for (4 x 512 x 512, 36 of them: 1.5 times as long)."""
+
+
+class Ahead(NamedTuple):
+    """Where a nest fetches: from a place in elements on, which its axes move by so many bytes, and
+    so many lines at each step."""
+
+    form: Affine
+    steps: tuple[tuple[int, int], ...]
+    lines: int
+
+
+def ahead(
+    form: Affine,
+    steps: Sequence[tuple[int, int]],
+    size: int,
+    rounds: Sequence[tuple[int, int]],
+    around: Sequence[Axis],
+    products: int,
+) -> Ahead | None:
+    """What a nest fetches of an array which it reads from the offset `form` on, in elements of
+    `size` bytes, its axes moving that by the bytes `steps`. `rounds` are these axes with their
+    extents, `around` the axes of the loops around it, both outermost first; at each step there are
+    so many `products`. None if what it reads is no panel that others follow, or is read at once."""
+    width, panel = _dense(dict(steps), rounds)
+    walks: list[tuple[Axis, int]] = []
+    count = 1
+    for a in reversed(around):
+        if not is_static(a.extent) or form.moves_with((a,)):
+            return None
+        apart = form.coefficient(a) * size
+        if not apart:
+            walks.append((a, count))
+            count *= static(a.extent)
+            continue
+        fits = PANEL_BYTES[0] <= panel <= PANEL_BYTES[1] and count <= WALKS
+        if apart != panel or not fits or products * count * LINE_BYTES < LINE_CYCLES * width:
+            return None
+        step = -(-width // (count * size)) * size
+        share = step * (panel // width) // size
+        terms = *form.terms, *((b, n * share) for b, n in walks)
+        moved = [(axis, by * step // width) for axis, by in steps]
+        return Ahead(
+            Affine(terms, form.constant + panel // size), tuple(moved), -(-step // LINE_BYTES)
+        )
+    return None
+
+
+def _dense(moved: dict[int, int], rounds: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The bytes of a step and of all of them together, if each begins where the last one ended;
+    zeros if not."""
+    width = moved.get(rounds[-1][0], 0)
+    total = width
+    for serial, extent in reversed(rounds):
+        if moved.get(serial, 0) != total:
+            return 0, 0
+        total *= extent
+    return width, total
