@@ -18,6 +18,8 @@ import pytest
 
 import tilewright as tw
 from tilewright import lax
+from tilewright.codegen import multiply_add
+from tilewright.target import host
 
 
 @dataclass(frozen=True)
@@ -218,3 +220,23 @@ def test_few_registers_leave_planes_alone() -> None:
 
     (schedule,) = tw.compile(f).lower(x, w, b).on("avx2").schedules.values()
     assert "Unroll" in str(schedule)
+
+
+@pytest.mark.skipif(
+    multiply_add.SPREAD not in multiply_add.native(host()), reason="no masks on this machine"
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("side", [7, 14, 21, 40])
+@pytest.mark.parametrize("reach", [1, 2])
+def test_windows_are_written_out(reach, side, dtype):
+    """What is above, beside and below the array is zeros, in nests, too."""
+    window = (2 * reach + 1,) * 2
+    case = Case((side, side), window, (1, 1), ((reach, reach),) * 2, channels=3, dtype=dtype)
+    x, w = case.operands()
+    f = case.compiled()
+    np.testing.assert_array_equal(f(x, w), case.expected(x, w))
+    text = f.lower(x, w).llvm
+    assert "asm sideeffect" in text
+    assert dtype == "float64" or "llvm.fma" not in text
+    x[:, :, 0, 0], x[:, :, -1, -1] = np.inf, np.nan
+    np.testing.assert_array_equal(f(x, w), case.expected(x, w))

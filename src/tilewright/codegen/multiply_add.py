@@ -90,18 +90,18 @@ def _either(s: If, left: Mapping[Axis, tuple[int, int]]) -> tuple[float, float]:
 
 def _multiplies(body: Block) -> bool:
     """Whether a loop's body, which has no loop inside, adds products to sums in registers."""
-    return _counted(body) > 0
+    return counted(body) > 0
 
 
-def _counted(s: Stmt) -> int:
+def counted(s: Stmt) -> int:
     """Products of a round; 0 if there is anything else inside."""
     if isinstance(s, Block):
-        parts = [_counted(t) for t in s.statements]
+        parts = [counted(t) for t in s.statements]
         return sum(parts) if all(parts) else 0
     if isinstance(s, For) and s.kind == "vector" and s.lanes > 1:
-        return _counted(s.body)
+        return counted(s.body)
     if isinstance(s, For) and s.kind == "unroll":
-        return static(s.axis.extent) * _counted(s.body)
+        return static(s.axis.extent) * counted(s.body)
     return int(isinstance(s, Accumulate) and is_product(s))
 
 

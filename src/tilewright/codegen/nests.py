@@ -13,14 +13,15 @@ the assembler gets the instructions themselves, in the order of the statements.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Final, NamedTuple, TypeAlias
 
 from tilewright import dtypes
 from tilewright.codegen import fetching, multiply_add
-from tilewright.codegen.llvm_memory import Slot, ValuePrinter
+from tilewright.codegen.guards import OPEN
+from tilewright.codegen.llvm_memory import NEAR_BYTES, ZERO, Slot, ValuePrinter
 from tilewright.codegen.llvm_values import Operand, constant, suffix
 from tilewright.expr import Apply, Axis, Buffer, Expr, Extent, Load, is_static, literal, static
 from tilewright.loops import (
@@ -55,35 +56,52 @@ NUMBERS: Final = 10
 """Registers for pointers and counters: the others are LLVM's, for what surrounds the nest."""
 REACH: Final = 1 << 30
 """Bytes that displacements and steps of pointers stay below, and rounds of a loop."""
+SHORT: Final = 16
+"""Products that are written out without a loop from so many on."""
+GIVEN: Final = 12
+"""The most factors that stay in registers from nest to nest."""
 FIRST_LABEL: Final = 2
 """Labels are numbers, and "0b" and "1b" could be taken for numbers in base two."""
 END_LABEL: Final = 9
+NOWHERE: Final = literal(False, dtypes.bool_)
+"""The condition of what is zeros and never read."""
 ALIGN: Final = 5
 CLOBBERED: Final = "~{memory},~{dirflag},~{fpsr},~{flags}"
 
 
 class Pointer(NamedTuple):
-    """A place near which elements are, and how many bytes each of the nest's axes moves it."""
+    """A place near which elements are, and how many bytes each of the nest's axes moves it. Where
+    a condition does not hold there are zeros instead."""
 
     buffer: Buffer
     form: Affine
     steps: tuple[tuple[int, int], ...]
+    condition: Expr | None = None
 
 
 class Place(NamedTuple):
-    """So many bytes from a pointer: one element for all lanes (`lanes` 0), or the first `lanes`."""
+    """So many bytes from a pointer: one element for all lanes (`lanes` 0), or the first `lanes`,
+    of which only those in `bits` are touched, if it is not 0."""
 
     pointer: int
     displacement: int
     lanes: int
+    bits: int = 0
+
+
+class Given(NamedTuple):
+    """What all lanes have of an element that is read before the nest: the neighbouring nests of a
+    window multiply by the same."""
+
+    number: int
 
 
 class Product(NamedTuple):
     """What is added to a sum."""
 
     total: int
-    first: Place
-    second: Place
+    first: Place | Given
+    second: Place | Given
 
 
 class Result(NamedTuple):
@@ -114,17 +132,24 @@ Items: TypeAlias = "list[Product | Result | Fetch | Loop]"
 
 def taken(p: ValuePrinter, inner: Sequence[Stmt], at: int) -> int:
     """Print statements of a block from `at` on as one instruction: loops of products one after the
-    other, and what stores their sums. Of how many it is; 0, and nothing is printed, if of none."""
+    other, and what stores their sums. Products without a loop are one only with their stores. Of
+    how many statements it is; 0, and nothing is printed, if of none."""
     end = at
     while end < len(inner) and _is_loop(inner[end]) and _only_products(inner[end]):
         end += 1
+    written_out = end == at and at < len(inner) and _is_window(inner[at])
+    end += written_out
     if end == at or multiply_add.WRITTEN not in p.native or p.vector is not None:
         return 0
     last = end
     while last < len(inner) and _only_stores(inner[last]):
         last += 1
-    for stop in (last, end) if last > end and _are_done(inner, at, last) else (end,):
-        nest = Nest(p)
+    stored = last > end and _are_done(inner, at, last)
+    if written_out and not stored:
+        return 0
+    gives = written_out and multiply_add.counted(inner[at]) <= GIVEN * _copies(inner[end:last])
+    for stop in (last,) if written_out else (last, end) if stored else (end,):
+        nest = Nest(p, gives)
         for s in inner[at:stop]:
             nest.collect(s)
         if nest.fits and nest.sums and nest.print():
@@ -132,8 +157,29 @@ def taken(p: ValuePrinter, inner: Sequence[Stmt], at: int) -> int:
     return 0
 
 
+def _copies(inner: Sequence[Stmt]) -> int:
+    """Of how many copies statements are, that are written out."""
+    found = 0
+    for s in inner:
+        inside = (
+            s.statements
+            if isinstance(s, Block)
+            else s.body.statements
+            if isinstance(s, For)
+            else ()
+        )
+        rounds = static(s.axis.extent) if isinstance(s, For) and s.kind == "unroll" else 1
+        found += rounds * _copies(inside) if inside else 1
+    return found
+
+
 def _is_loop(s: Stmt) -> bool:
     return isinstance(s, For) and s.kind == "serial"
+
+
+def _is_window(s: Stmt) -> bool:
+    """Whether a statement is enough products that are written out, as those of a window."""
+    return isinstance(s, For) and s.kind == "unroll" and multiply_add.counted(s) >= SHORT
 
 
 def _only_products(s: Stmt) -> bool:
@@ -170,8 +216,11 @@ def _only_stores(s: Stmt) -> bool:
 class Nest:
     """The products of a nest in their order, and the registers and pointers they need."""
 
-    def __init__(self, p: ValuePrinter) -> None:
+    def __init__(self, p: ValuePrinter, gives: bool) -> None:
         self.p = p
+        self.gives = gives
+        """Whether elements that are spread are read before the nest, if they are not guarded."""
+        self.given: dict[str, tuple[int, Operand]] = {}
         self.items: Items = []
         self.fits = True
         self.instruction = ""
@@ -267,17 +316,47 @@ class Nest:
             self.written.add(s.buffer)
         return place is not None
 
-    def factor(self, e: Expr, acc: Operand) -> Place | None:
+    def factor(self, e: Expr, acc: Operand) -> Place | Given | None:
         """Where a factor is; None if it is nowhere near a pointer, or not as wide as the sum."""
         if not self.is_near(e):
             return None
         load, group = first(e), len(e.children) if is_word(e) else 1
         size = load.buffer.dtype.itemsize
         offset, step = self.p.position(load.buffer, load.index)
-        part = step == group and self.p.extent < acc.lanes
+        if self.gives and load is e and not step and load.guard is None:
+            x = self.p.splat(self.p.value_of(e), acc.lanes)
+            return Given(self.given.setdefault(x.text, (len(self.given), x))[0])
+        g = OPEN if load.guard is None else self.p.guard(load.guard)
+        part = step == group and (self.p.extent < acc.lanes or g.lanes is not None)
         if group * size != acc.dtype.itemsize or step not in (0, group) or part > self.masks:
             return None
-        return self.place(load.buffer, offset, size, self.p.extent if step else 0)
+        if g.varying is not None or (g.lanes is not None and not step):
+            return None
+        if g.never:
+            return self.chosen(load.buffer, Affine((), 0), size, acc.lanes, NOWHERE)
+        bits = sum(1 << lane for lane, may in enumerate(g.lanes or ()) if may)
+        lanes = self.p.extent if step else 0
+        if g.shared is None:
+            found = self.place(load.buffer, offset, size, lanes)
+        else:
+            found = self.chosen(load.buffer, offset, size, lanes, g.shared)
+        return found and found._replace(bits=bits)
+
+    def chosen(
+        self, buffer: Buffer, offset: Affine, size: int, lanes: int, condition: Expr
+    ) -> Place | None:
+        """A place under a condition, as a distance from a pointer that is chosen before the nest;
+        None if something in the nest moves one of them."""
+        moved = [condition, *(t for t, _ in offset.terms)]
+        if not all(e.free.isdisjoint(self.axes) for e in moved):
+            return None
+        for x, k in self.pointers.items():
+            apart = (offset.constant - x.form.constant) * size
+            alike = (x.buffer, x.form.terms, x.condition) == (buffer, offset.terms, condition)
+            if alike and abs(apart) <= NEAR_BYTES:
+                return Place(k, apart, lanes)
+        k = self.pointers.setdefault(Pointer(buffer, offset, (), condition), len(self.pointers))
+        return Place(k, 0, lanes)
 
     def place(self, buffer: Buffer, offset: Affine, size: int, lanes: int) -> Place | None:
         """A place as a distance from a pointer; None if that is too far."""
@@ -306,9 +385,11 @@ class Nest:
         if isinstance(e, Apply) and is_word(e):
             if not neighbours(e) or e.op is FLIPPED:
                 return False
-        elif not isinstance(e, Load) or e.guard is not None:
+        elif not isinstance(e, Load):
             return False
         load = first(e)
+        if load is not e and load.guard is not None:
+            return False
         if self.p.register(load.buffer):
             return False
         terms = self.p.form(load.buffer, load.index).terms
@@ -325,11 +406,11 @@ class Nest:
                 return
         rounds = [(x.axis.serial, x.rounds or 0) for x in loops]
         places = [f for x in items if isinstance(x, Product) for f in (x.first, x.second)]
-        readers = Counter([f.pointer for f in places if f.lanes])
-        for k, (buffer, form, steps) in [*enumerate(self.pointers)] if loops else ():
+        readers = Counter([f.pointer for f in places if isinstance(f, Place) and f.lanes])
+        for k, (buffer, form, steps, condition) in [*enumerate(self.pointers)] if loops else ():
             size = buffer.dtype.itemsize
             large = is_static(buffer.size) and static(buffer.size) * size >= fetching.MATRIX_BYTES
-            if not large or not readers[k]:
+            if not large or not readers[k] or condition is not None:
                 continue
             found = fetching.ahead(form, steps, size, rounds, self.p.around, readers[k])
             if found is not None and len(self.pointers) + len(loops) + 2 <= NUMBERS:
@@ -345,33 +426,55 @@ class Nest:
         p, text = self.p, Text(self)
         if not text.fits:
             return False
-        bases = [p.address(x.buffer, x.form) for x in self.pointers]
+        bases = [self.base(x) for x in self.pointers]
         wide, n = self.sums[0].type, len(self.sums)
         numbers = ["ptr"] * len(bases) + ["i64"] * text.counters
-        name = f"%nest.{n}.{suffix(self.sums[0].dtype, self.sums[0].lanes)}"
-        name += f".{len(bases)}.{text.counters}"
-        p.declarations.add(f"{name} = type {{ {', '.join([wide] * n + numbers)} }}")
         given = [(k, str(x)) for k, x in enumerate(self.sums) if not _is_zero(x)]
-        given += [(n + k, f"ptr {b}") for k, b in enumerate(bases)]
+        given += [(text.pointer + k, f"ptr {b}") for k, b in enumerate(bases)]
         if isinstance(self.count, Expr):
             given.append((text.counter, str(p.value_of(self.count))))
-        kinds = [f"={{{text.vector(k)}}}" for k in range(n)] + ["=r"] * len(numbers)
-        kinds += [str(k) for k, _ in given]
-        kinds += [f"~{{{text.vector(n + k)}}}" for k in range(text.temporaries)]
-        kinds += [f"~{{k{k}}}" for k in text.masks.values()]
+        kinds = [str(k) for k, _ in given]
+        registers = [text.vector(k) for k in range(n + text.temporaries)]
+        kind, whole = "void", ""
+        if text.fixed:
+            kinds = ["r"] * len(bases)
+        else:
+            name = f"%nest.{n}.{suffix(self.sums[0].dtype, self.sums[0].lanes)}"
+            kind = f"{name}.{len(bases)}.{text.counters}"
+            p.declarations.add(f"{kind} = type {{ {', '.join([wide] * n + numbers)} }}")
+            # Sums are written before the last factor is read: none may be where they are ("&").
+            kinds[:0] = [*(f"=&{{{x}}}" for x in registers[:n]), *["=r"] * len(numbers)]
+            del registers[:n]
+            whole = p.fresh("nest")
+        kinds += ["v" if self.masks else "x"] * len(self.given)
+        given += [(0, str(x)) for _, x in self.given.values()]
+        kinds += ["^Yk"] * len(text.masks)
+        given += [(0, f"i16 {bits}") for bits in text.masks]
+        kinds += [f"~{{{x}}}" for x in registers]
         body, args = "\n    ".join(text.lines), ", ".join([x for _, x in given])
-        constraints = ",".join([*kinds, CLOBBERED])
-        whole = p.fresh("nest")
-        p.emit(f'{whole} = call {name} asm "\n    {body}", "{constraints}"({args})')
+        call = f'call {kind} asm sideeffect "\n    {body}"'
+        call = call if text.fixed else f"{whole} = {call.replace(' sideeffect', '', 1)}"
+        p.emit(f'{call}, "{",".join([*kinds, CLOBBERED])}"({args})')
         for slot, k in self.totals.items():
             x = self.sums[k]
             if self.written:  # and nobody reads the registers
                 del p.registers[slot]
             else:
-                part = f"extractvalue {name} {whole}, {k}"
+                part = f"extractvalue {kind} {whole}, {k}"
                 p.registers[slot] = p.value(part, x.dtype, x.lanes)
         p.forget(frozenset([*self.written, *(slot[0] for slot in self.totals)]))
         return True
+
+    def base(self, x: Pointer) -> str:
+        """Where a pointer is at first."""
+        p, where = self.p, self.p.address(x.buffer, x.form)
+        if x.condition is None:
+            return where
+        wide = max(multiply_add.WIDTHS)
+        p.zero_bytes = max(p.zero_bytes, 2 * NEAR_BYTES + wide)
+        zeros = f"getelementptr (i8, ptr {ZERO}, i64 {NEAR_BYTES})"
+        choice = f"select {p.known_value(x.condition)}, ptr {where}, ptr {zeros}"
+        return p.value(choice, dtypes.int64, 1).text
 
 
 class Text:
@@ -383,33 +486,38 @@ class Text:
         self.dtype, self.lanes = nest.sums[0].dtype, nest.sums[0].lanes
         self.letter = "xyz"[multiply_add.WIDTHS.index(self.lanes * self.dtype.itemsize)]
         self.wide = multiply_add.SPREAD in nest.p.native
-        self.counters = max(map(_depth, nest.items)) + 1  # the last one makes masks
+        self.counters = max(map(_depth, nest.items))
         self.steps = [dict(x.steps) for x in nest.pointers]
+        self.fixed = not self.counters and bool(nest.written) and all(map(_is_zero, nest.sums))
+        """Whether all results are stored and pointers stay where they are: nothing leaves it."""
         self.late = [0] * len(self.steps)
         """How many bytes each pointer has still to be moved."""
-        self.pointer = len(nest.sums)
+        self.pointer = 0 if self.fixed else len(nest.sums)
         self.counter = self.pointer + len(self.steps)
+        tied = sum(not _is_zero(x) for x in nest.sums) + isinstance(nest.count, Expr)
+        self.given = self.counter
+        if not self.fixed:
+            self.given += self.counters + tied + len(self.steps)
+        """The first of the operands that are only read."""
         self.temporaries = 0
         self.masks: dict[int, int] = {}
-        """The numbers of mask registers for so many lanes."""
+        """The numbers of the operands that are masks of such bits."""
         self.lines: list[str] = []
         self.items(nest.items, 0)
         self.lines[:0] = self.beginning()
-        registers = len(nest.sums) + self.temporaries
+        registers = len(nest.sums) + self.temporaries + len(nest.given)
         enough = registers <= (MANY if self.wide else FEW) and len(self.masks) < 7
         self.fits = enough and len(self.steps) + self.counters <= NUMBERS
 
     def beginning(self) -> list[str]:
-        """Sums from zero, and masks. (What clears 16 bytes clears those above, too.)"""
-        clear, k = "vpxord" if self.wide else "vxorps", self.counter + self.counters - 1
+        """Sums from zero. (What clears 16 bytes clears those above, too.)"""
+        clear = "vpxord" if self.wide else "vxorps"
         zeros = [i for i, x in enumerate(self.nest.sums) if _is_zero(x)]
-        lines = []
-        for i in zeros:
-            x = f"%xmm{i}"
-            lines.append(f"{'vxorps' if i < FEW else clear} {x}, {x}, {x}")
-        for lanes, number in self.masks.items():
-            lines += [f"movl $${(1 << lanes) - 1}, ${{{k}:k}}", f"kmovw ${{{k}:k}}, %k{number}"]
-        return lines
+        registers = [f"%xmm{i}" for i in zeros]
+        return [
+            f"{'vxorps' if i < FEW else clear} {x}, {x}, {x}"
+            for i, x in zip(zeros, registers, strict=True)
+        ]
 
     def vector(self, k: int) -> str:
         return f"{self.letter}mm{k}"
@@ -461,7 +569,7 @@ class Text:
         self.move()
         uses = Counter([f for x in products for f in (x.first, x.second)])
         left = Counter(uses)
-        held: dict[Place, int] = {}
+        held: dict[Place | Given, int] = {}
         free: list[int] = []
         for x in products:
             a, b = x.first, x.second
@@ -469,26 +577,36 @@ class Text:
                 a, b = b, a
             there = uses[b] == 1 and self.is_operand(b)
             for f in (a,) if there else (a, b):
-                if f not in held:
+                if f not in held and isinstance(f, Place):
                     held[f] = free.pop() if free else self.fresh()
                     self.load(f, held[f])
-            spread = "" if b.lanes else f"{{1to{self.lanes}}}"
-            second = self.place(b) + spread if there else f"%{self.vector(held[b])}"
-            others = f"%{self.vector(held[a])}, %{self.vector(x.total)}"
+            second = self.operand(b) if there else self.register(b, held)
+            others = f"{self.register(a, held)}, %{self.vector(x.total)}"
             self.lines.append(f"{self.nest.instruction} {second}, {others}")
             for f in (x.first, x.second):
                 left[f] -= 1
                 if not left[f] and f in held:
                     free.append(held.pop(f))
 
+    def register(self, f: Place | Given, held: Mapping[Place | Given, int]) -> str:
+        """The register that a factor is in."""
+        return f"${self.given + f.number}" if isinstance(f, Given) else f"%{self.vector(held[f])}"
+
+    def operand(self, f: Place | Given) -> str:
+        """A factor in memory, as the instruction reads it."""
+        assert isinstance(f, Place)
+        return self.place(f) + ("" if f.lanes else f"{{1to{self.lanes}}}")
+
     def fresh(self) -> int:
         """A register more for factors."""
         self.temporaries += 1
         return len(self.nest.sums) + self.temporaries - 1
 
-    def is_operand(self, f: Place) -> bool:
+    def is_operand(self, f: Place | Given) -> bool:
         """Whether the instruction can read a factor from memory itself."""
-        return f.lanes == self.lanes or (not f.lanes and self.wide)
+        if isinstance(f, Given):
+            return False
+        return (f.lanes == self.lanes and not f.bits) or (not f.lanes and self.wide)
 
     def place(self, f: Place) -> str:
         return f"{f.displacement or ''}(${self.pointer + f.pointer})"
@@ -513,9 +631,11 @@ class Text:
 
     def mask(self, f: Place) -> str:
         """The mask of the lanes there are, if some are none."""
-        if f.lanes in (0, self.lanes):
+        if f.lanes in (0, self.lanes) and not f.bits:
             return ""
-        return f" {{%k{self.masks.setdefault(f.lanes, len(self.masks) + 1)}}}"
+        bits = f.bits or (1 << f.lanes) - 1
+        first = self.given + len(self.nest.given)
+        return f" {{${self.masks.setdefault(bits, first + len(self.masks))}}}"
 
 
 def _is_zero(x: Operand) -> bool:
