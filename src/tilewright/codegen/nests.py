@@ -399,10 +399,10 @@ class Nest:
         """Fetch what is multiplied next (`fetching`), if there is a register for where it is."""
         loops: list[Loop] = []
         items = self.items
-        while found := [x for x in items if isinstance(x, Loop)]:
-            loops.append(found[0])
-            items = found[0].items
-            if len(found) > 1 or found[0].rounds is None:
+        while inside := [x for x in items if isinstance(x, Loop)]:
+            loops.append(inside[0])
+            items = inside[0].items
+            if len(inside) > 1 or inside[0].rounds is None:
                 return
         rounds = [(x.axis.serial, x.rounds or 0) for x in loops]
         places = [f for x in items if isinstance(x, Product) for f in (x.first, x.second)]
@@ -412,11 +412,11 @@ class Nest:
             large = is_static(buffer.size) and static(buffer.size) * size >= fetching.MATRIX_BYTES
             if not large or not readers[k] or condition is not None:
                 continue
-            found = fetching.ahead(form, steps, size, rounds, self.p.around, readers[k])
-            if found is not None and len(self.pointers) + len(loops) + 2 <= NUMBERS:
-                pointer = Pointer(buffer, found.form, found.steps)
+            ahead = fetching.ahead(form, steps, size, rounds, self.p.around, readers[k])
+            if ahead is not None and len(self.pointers) + len(loops) + 2 <= NUMBERS:
+                pointer = Pointer(buffer, ahead.form, ahead.steps)
                 place = Place(self.pointers.setdefault(pointer, len(self.pointers)), 0, 0)
-                items.append(Fetch(place, found.lines))
+                items.append(Fetch(place, ahead.lines))
 
     # -- its text ---------------------------------------------------------------------------------
 
