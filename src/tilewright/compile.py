@@ -40,7 +40,7 @@ from tilewright.runtime.executable import Executable, load_all, prepared
 from tilewright.runtime.jit import Loaded
 from tilewright.runtime.preparation import Preparation
 from tilewright.runtime.signatures import Seen, is_long
-from tilewright.target import Target, host, named
+from tilewright.target import Lapack, Target, host, named
 from tilewright.tracing import Call, Traced
 from tilewright.transforms import pipeline
 from tilewright.transforms.assemble import Assembly, Scheduler, constants
@@ -133,7 +133,7 @@ class Program:
     def assembly(self) -> Assembly:
         return self.lowered[1]
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         """Of the program's entry: equal programs have equal names."""
         return jit.symbol(self.canonical)
@@ -313,8 +313,12 @@ def _own_ops(graph: Graph) -> bool:
 def machine() -> Target:
     """The machine this process runs on, with the LAPACK that its NumPy uses and our threads."""
     found = lapack.library()
-    offered = None if found is None else found.offered
-    return replace(host(), lapack=offered, pool=threads.available())
+    return _equipped(host(), None if found is None else found.offered, threads.available())
+
+
+@functools.lru_cache(maxsize=4)
+def _equipped(target: Target, offered: Lapack | None, pool: bool) -> Target:
+    return replace(target, lapack=offered, pool=pool)
 
 
 _programs: Final = Programs()

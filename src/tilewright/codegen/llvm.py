@@ -20,7 +20,7 @@ from itertools import pairwise
 
 from tilewright import dtypes
 from tilewright.codegen import intrinsics, multiply_add, nests, shared, turning
-from tilewright.codegen.llvm_memory import ZERO, Slot, ValuePrinter
+from tilewright.codegen.llvm_memory import NONTEMPORAL, ZERO, Slot, ValuePrinter
 from tilewright.codegen.llvm_values import (
     AS_PRINTED,
     NO_UNWINDING,
@@ -125,7 +125,7 @@ def definitions(
     the program will hardly run more often."""
     functions: list[str] = []
     declarations: set[str] = set()
-    zero_bytes = 16
+    zero_bytes = 0
     native = _native(target)
     regions: Mapping[str, Region] = {}
     brief = once and _nanoseconds(program) <= BRIEF_NS
@@ -154,10 +154,16 @@ def module(programs: Mapping[str, Definitions]) -> str:
     for name, p in programs.items():
         for f in (named(f, name) for f in p.functions):
             functions.setdefault(f[: f.index("(")], f)
+    head = sorted(frozenset().union(*(p.declarations for p in programs.values())))
+    # What nobody reads would be a section of the object, and of the memory it is linked into.
     zero_bytes = max(p.zero_bytes for p in programs.values())
-    head = [f"{ZERO} = internal constant [{zero_bytes} x i8] zeroinitializer, align 64"]
-    head += sorted(frozenset().union(*(p.declarations for p in programs.values())))
-    return "\n\n".join(["\n".join(head), *functions.values(), "!0 = !{i32 1}"]) + "\n"
+    if zero_bytes:
+        head.insert(0, f"{ZERO} = internal constant [{zero_bytes} x i8] zeroinitializer, align 64")
+    parts = ["\n".join(head)] if head else []
+    parts += functions.values()
+    if any(NONTEMPORAL in f for f in functions.values()):
+        parts.append("!0 = !{i32 1}")
+    return "\n\n".join(parts) + "\n"
 
 
 def print_functions(functions: Sequence[Function], target: Target) -> str:

@@ -52,6 +52,10 @@ from tilewright.transforms.tensorize import FLIPPED, first, is_word, neighbours
 
 ZERO = "@zero.element"
 """Where loads whose guard is false for all lanes read from."""
+ELEMENT_BYTES = 16
+"""The most bytes of a single element."""
+NONTEMPORAL = "!nontemporal !0"
+"""What marks a store that bypasses the caches."""
 NEAR_BYTES = 256
 """How far apart loads may be that share the choice between an array and zeros."""
 
@@ -404,6 +408,7 @@ class ValuePrinter(Knowledge):
                 text = f"extractelement <{lanes} x i1> {mask}, i64 {lane}"
                 held = self.value(text, dtypes.bool_, 1)
                 text = f"select {held}, ptr {where}, ptr {ZERO}"
+                self.zero_bytes = max(self.zero_bytes, ELEMENT_BYTES)
                 where = self.value(text, dtypes.int64, 1).text
             text = f"load {llvm_type(dtype, 1)}, ptr {where}, align {dtype.itemsize}"
             one = self.splat(self.value(text, dtype, 1), lanes)
@@ -539,7 +544,7 @@ class ValuePrinter(Knowledge):
         if step == 1 and self.extent == self.lanes:
             hint = f"align {align}"
             if self.streams(buffer, offset):
-                hint = f"align {STREAM_ALIGN}, !nontemporal !0"
+                hint = f"align {STREAM_ALIGN}, {NONTEMPORAL}"
                 self.streamed = True
             self.emit(f"store {x}, ptr {self.address(buffer, offset)}, {hint}")
             return

@@ -48,11 +48,9 @@ def load(code: Sequence[bytes], name: str, target: Target) -> Loaded:
 def load_all(code: Sequence[bytes], names: Sequence[str], target: Target) -> tuple[Loaded, ...]:
     """Functions of a program's objects. They may call NumPy's LAPACK, the pool and the functions
     that programs share."""
-    found = lapack.library()
-    routines = found.addresses if found is not None else {}
     whole = b"".join(code)
-    own = {**threads.symbols(whole), **shared.symbols(whole, target)}
-    return jit.load_all(code, names, target, {**routines, **own})
+    found = {**lapack.symbols(whole), **threads.symbols(whole), **shared.symbols(whole, target)}
+    return jit.load_all(code, names, target, found)
 
 
 def prepared(a: Any, dtype: np.dtype[Any]) -> Any:

@@ -98,10 +98,12 @@ class Loaded:
 
 
 @functools.cache
-def _layout(target: Target) -> tuple[str, str]:
-    """What a module says of its target."""
+def _head(target: Target) -> str:
+    """What a module says of its target: a line, so that errors name the lines after it. To be
+    parsed with the rest, it is cheaper than to be set."""
     machine = _machine(target)
-    return machine.triple, str(machine.target_data)
+    layout = f'target datalayout = "{machine.target_data}"'
+    return f'{layout} target triple = "{machine.triple}" '
 
 
 def parsed(text: str, target: Target, context: Any = None, verify: bool = True) -> Any:
@@ -110,8 +112,7 @@ def parsed(text: str, target: Target, context: Any = None, verify: bool = True) 
     **Raises:** `InternalError` if it is not LLVM IR, or breaks its rules and `verify` is set.
     """
     try:
-        module = _llvm().parse_assembly(text, context)
-        module.triple, module.data_layout = _layout(target)
+        module = _llvm().parse_assembly(_head(target) + text, context)
         if verify:
             module.verify()
     except RuntimeError as e:
