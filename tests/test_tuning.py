@@ -113,7 +113,8 @@ def test_the_best_is_found_and_reported(
     monkeypatch.setattr(rounds, "WORTH", 0.0)
     result = tw.tune(layer, X, W, trials=64, threads=1, progress=False)
     (t,) = result.kernels
-    shortest = min(clock.ratio(task) for task in clock.tasks if not clock.fails(task))
+    early = clock.tasks[: -rounds.FIRST]  # what the last batch finds is not confirmed any more
+    shortest = min(clock.ratio(task) for task in early if not clock.fails(task))
     assert t.best == pytest.approx(1e-4 * shortest, rel=1e-6)
     assert t.trials == len(clock.tasks) == 64
     assert t.errors == len({task.schedule for task in clock.tasks if clock.fails(task)}) > 0

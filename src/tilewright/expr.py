@@ -240,14 +240,17 @@ class Index(Expr):
 
 CONSTANT: Final = "constant"
 """The scope of buffers that are the same at every call."""
+ROW: Final = "row"
+"""The scope of inputs that are one row of a large array, another one in each round of a loop."""
 
 
 class Buffer:
     """A block of memory that expressions read: element type, shape (row-major) and scope.
 
-    Scopes: `input`, `constant` (an input that is the same at every call), `output`, `temp` (planned
-    memory), `stack` (private to one run of a kernel's outer loops) and `registers`. A buffer is
-    itself, not its fields; the name is a hint.
+    Scopes: `input`, `constant` (an input that is the same at every call), `row` (one that no cache
+    holds, since every round of a loop reads other memory), `output`, `temp` (planned memory),
+    `stack` (private to one run of a kernel's outer loops) and `registers`. A buffer is itself, not
+    its fields; the name is a hint.
     """
 
     __slots__ = ("dtype", "name", "scope", "shape")

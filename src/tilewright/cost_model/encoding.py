@@ -28,7 +28,9 @@ from tilewright import roofline as rooflines
 from tilewright.dtypes import DType
 from tilewright.errors import BadEncoding, InternalError
 from tilewright.expr import (
+    CONSTANT,
     INDEX_OPS,
+    ROW,
     Apply,
     Axis,
     Buffer,
@@ -57,7 +59,7 @@ MOST_TERMS: Final = 100_000
 MOST_RANK: Final = 64
 MOST_EXTENT: Final = 1 << 40
 
-SCOPES: Final = ("input", "constant", "output", "temp", "stack", "registers")
+SCOPES: Final = ("input", CONSTANT, ROW, "output", "temp", "stack", "registers")
 _NAME: Final = re.compile(r"[\w.]{0,200}")
 DTYPES: Final = {name: d for d, name in dtypes.SHORT.items()}
 _MACHINE_PREFIX: Final = "machine."

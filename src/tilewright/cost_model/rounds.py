@@ -123,9 +123,10 @@ class Tuned:
     def round(self, bench: Bench, most: int, tell: Tell) -> None:
         """Propose, measure and observe a batch of at most so many."""
         size = min(max(FIRST, min(BATCH, self.trials // GROWTH)), most)
-        # What is new in the last batch can lead no more.
+        # What is new in the last batch can lead no more, so as many as confirm it are left.
         again = self._doubted(size if most - size < FIRST else int(DOUBTED * size))
-        schedules = self._proposed(size - len(again))
+        left = most - FIRST if most > FIRST else most
+        schedules = self._proposed(max(min(size, left) - len(again), 0))
         if not schedules and not again:
             self.done = True
             return

@@ -15,7 +15,7 @@ import bisect
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from tilewright import dtypes, loops
@@ -23,6 +23,7 @@ from tilewright import kernel as kernels
 from tilewright.dtypes import DType
 from tilewright.expr import (
     CONSTANT,
+    ROW,
     Buffer,
     Expr,
     Lit,
@@ -158,6 +159,7 @@ class Place:
     buffer: Buffer
     offset: Expr
     in_arena: bool = False
+    is_row: bool = False
 
     @property
     def start(self) -> int:
@@ -169,7 +171,7 @@ class Place:
         """The place `elements` further on; the arena counts in bytes."""
         unit = itemsize if self.in_arena else 1
         offset = index("+", self.offset, index("*", elements, as_index(unit)))
-        return Place(self.buffer, offset, self.in_arena)
+        return Place(self.buffer, offset, self.in_arena, self.is_row)
 
     @property
     def ref(self) -> Ref:
@@ -179,6 +181,11 @@ class Place:
     def is_constant(self) -> bool:
         """Whether the value is the same at every call."""
         return self.buffer.scope == CONSTANT and isinstance(self.offset, Lit)
+
+    @property
+    def scope(self) -> str:
+        """The scope of what a kernel reads here."""
+        return CONSTANT if self.is_constant else ROW if self.is_row else "input"
 
 
 class Arena:
@@ -351,13 +358,13 @@ class _Builder:
         buffers: dict[Node, Buffer] = {}
         place: dict[Buffer, Place] = {}
         for n, where in zip(graph.inputs, inputs, strict=True):
-            scope = CONSTANT if where.is_constant else "input"
-            buffers[n] = _buffer(n, scope, n.op.label if isinstance(n.op, Input) else "x")
+            name = n.op.label if isinstance(n.op, Input) else "x"
+            buffers[n] = _buffer(n, where.scope, name)
             place[buffers[n]] = where
         for n in graph.nodes:
             if isinstance(n.op, Constant):
                 where = self.constants[n.op.held]
-                buffers[n] = _buffer(n, CONSTANT if where.is_constant else "input", "c")
+                buffers[n] = _buffer(n, where.scope, "c")
                 place[buffers[n]] = where
             elif n in kept and not isinstance(n.type, tuple):
                 scope = "output" if n in final and not readers[n] else "temp"
@@ -682,7 +689,8 @@ class _Builder:
 def _row(p: Place, whole: Type, row: Expr) -> Place:
     """The place of one slice along the first axis."""
     inner = static(whole.without((0,)).size)
-    return p.shifted(row * inner, whole.dtype.itemsize)
+    is_far = static(whole.size) * whole.dtype.itemsize >= fusion.FAR_BYTES
+    return replace(p.shifted(row * inner, whole.dtype.itemsize), is_row=is_far)
 
 
 class Canonical(Namer):

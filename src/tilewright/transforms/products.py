@@ -14,7 +14,18 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tilewright.expr import CONSTANT, Axis, Buffer, Expr, Load, Reduce, is_static, static, walk
+from tilewright.expr import (
+    CONSTANT,
+    ROW,
+    Axis,
+    Buffer,
+    Expr,
+    Load,
+    Reduce,
+    is_static,
+    static,
+    walk,
+)
 from tilewright.kernel import Assign
 from tilewright.target import Target
 from tilewright.transforms.index_rules import Affine, affine, flat
@@ -430,7 +441,8 @@ class Product:
         total = 0
         for o in self.operands:
             rows, nbytes = o.size(self.summed), o.size([*self.axes, *self.summed]) * o.itemsize
-            large = 2 * nbytes > self.target.l2_bytes and rows >= MANY_ROWS
+            is_far = o.load.buffer.scope == ROW or 2 * nbytes > self.target.l2_bytes
+            large = is_far and rows >= MANY_ROWS
             if large and o.step(a) == 1 and o.load.guard is None and not o.is_constant:
                 total += o.size([*self.axes, *self.summed]) // static(a.extent)
         self._rows[a] = total
