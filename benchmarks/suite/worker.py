@@ -101,6 +101,7 @@ def _measure(name: str, names: list[str], threads: int, seconds: float, tell: Ev
         tell(event="start", contender=one, stage="first call")
         try:
             made = contenders.contender(one, workload, args, threads)
+            _settle()
             begun, used = time.perf_counter(), time.process_time()
             call = made.build()
             result = call()
@@ -119,6 +120,16 @@ def _measure(name: str, names: list[str], threads: int, seconds: float, tell: Ev
     for one, times in samples.items():
         tell(event="times", contender=one, median=statistics.median(times), best=min(times),
              samples=len(times), waited=waited[one])  # fmt: skip
+
+
+def _settle(turn: float = 0.01, most: int = 100) -> None:
+    """Wait until this process sleeps. Threads of libraries that were called before wait for more
+    work awake, OpenBLAS's some 30 ms, and would be charged to whoever is called next."""
+    for _ in range(most):
+        used = time.process_time()
+        time.sleep(turn)
+        if time.process_time() - used < turn / 10:
+            return
 
 
 def _rounds(
