@@ -76,7 +76,7 @@ def print_pool(target: Target) -> str:
         "GETTID": _GETTID_CALL[arch], "PAUSE": _PAUSE[arch],
         "FUTEX": futex, "WAIT": f"i64 {_WAIT}", "WAKE": f"i64 {_WAKE}",
         "SPINS": SPINS, "POLITE": YIELD_SPINS - 1, "CHUNKS": CHUNKS_PER_THREAD,
-        "PAYS": WAKE_CHUNKS, "MOST": MOST_THREADS,
+        "PAYS": WAKE_CHUNKS, "MOST": MOST_THREADS, "NUMBERS": 4 * MOST_THREADS,
         "STACK": STACK_BYTES, "NAME": EXPORTS,
     }  # fmt: skip
     text = "\n".join(parts)
@@ -120,6 +120,7 @@ declare i32 @pthread_sigmask(i32, ptr, ptr)
 declare i32 @sigfillset(ptr)
 declare i32 @sigdelset(ptr, i32)
 declare i64 @llvm.umin.i64(i64, i64)
+declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 declare i64 @llvm.vector.reduce.or.v16i64(<16 x i64>)
 """
 
@@ -479,7 +480,7 @@ entry:
   %moved = icmp ne i32 %core, %avoided
   br i1 %moved, label %ask, label %out
 ask:
-  store [16 x i64] zeroinitializer, ptr %mask
+  store <16 x i64> zeroinitializer, ptr %mask, align 16
   %rc = call i32 @sched_getaffinity(i32 0, i64 128, ptr %mask)
   %bad = icmp slt i32 %rc, 0
   br i1 %bad, label %out, label %choose
@@ -551,7 +552,7 @@ define internal void @reset() {
   store i64 0, ptr @refused
   store i64 0, ptr @debt
   store i64 0, ptr @known
-  store [$MOST x i32] zeroinitializer, ptr @workers
+  call void @llvm.memset.p0.i64(ptr @workers, i8 0, i64 $NUMBERS, i1 false)
   store i32 -1, ptr @avoided
   ret void
 }
