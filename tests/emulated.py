@@ -44,9 +44,10 @@ enum { ALIGN = 64, FENCE = 64, MARK = 0xA5 };
 extern void program(void **);
 #ifdef POOL
 extern void tilewright_pool(void **);
-void (*parallel)(void *, void *, int64_t, int64_t, int64_t);
-void tilewright_parallel(void *body, void *env, int64_t extent, int64_t grain, int64_t limit) {
-    parallel(body, env, extent, grain, limit);
+void (*parallel)(void *, void *, int64_t, int64_t, int64_t, int64_t, int64_t);
+void tilewright_parallel(void *body, void *env, int64_t extent, int64_t unit, int64_t grain,
+                         int64_t weight, int64_t limit) {
+    parallel(body, env, extent, unit, grain, weight, limit);
 }
 #endif
 
