@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -25,10 +26,11 @@ from tilewright.expr import (
     axis,
     cast,
     index,
+    select,
     static,
 )
 from tilewright.graph import Op, Type
-from tilewright.loops import Accumulate, Alloc, Block, Stmt, block, loop, store
+from tilewright.loops import Accumulate, Alloc, Block, Flip, Stmt, block, loop, store
 from tilewright.ops import elementwise as el
 from tilewright.ops.base import same_type
 from tilewright.ops.elementwise import number
@@ -46,13 +48,16 @@ KINDS: Final[dict[str, str]] = {
 VECTOR_BYTES: Final = 64
 """Lanes are this wide; where registers are narrower, several make one."""
 
+TILE_BYTES: Final = 32
+"""A row of a tile. Those of 64 bytes gain a tenth where registers are as wide, take half again as
+long to compile, and twice as long to run where registers are half as wide."""
+
+TILED: Final = 128
+"""Steps from which on a line is cut into tiles: what is left of it costs as much as one."""
+
 CHAINS: Final = 8
 """Chains of dependent steps that run together: as many as hide the latency of a step."""
 
-
-PIECE_BYTES: Final = 256
-"""Of one chain before the chains of a line are joined again, at most. CHAINS pieces are less than
-a page: a load waits for an earlier store to the same place in another page."""
 
 PAGE: Final = 4096
 """Addresses that are equal up to multiples of this many bytes compete for the same cache lines."""
@@ -236,12 +241,12 @@ class Recurrence(Op):
 class Lines:
     """Loops that fill `out` with acc = step(acc, flat position) along axis `d`, from `start`.
 
-    Lines that lie side by side in memory run in lanes. Others are scalar chains, of which CHAINS
-    run together, so that none waits for its own predecessor. Where the steps are those of a
-    `reduction` (its kind, and the elements it combines), these are pieces of one line, and the
-    pieces' reductions, taken in lanes, say where their chains start; else they are several lines.
-    Where lines are few and long, slices of a line are reduced first, and then threads can share
-    them; the order of operations does not depend on how many there are.
+    Lines that lie side by side in memory run in lanes. Others are scalar chains, of which those of
+    CHAINS lines run together, so that none waits for its own predecessor. Where the steps are those
+    of a `reduction` (its kind, and the elements it combines), a long line is cut into tiles: pieces
+    as long as there are lanes, one in each lane. These run together, and the pieces' totals say
+    where each starts. Where lines are few and long, slices of a line are reduced first, and then
+    threads can share them; the order of operations does not depend on how many there are.
     """
 
     def __init__(
@@ -268,8 +273,10 @@ class Lines:
             return self.columns(line, index("*", line, as_index(n * self.inner)))
         if self._shared:
             return loop(line, self.slices(index("*", line, as_index(n))))
-        if self.piece:
-            return each(line, (), self.pieces(index("*", line, as_index(n))))
+        if self.is_tiled:
+            carry = Buffer("carry", self.wide, (), "registers")
+            begin = [Alloc(carry), store(carry, (), self.start)]
+            return each(line, begin, *self.tiles(index("*", line, as_index(n)), carry, 0))
         together = self.together
         groups, rest = divmod(self.outer, together)
         group = axis("o", groups)
@@ -278,17 +285,35 @@ class Lines:
         return block(*([many] if groups else []), *([few] if rest else []))
 
     @property
-    def piece(self) -> int:
-        """Steps of a piece of a line; 0 if lines are not cut."""
-        if self.reduction is None or self._quick:
-            return 0
-        most = PIECE_BYTES // self.wide.itemsize
-        return min(most, self.n // CHAINS // self.round * self.round)
+    def lanes(self) -> int:
+        """Elements of a vector."""
+        return VECTOR_BYTES // self.wide.itemsize
+
+    @property
+    def side(self) -> int:
+        """Pieces of a tile, and steps of a piece."""
+        return TILE_BYTES // self.wide.itemsize
+
+    @property
+    def size(self) -> int:
+        """Steps of a tile."""
+        return self.side**2
+
+    @property
+    def is_tiled(self) -> bool:
+        """Whether lines are cut into tiles."""
+        return self.n >= TILED and self._fits and not self._quick
+
+    @property
+    def _fits(self) -> bool:
+        """Whether there are tiles: those of narrow elements would fill more registers than any
+        machine has."""
+        return self.reduction is not None and self.wide.itemsize in (4, 8)
 
     @property
     def round(self) -> int:
         """Steps that are reduced at once."""
-        return UNROLL * VECTOR_BYTES // self.wide.itemsize
+        return UNROLL * self.lanes
 
     @property
     def together(self) -> int:
@@ -311,7 +336,7 @@ class Lines:
     def _shared(self) -> bool:
         """Whether threads share each line."""
         near = self.n >= LONG and self.n * self.out.dtype.itemsize <= LARGE
-        return self.reduction is not None and self.outer < FEW and near
+        return self.outer < FEW and near and self._fits
 
     def at(self, j: Expr) -> Expr:
         """The j-th place of a line in the order of the steps."""
@@ -335,20 +360,12 @@ class Lines:
             loop(run, loop(line, *self.advance(acc, (line,), at), kind="unroll")),
         ))  # fmt: skip
 
-    def pieces(self, first: Expr) -> Stmt:
-        """One long line: blocks of CHAINS pieces, then what is left in a single chain."""
-        carry = Buffer("carry", self.wide, (), "registers")
-        begin = [Alloc(carry), store(carry, (), self.start)]
-        blocks = self.blocks(first, carry, as_index(0), self.n // (CHAINS * self.piece))
-        return Block((*begin, *blocks, self.rest(first, carry)))
-
     def slices(self, first: Expr) -> Stmt:
-        """One line for all threads, in slices of whole blocks: all slices are reduced, which says
-        where each starts, then their blocks are taken."""
-        size = CHAINS * self.piece
-        blocks = self.n // size
-        most = -(-blocks // SLICES)
-        n = -(-blocks // most)
+        """One line for all threads, in slices of whole rounds: all slices are reduced, which says
+        where each starts, then their tiles are taken."""
+        rounds = self.n // self.round
+        most = -(-rounds // SLICES)
+        n = -(-rounds // most)
         one, two, three = (axis("s", n) for _ in range(3))
         carry, part = (Buffer(name, self.wide, (), "registers") for name in ("carry", "part"))
         heads = Buffer("heads", self.wide, (n,), "stack")
@@ -360,61 +377,109 @@ class Lines:
             return index("*", s, as_index(most))
 
         def count(s: Expr) -> Expr:
-            return index("min", as_index(most), minus(blocks, begin(s)))
+            return index("min", as_index(most), minus(rounds, begin(s)))
 
         def place(k: Expr) -> Expr:
-            return plus(first, self.at(plus(index("*", begin(one), as_index(size)), k)))
+            return plus(first, self.at(plus(index("*", begin(one), as_index(self.round)), k)))
 
-        rounds = index("*", count(one), as_index(size // self.round))
-        reduced = self.reduced(part, place, rounds)
-        run = self.blocks(first, part, begin(three), count(three))
+        def tiles(rounds: Expr) -> Expr:
+            return index("*", rounds, as_index(self.round // self.size))
+
+        reduced = self.reduced(part, place, count(one))
+        run = self.run(first, part, tiles(begin(three)), tiles(count(three)))
         return Block((
             Alloc(carry), Alloc(heads), store(carry, (), self.start),
             loop(one, Alloc(part), store(part, (), neutral), *reduced,
                  store(heads, (one,), part[()]), kind="parallel"),
             loop(two, Alloc(part), store(part, (), heads[two]), store(heads, (two,), carry[()]),
                  Accumulate(carry, (), kind, part[()])),
-            loop(three, Alloc(part), store(part, (), heads[three]), *run, kind="parallel"),
-            self.rest(first, carry),
+            loop(three, Alloc(part), store(part, (), heads[three]), run, kind="parallel"),
+            *self.tiles(first, carry, rounds * self.round),
         ))  # fmt: skip
 
-    def blocks(self, first: Expr, carry: Buffer, begin: Expr, count: Extent) -> list[Stmt]:
-        """So many blocks of a line, the first of which starts from `carry`."""
-        piece = self.piece
-        heads = Buffer("heads", self.wide, (CHAINS,), "stack")
-        acc = Buffer("acc", self.wide, (CHAINS,), "registers")
-        b, run = axis("b", count), axis("j", piece)
-        each, enter, chain = axis("c", CHAINS), axis("c", CHAINS), axis("c", CHAINS)
-        start = index("*", plus(begin, b), as_index(CHAINS * piece))
+    def run(self, first: Expr, carry: Buffer, begin: Expr, count: Extent) -> Stmt:
+        """So many tiles of a line, the first of which starts from `carry`."""
+        t = axis("t", count)
+        before = index("*", plus(begin, t), as_index(self.size))
+        at = minus(self.n - self.size, before) if self.reverse else before
+        return loop(t, self.tile(plus(first, at), carry, self.size))
 
-        def place(c: Axis, k: Expr) -> Expr:
-            return plus(first, self.at(plus(plus(start, index("*", c, as_index(piece))), k)))
+    def tiles(self, first: Expr, carry: Buffer, done: int) -> list[Stmt]:
+        """What so many steps, of whole tiles, leave of a line."""
+        tiles, left = divmod(self.n - done, self.size)
+        at = 0 if self.reverse else self.n - left
+        run = self.run(first, carry, as_index(done // self.size), tiles)
+        return [run, *([self.tile(plus(first, at), carry, left)] if left else [])]
 
-        return [
-            Alloc(heads), Alloc(acc),
-            loop(
-                b,
-                loop(each, store(heads, (each,), carry[()]),
-                     *self.reduced(carry, lambda k: place(each, k), piece // self.round)),
-                loop(enter, store(acc, (enter,), heads[enter]), kind="unroll"),
-                loop(run, loop(chain, *self.advance(acc, (chain,), place(chain, run)),
-                               kind="unroll")),
-                store(carry, (), acc[CHAINS - 1]),
-            ),
-        ]  # fmt: skip
+    def tile(self, at: Expr, carry: Buffer, count: int) -> Stmt:
+        """The first `count` elements of a tile in memory. Its rows are pieces; turned, they are
+        lanes, and each step of all pieces is one of vectors. The totals of the pieces before, and
+        `carry`, enter each piece; these sums are short, so few steps depend on the tile before."""
+        assert self.reduction is not None, "only reductions are known without their steps"
+        kind, element = self.reduction
+        n = self.side
+        order = range(n)[::-1] if self.reverse else range(n)
+        ends = as_index(order[-1])
+        square = Buffer("square", self.wide, (n, n), "registers")
+        heads = Buffer("heads", self.wide, (n,), "registers")
+        totals = Buffer("totals", self.wide, (n,), "stack")
+        neutral = number(REDUCTIONS[kind][1](self.wide), self.wide)
 
-    def rest(self, first: Expr, carry: Buffer) -> Stmt:
-        """What all blocks leave, in a single chain."""
-        size = CHAINS * self.piece
-        done = self.n // size * size
-        left = axis("j", self.n - done)
-        return loop(left, *self.advance(carry, (), plus(first, self.at(plus(done, left)))))
+        def in_lanes(body: Callable[[Axis], Stmt], part: int = n) -> Stmt:
+            lane = axis("l", part)
+            return loop(lane, body(lane), kind="vector", lanes=n)
+
+        def rows(body: Callable[[Expr, Axis], Stmt], count: int = self.size) -> list[Stmt]:
+            full, part = divmod(count, n)
+            u = axis("u", full)
+            last = in_lanes(lambda v: body(as_index(full), v), part) if part else block()
+            return [loop(u, in_lanes(lambda v: body(u, v)), kind="unroll"), last]
+
+        def read(u: Expr, v: Axis) -> Stmt:
+            return store(square, (u, v), cast(element(place(u, v)), self.wide))
+
+        def write(u: Expr, v: Axis) -> Stmt:
+            return store(self.out, (place(u, v),), cast(square[u, v], self.out.dtype))
+
+        def place(u: Expr, v: Axis) -> Expr:
+            return plus(plus(at, index("*", u, as_index(n))), v)
+
+        def step(k: int, value: Callable[[Axis], Expr]) -> Stmt:
+            return in_lanes(lambda v: Accumulate(square, (as_index(k), v), kind, value(v)))
+
+        def kept(v: Axis) -> Expr:
+            return select(v < as_index(part), square[full, v], neutral)
+
+        def before(k: int) -> Callable[[Axis], Expr]:
+            return lambda v: square[k, v]
+
+        def enter(c: int) -> Stmt:
+            def value(v: Axis) -> Expr:
+                later = v < as_index(c) if self.reverse else as_index(c) < v
+                return select(later, totals[c], neutral)
+
+            return in_lanes(lambda v: Accumulate(heads, (v,), kind, value(v)))
+
+        fill = rows(lambda u, v: store(square, (u, v), neutral)) if count < self.size else []
+        full, part = divmod(count, n)
+        cut = in_lanes(lambda v: store(square, (as_index(full), v), kept(v))) if part else block()
+        run = [step(k, before(last)) for last, k in pairwise(order)]
+        put = in_lanes(lambda v: store(totals, (v,), square[ends, v]))
+        return Block((
+            Alloc(square), Alloc(heads), Alloc(totals), *fill, *rows(read, count), cut,
+            Flip(square), *run, put,
+            in_lanes(lambda v: store(heads, (v,), neutral)), *map(enter, order[:-1]),
+            in_lanes(lambda v: Accumulate(heads, (v,), kind, carry[()])),
+            *(step(k, lambda v: heads[v]) for k in order),
+            put, store(carry, (), totals[ends]),
+            Flip(square), *rows(write, count),
+        ))  # fmt: skip
 
     def reduced(self, carry: Buffer, place: Callable[[Expr], Expr], rounds: Extent) -> list[Stmt]:
         """carry combined with the steps at `place`, of so many rounds of all lanes."""
         assert self.reduction is not None, "only reductions are known without their steps"
         kind, element = self.reduction
-        lanes = VECTOR_BYTES // self.wide.itemsize
+        lanes = self.lanes
         neutral = number(REDUCTIONS[kind][1](self.wide), self.wide)
         total = Buffer("total", self.wide, (UNROLL, lanes), "registers")
         u, v, w = (axis("u", UNROLL) for _ in range(3))
@@ -436,7 +501,7 @@ class Lines:
     def columns(self, line: Axis, first: Expr) -> Stmt:
         """`inner` lines side by side, each step a row: all of a row in registers if it fits there,
         else in memory that stays in the nearest cache."""
-        lanes = VECTOR_BYTES // self.wide.itemsize
+        lanes = self.lanes
         run = axis("j", self.n)
         row = plus(first, index("*", self.at(run), as_index(self.inner)))
         if self.inner > STRIP * lanes:
