@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -11,7 +12,7 @@ import tilewright as tw
 from tilewright import expr as E
 from tilewright import interpret
 from tilewright.codegen.libm import expand
-from tilewright.codegen.libm_estimates import never_negative
+from tilewright.codegen.libm_estimates import never_negative, never_small
 from tilewright.dtypes import float32, float64
 from tilewright.expr import walk
 from tilewright.scalars import ESTIMATES
@@ -47,12 +48,13 @@ def expanded(base: E.Expr, exponent: float) -> E.Expr:
 
 
 @pytest.mark.parametrize("exponent", EXPONENTS)
-@pytest.mark.parametrize("sign", ["any", "positive"])
-def test_compiled_powers_over_the_whole_range(exponent: float, sign: str) -> None:
+@pytest.mark.parametrize("base", [lambda v: v, abs, lambda v: abs(v) + np.float32(2.0**-126)])
+def test_compiled_powers_over_the_whole_range(
+    exponent: float, base: Callable[[np.ndarray], np.ndarray]
+) -> None:
     x = sweep()
-    raise_ = (lambda v: abs(v) ** exponent) if sign == "positive" else (lambda v: v**exponent)
-    got = tw.compile(raise_)(x)
-    off = errors(got, abs(x) if sign == "positive" else x, exponent)
+    got = tw.compile(lambda v: base(v) ** exponent)(x)
+    off = errors(got, base(x), exponent)
     assert np.max(off) <= EXPONENTS[exponent], x[np.argmax(off)]
 
 
@@ -93,3 +95,7 @@ def test_what_is_never_negative() -> None:
     negative_zero = E.literal(-0.0, float32)
     for e in (x, x * y, square + x, square + negative_zero, E.fma(x, y, square), square - 1.0):
         assert not never_negative(e)
+    for e in (square + 0.01, E.literal(2.0**-126, float32) + square):
+        assert never_small(e)
+    for e in (square, distance + 2.0**-127, x + 1.0, square + y):
+        assert not never_small(e)

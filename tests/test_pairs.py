@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 
 import tilewright as tw
-from tilewright.expr import Apply, Reduce, walk
-from tilewright.target import Target
+from tilewright.codegen.libm import expand
+from tilewright.codegen.llvm_values import native_operations
+from tilewright.expr import Apply, Buffer, Reduce, apply, walk
+from tilewright.scalars import MULTIPLY_ADD
+from tilewright.target import Target, named
 from tilewright.transforms.heuristic import heuristic
 from tilewright.transforms.schedule import planned
 
@@ -137,3 +140,16 @@ def test_the_vectors_of_a_tile_divide_those_of_a_row(n: int, width: int) -> None
     plans = planned(kernel, heuristic(kernel, target)).plans
     (plan,) = [plans[a] for a in kernel.axes if a in plans]
     assert (plan.lanes, plan.unroll) == (16, width)
+
+
+def test_terms_of_a_sum_are_added_to_it_in_one_step() -> None:
+    """Where the machine has the instruction; what is no sum keeps NumPy's two roundings."""
+    x = points(64, 3)
+    (kernel,) = tw.compile(lambda x: ((x[:, None] - x) ** 2).sum(-1).max(0)).lower(x).kernels
+    assert str(kernel).count("multiply_add") == 2
+    (kernel,) = tw.compile(lambda x: x[:, 0] * x[:, 1] + x[:, 2]).lower(x).kernels
+    assert "multiply_add" not in str(kernel)
+    step = apply(MULTIPLY_ADD, *(Buffer(n, np.dtype(np.float32), ())[()] for n in "abc"))
+    for machine, has_one in (("avx2", True), ("sse2", False)):
+        (value,) = expand([step], native_operations(named(machine)))
+        assert ("fma" in str(value)) is has_one, value

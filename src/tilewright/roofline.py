@@ -27,6 +27,7 @@ from tilewright.expr import Apply, Buffer, Expr, Load, Reduce, static, walk
 from tilewright.kernel import Kernel
 from tilewright.runtime import jit
 from tilewright.runtime.threads import default_count
+from tilewright.scalars import MULTIPLY_ADD
 from tilewright.target import Target, host
 
 RUN_SECONDS: Final = 8e-3
@@ -136,7 +137,8 @@ def _counted(e: Expr) -> int:
         return 1
     if not isinstance(e, Apply) or e.op.name in ("cast", "bitcast"):
         return 0
-    return e.op.cost if e.op.cost == 1 else 2 * e.op.cost
+    single = e.op.cost == 1 and e.op is not MULTIPLY_ADD
+    return e.op.cost if single else 2 * e.op.cost
 
 
 def _unit(e: Expr) -> str:

@@ -145,6 +145,9 @@ MACHINE: Final[dict[str, Scalar]] = {
 }
 """The operations printers spell. `cast` and `bitcast` take their target from the `Apply`."""
 
+MULTIPLY_ADD: Final = Scalar("multiply_add", lambda a, b, c: np.asarray(a) * b + c)
+"""a * b + c, rounded once or twice, as is faster: a step of a sum, whose rounding is its own."""
+
 TABLED: Final = frozenset(("scale_floor", "sixteenth_power"))
 """Those of float32 only, with which a table of sixteen powers is used."""
 

@@ -38,7 +38,7 @@ from tilewright.expr import (
     show,
     walk,
 )
-from tilewright.scalars import ESTIMATES, HALF_CASTS, MACHINE, OPTIONAL
+from tilewright.scalars import ESTIMATES, FUSED, HALF_CASTS, MACHINE, MULTIPLY_ADD, OPTIONAL
 from tilewright.transforms.tensorize import INSTRUCTIONS, Instruction
 
 Expansion = Callable[..., Expr]
@@ -372,6 +372,7 @@ EXPANSIONS: Final[dict[str, Expansion]] = {
     "fma": _by_kind(
         floats=_machine("fma"), ints=lambda a, b, c: apply("add", apply("mul", a, b), c)
     ),
+    MULTIPLY_ADD.name: _by_kind(floats=lambda a, b, c: a * b + c),
     "square": _by_kind(floats=lambda x: x * x, ints=lambda x: apply("mul", x, x), bools=_identity),
     "reciprocal": _by_kind(
         floats=lambda x: 1.0 / x, ints=lambda x: apply("idiv", literal(1, x.type), x)
@@ -500,8 +501,7 @@ def expand(expr_roots: Sequence[Expr], native: frozenset[str] = frozenset()) -> 
     instructions on words only the `native` ones are left, and `HALF_CASTS` if it is one. Where
     `ESTIMATES` are native, functions that gain from them are made of them.
     """
-    estimated = native >= ESTIMATES
-    expanded = _rewritten(composed(expr_roots), partial(_expanded, estimated))
+    expanded = _rewritten(composed(expr_roots), partial(_expanded, native))
     if native >= OPTIONAL | INSTRUCTIONS | {HALF_CASTS}:
         return expanded
     return _rewritten(expanded, partial(_portable, native))
@@ -520,9 +520,9 @@ def _rewritten(expr_roots: Sequence[Expr], rule: Callable[[Expr], Expr]) -> list
     return [done[r] for r in expr_roots]
 
 
-def _expanded(estimated: bool, e: Expr) -> Expr:
+def _expanded(native: frozenset[str], e: Expr) -> Expr:
     if isinstance(e, Apply):
-        return _expand_apply(e, estimated)
+        return _expand_apply(e, native)
     return narrow_literal(e) if isinstance(e, Lit) and e.dtype == dtypes.bfloat16 else e
 
 
@@ -561,7 +561,7 @@ def narrow_literal(x: Lit) -> Expr:
     return bitcast(literal(int(bits), dtypes.uint16), dtypes.bfloat16)
 
 
-def _expand_apply(e: Apply, estimated: bool) -> Expr:
+def _expand_apply(e: Apply, native: frozenset[str]) -> Expr:
     op, args = e.op, e.args
     if isinstance(op, Instruction):
         return e
@@ -575,19 +575,21 @@ def _expand_apply(e: Apply, estimated: bool) -> Expr:
         return _nextafter(*args)
     if any(_is_half(a.type) for a in args):
         wide = tuple(widen(a) if _is_half(a.type) else a for a in args)
-        result = apply(op.name, *wide) if op.machine else _elementwise(op.name, wide, estimated)
+        result = apply(op.name, *wide) if op.machine else _elementwise(op.name, wide, native)
         return narrow(result, e.dtype) if _is_half(e.dtype) else result
     if op.machine:
         return e
     # Operators on positions would mean index arithmetic; a cast makes them plain elements.
     elements = [apply("cast", a, dtype=a.type) if is_index(a) else a for a in args]
-    result = _elementwise(op.name, elements, estimated)
+    result = _elementwise(op.name, elements, native)
     return result if result.type == e.dtype else cast(result, e.dtype)
 
 
-def _elementwise(name: str, args: Sequence[Expr], estimated: bool) -> Expr:
-    """A function by its name, by estimates where the machine has them and they serve."""
-    if estimated and name in _ESTIMATED:
+def _elementwise(name: str, args: Sequence[Expr], native: frozenset[str]) -> Expr:
+    """A function by its name, by what only some machines have where it serves."""
+    if name == MULTIPLY_ADD.name and FUSED in native:
+        return apply("fma", *args)
+    if native >= ESTIMATES and name in _ESTIMATED:
         result = _ESTIMATED[name](*args)
         if result is not None:
             return result

@@ -18,6 +18,9 @@ import math
 from tilewright.dtypes import float32
 from tilewright.expr import Apply, Expr, Lit, apply, eq, fma, literal, select
 
+LEAST = 2.0**-126
+"""The least normal float32."""
+
 
 def power(x: Expr, y: Expr) -> Expr | None:
     """x**-0.5 (below 1.1 ULP) and x**-1.5 (below 2) with NumPy's special values; else, None."""
@@ -61,13 +64,21 @@ def _inverse_root_cubed(x: Expr) -> Expr:
     y = apply("root_estimate", x)
     s = y * y
     e = _guarded(fma(-x, s, 1.0))
-    return apply("abs", s * fma(y * 1.5, e, y))
+    result = s * fma(y * 1.5, e, y)
+    return result if never_small(x) else apply("abs", result)
 
 
 def _guarded(e: Expr) -> Expr:
     """`e`, which is NaN where x or y is infinite or zero and y is the result as it stands."""
     most = literal(0.5, e.type)
     return select(e < most, e, most)
+
+
+def never_small(x: Expr) -> bool:
+    """Whether a positive number is added to what is never negative, so that no zero and no
+    subnormal number comes of it."""
+    is_sum = isinstance(x, Apply) and x.op.name == "add" and never_negative(x)
+    return is_sum and any(isinstance(a, Lit) and float(a.value) >= LEAST for a in x.children)
 
 
 def never_negative(x: Expr) -> bool:

@@ -46,7 +46,7 @@ from tilewright.kernel import Assign, Kernel
 from tilewright.ops import elementwise
 from tilewright.roofline import Rates
 from tilewright.runtime.threads import cores
-from tilewright.scalars import MACHINE, REDUCTIONS, Scalar
+from tilewright.scalars import MACHINE, MULTIPLY_ADD, REDUCTIONS, Scalar
 from tilewright.target import Target, host
 from tilewright.term import topological
 from tilewright.transforms.index_rules import Ranges
@@ -75,6 +75,7 @@ def _scalars() -> Mapping[str, tuple[Scalar, int]]:
              "bitcast", "significand", "exponent", "root_estimate", "sixteenth_power"}  # fmt: skip
     arity = dict.fromkeys(unary, 1) | dict.fromkeys(("fma", "select", "rare"), 3)
     machine = {_MACHINE_PREFIX + n: (s, arity.get(n, 2)) for n, s in MACHINE.items()}
+    machine[MULTIPLY_ADD.name] = MULTIPLY_ADD, 3
     return machine | {op.row.scalar.name: (op.row.scalar, op.row.arity) for op in elementwise.ALL}
 
 

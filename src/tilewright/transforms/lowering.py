@@ -36,6 +36,7 @@ from tilewright.expr import (
 )
 from tilewright.graph import Node, View
 from tilewright.ops import elementwise as el
+from tilewright.scalars import MULTIPLY_ADD
 
 AXIS_NAMES = "ijklmnpq"
 FEW: Final = 4
@@ -127,8 +128,15 @@ def _terms(r: Reduce) -> Expr:
     for p in points:
         env: dict[Expr, Expr] = dict(zip(r.axes, map(as_index, p), strict=True))
         terms += substitute([r.body], env)
-    combine = functools.partial(apply, COMBINED[r.kind].row.scalar)
-    return functools.reduce(combine, terms)
+    return functools.reduce(functools.partial(_combined, r.kind), terms)
+
+
+def _combined(kind: str, total: Expr, term: Expr) -> Expr:
+    """One more term of a reduction; a product that is added to floats in one step."""
+    is_product = isinstance(term, Apply) and term.op in _SQUARES
+    if kind == "sum" and is_product and term.type in (dtypes.float32, dtypes.float64):
+        return apply(MULTIPLY_ADD, term.children[0], term.children[-1], total)
+    return apply(COMBINED[kind].row.scalar, total, term)
 
 
 def joined(root: Expr) -> Expr:
@@ -157,14 +165,11 @@ def _ordered(root: Expr) -> Expr:
         new = e if children == e.children else e.with_children(children)
         if isinstance(new, Apply) and dtypes.is_float(new.type):
             x, op = children[0], new.op
-            if (
-                op in _SQUARES
-                and x is children[-1]
-                and isinstance(x, Apply)
-                and x.op is _DIFFERENCE
-            ):
+            factors = children[:2] if op is MULTIPLY_ADD else children if op in _SQUARES else ()
+            square = factors and x is factors[-1]
+            if square and isinstance(x, Apply) and x.op is _DIFFERENCE:
                 x = known.setdefault((x.op.name, frozenset(x.children)), x)
-                new = new.with_children((x,) * len(children))
+                new = new.with_children((x,) * len(factors) + children[len(factors) :])
             if op in _COMMUTING:
                 new = known.setdefault((op.name, frozenset(new.children)), new)
         done[e] = new
