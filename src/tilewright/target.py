@@ -40,6 +40,13 @@ class Lapack:
         return {self.symbol(r) for r in self.routines}.issuperset(symbols)
 
 
+ONE_OF_64_BYTES: Final = frozenset(
+    ("znver4", "cannonlake", "icelake-client", "rocketlake", "tigerlake")
+)
+"""Processors that start one multiplication of 64 bytes in a cycle: others with such registers have
+two units for them."""
+
+
 @dataclass(frozen=True)
 class Target:
     """A CPU. `vector_bytes` is the width vectors are written at; sizes are in bytes. `lapack` is
@@ -62,6 +69,11 @@ class Target:
     def architecture(self) -> str:
         """The first part of the triple: `x86_64`, `aarch64`."""
         return self.triple.split("-")[0]
+
+    @property
+    def multiplies(self) -> int:
+        """Multiplications of the widest registers that are reckoned to start in a cycle."""
+        return 2 if self.vector_bytes == 64 and self.cpu not in ONE_OF_64_BYTES else 1
 
     @property
     def registers(self) -> int:

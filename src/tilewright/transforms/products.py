@@ -46,9 +46,10 @@ STRAY = 3.0
 """Cycles to store a result that is no neighbour of the others of its vector."""
 LINE, LINE_BYTES = 25.0, 64
 """Cycles to read a line of a large matrix that is copied in columns, and its bytes."""
-CROWDED, SECOND_LEVEL, THIRD_LEVEL = 0.05, 4.0, 20.0
+CROWDED, SECOND_LEVEL, THIRD_LEVEL = 0.05, {1: 4.0, 2: 9.5}, 20.0
 """What a load costs that hides behind multiplications, and how many times that from beyond the
-first and the second level cache."""
+first and the second level cache; the former by the multiplications of a cycle, behind two of which
+less is hidden."""
 VISIT, MANY_ROWS = 50.0, 128
 """Cycles to come to a stretch of a row for the first time, in a matrix that lies beyond the second
 level cache and has so many rows that none is fetched ahead: wide tiles come less often."""
@@ -395,7 +396,7 @@ class Product:
         far = COLLIDING if any(o.collide(rows, high) for o in singly) else 1.0
         sums, step = len(self.tiled), 0.0
         lines = inside // max(static(vector.extent), 1) * width * lanes
-        near = 1.0 if 2 * lines <= self.target.l1_bytes else SECOND_LEVEL
+        near = 1.0 if 2 * lines <= self.target.l1_bytes else SECOND_LEVEL[self.target.multiplies]
         if lines > self.target.l2_bytes:
             near = THIRD_LEVEL
         missed = self.missed(singles, {rows: high}, lines)
