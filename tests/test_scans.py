@@ -11,7 +11,7 @@ import tilewright as tw
 from running import run
 from tilewright import dtypes
 from tilewright.codegen import parallel
-from tilewright.ops.cumulative import Cumulative, Recurrence
+from tilewright.ops.cumulative import FAR, Cumulative, Recurrence
 from tilewright.ops.samples import samples
 from tilewright.runtime import threads
 
@@ -71,6 +71,20 @@ def test_long_lines(
         for count in (1, 2, 3) if threads.available() else ():
             with tw.threads(count):
                 assert np.asarray(many(x)).tobytes() == alone.tobytes()
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("n", [15, 33, 64, 101])
+@pytest.mark.parametrize("kind", ["sum", "max"])
+def test_lines_from_memory(kind: str, n: int, reverse: bool) -> None:
+    """Short ones are cut into tiles too, the only one of which may not be full."""
+    for dtype in (dtypes.float32, dtypes.float64, dtypes.int32, dtypes.int64):
+        op = Cumulative(kind, 1, reverse)
+        shape = (FAR // (n * dtype.itemsize) + 3, n)
+        x = samples(dtype, shape) if dtypes.is_integer(dtype) else small(dtype, shape)
+        got = np.asarray(tw.compile(lambda x, op=op: op(x))(x))
+        tolerance = {dtypes.float32: 2e-5, dtypes.float64: 1e-12}.get(dtype, 0)
+        np.testing.assert_allclose(got, op.numpy(x), rtol=tolerance)
 
 
 @pytest.mark.parametrize("place", [5, 4095, 4096, 60000, 70000])

@@ -55,6 +55,10 @@ long to compile, and twice as long to run where registers are half as wide."""
 TILED: Final = 128
 """Steps from which on a line is cut into tiles: what is left of it costs as much as one."""
 
+FAR: Final = 4 << 20
+"""Bytes of all lines beyond which they come from memory. No prefetcher follows chains of several
+lines there, so that half a tile is faster."""
+
 CHAINS: Final = 8
 """Chains of dependent steps that run together: as many as hide the latency of a step."""
 
@@ -302,7 +306,8 @@ class Lines:
     @property
     def is_tiled(self) -> bool:
         """Whether lines are cut into tiles."""
-        return self.n >= TILED and self._fits and not self._quick
+        least = self.size // 2 if self._far else TILED
+        return self.n >= least and self._fits and not (self._quick and self.wide.itemsize > 4)
 
     @property
     def _fits(self) -> bool:
@@ -318,13 +323,19 @@ class Lines:
     @property
     def together(self) -> int:
         """How many lines run together. Those that start a page apart share few cache lines."""
-        if self._quick:
+        if self._far and self._quick:
             return 1
         return 2 if self.n * self.out.dtype.itemsize % PAGE == 0 else CHAINS
 
     @property
+    def _far(self) -> bool:
+        """Whether the lines come from memory."""
+        return self.outer * self.n * self.out.dtype.itemsize > FAR
+
+    @property
     def _quick(self) -> bool:
-        """Whether a step takes no longer than its load and store: one chain is enough."""
+        """Whether a step takes no longer than its load and store: one chain is enough for lines
+        from memory, and a tile of few pieces is no faster."""
         return (
             self.reduction is not None
             and self.reduction[0] == "sum"
