@@ -240,3 +240,14 @@ def test_windows_are_written_out(reach, side, dtype):
     assert dtype == "float64" or "llvm.fma" not in text
     x[:, :, 0, 0], x[:, :, -1, -1] = np.inf, np.nan
     np.testing.assert_array_equal(f(x, w), case.expected(x, w))
+
+
+@pytest.mark.skipif(
+    multiply_add.SPREAD not in multiply_add.native(host()), reason="no masks on this machine"
+)
+def test_neighbouring_windows_choose_their_rows_once():
+    """The left and the right half of a row of 28 lie near one choice between it and zeros."""
+    case = Case((28, 28), (3, 3), (1, 1), ((1, 1), (1, 1)), channels=2)
+    text = case.compiled().lower(*case.operands()).asm
+    assert text.count("#APP") == 2
+    assert len(re.findall(r"\bcmov", text)) == 2

@@ -355,8 +355,11 @@ class Nest:
             alike = (x.buffer, x.form.terms, x.condition) == (buffer, offset.terms, condition)
             if alike and abs(apart) <= NEAR_BYTES:
                 return Place(k, apart, lanes)
-        k = self.pointers.setdefault(Pointer(buffer, offset, (), condition), len(self.pointers))
-        return Place(k, 0, lanes)
+        # From a round number on, so that the neighbouring nests' pointers are the same ones.
+        beside = (offset.constant * size + NEAR_BYTES // 2) % NEAR_BYTES - NEAR_BYTES // 2
+        form = Affine(offset.terms, offset.constant - beside // size)
+        k = self.pointers.setdefault(Pointer(buffer, form, (), condition), len(self.pointers))
+        return Place(k, beside, lanes)
 
     def place(self, buffer: Buffer, offset: Affine, size: int, lanes: int) -> Place | None:
         """A place as a distance from a pointer; None if that is too far."""
