@@ -240,3 +240,19 @@ def test_windows_are_written_out(reach, side, dtype):
     assert dtype == "float64" or "llvm.fma" not in text
     x[:, :, 0, 0], x[:, :, -1, -1] = np.inf, np.nan
     np.testing.assert_array_equal(f(x, w), case.expected(x, w))
+
+
+@pytest.mark.skipif(
+    multiply_add.SPREAD not in multiply_add.native(host()), reason="no masks on this machine"
+)
+def test_neighbouring_windows_share_what_they_read():
+    """The two halves of a row of 28 lie near one choice between it and zeros, above and below, and
+    a channel's window is read before the loop over its rows."""
+    case = Case((28, 28), (3, 3), (1, 1), ((1, 1), (1, 1)), channels=64)
+    lowered = case.compiled().lower(*case.operands())
+    text = lowered.llvm
+    assert text.count("asm sideeffect") == 2
+    assert lowered.asm.count("cmov") == 2
+    loops = re.split(r"^\w+:$", text, flags=re.MULTILINE)
+    assert [part.count("load float") for part in loops if "load float" in part] == [9]
+    assert not any("load float" in part for part in loops if "asm sideeffect" in part)

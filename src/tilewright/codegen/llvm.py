@@ -390,6 +390,7 @@ class FunctionPrinter(ValuePrinter):
             first, count = self.stretches[s.axis]  # never empty
         else:
             count = str(static(extent)) if is_static(extent) else self.value_of(extent).text  # type: ignore[arg-type]
+        nests.spread_ahead(self, s)
         i, following = self.fresh("i"), self.fresh("i")
         head, done = self.fresh("for")[1:], self.fresh("done")[1:]
         skipped = dict(self.registers)

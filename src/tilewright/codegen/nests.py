@@ -141,13 +141,11 @@ def taken(p: ValuePrinter, inner: Sequence[Stmt], at: int) -> int:
     end += written_out
     if end == at or multiply_add.WRITTEN not in p.native or p.vector is not None:
         return 0
-    last = end
-    while last < len(inner) and _only_stores(inner[last]):
-        last += 1
+    last = _stored_to(inner, end)
     stored = last > end and _are_done(inner, at, last)
     if written_out and not stored:
         return 0
-    gives = written_out and multiply_add.counted(inner[at]) <= GIVEN * _copies(inner[end:last])
+    gives = written_out and _gives(inner, at)
     for stop in (last,) if written_out else (last, end) if stored else (end,):
         nest = Nest(p, gives)
         for s in inner[at:stop]:
@@ -155,6 +153,53 @@ def taken(p: ValuePrinter, inner: Sequence[Stmt], at: int) -> int:
         if nest.fits and nest.sums and nest.print():
             return stop - at
     return 0
+
+
+def spread_ahead(p: ValuePrinter, s: For) -> None:
+    """Read what a loop's windows multiply by before it, where no round changes it. (LLVM cannot:
+    for all it knows, the nests' stores do.)"""
+    written = {multiply_add.WRITTEN, multiply_add.SPREAD} <= p.native and p.vector is None
+    if not written or not is_static(s.axis.extent):
+        return
+    blocks = [s.body]
+    for block in blocks:
+        for at, t in enumerate(block.statements):
+            if isinstance(t, Block):
+                blocks.append(t)
+            elif _is_window(t) and _gives(block.statements, at):
+                _spread(p, t, s, 1)
+
+
+def _spread(p: ValuePrinter, s: Stmt, loop: For, lanes: int) -> None:
+    """Spread the factors of a statement's products that are there before a loop."""
+    match s:
+        case Block(inner):
+            for t in inner:
+                _spread(p, t, loop, lanes)
+        case For(kind="vector"):
+            _spread(p, s.body, loop, s.lanes)
+        case For(axis, kind="unroll"):
+            for _ in p.numbers(axis, static(axis.extent)):
+                _spread(p, s.body, loop, lanes)
+        case Accumulate(value=value):
+            there = {*p.unrolled, *(a.serial for a in p.around)}
+            for e in p.expanded(value).children:
+                same = isinstance(e, Load) and e.guard is None and e.free <= there
+                if same and e.reads.isdisjoint(loop.body.writes):
+                    p.splat(p.value_of(e), lanes)
+
+
+def _gives(inner: Sequence[Stmt], at: int) -> bool:
+    """Whether what a window's products share is little enough to stay in registers."""
+    stores = inner[at + 1 : _stored_to(inner, at + 1)]
+    return multiply_add.counted(inner[at]) <= GIVEN * _copies(stores)
+
+
+def _stored_to(inner: Sequence[Stmt], at: int) -> int:
+    """Where the statements end that store sums, from `at` on."""
+    while at < len(inner) and _only_stores(inner[at]):
+        at += 1
+    return at
 
 
 def _copies(inner: Sequence[Stmt]) -> int:
@@ -355,8 +400,11 @@ class Nest:
             alike = (x.buffer, x.form.terms, x.condition) == (buffer, offset.terms, condition)
             if alike and abs(apart) <= NEAR_BYTES:
                 return Place(k, apart, lanes)
-        k = self.pointers.setdefault(Pointer(buffer, offset, (), condition), len(self.pointers))
-        return Place(k, 0, lanes)
+        # From a round number on, so that the neighbouring nests' pointers are the same ones.
+        beside = (offset.constant * size + NEAR_BYTES // 2) % NEAR_BYTES - NEAR_BYTES // 2
+        form = Affine(offset.terms, offset.constant - beside // size)
+        k = self.pointers.setdefault(Pointer(buffer, form, (), condition), len(self.pointers))
+        return Place(k, beside, lanes)
 
     def place(self, buffer: Buffer, offset: Affine, size: int, lanes: int) -> Place | None:
         """A place as a distance from a pointer; None if that is too far."""
