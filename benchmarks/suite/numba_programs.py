@@ -13,8 +13,7 @@ import numba
 import numpy as np
 from numba import prange
 
-PARALLEL = numba.config.NUMBA_NUM_THREADS > 1
-OPTIONS: Any = {"parallel": PARALLEL, "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
+OPTIONS: Any = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}}
 
 
 @numba.njit(inline="always")
