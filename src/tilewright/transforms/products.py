@@ -46,10 +46,13 @@ STRAY = 3.0
 """Cycles to store a result that is no neighbour of the others of its vector."""
 LINE, LINE_BYTES = 25.0, 64
 """Cycles to read a line of a large matrix that is copied in columns, and its bytes."""
-CROWDED, SECOND_LEVEL, THIRD_LEVEL = 0.05, {1: 4.0, 2: 9.5}, 20.0
+CROWDED, SECOND_LEVEL, THIRD_LEVEL = 0.05, {1: 4.0, 2: 7.0}, 20.0
 """What a load costs that hides behind multiplications, and how many times that from beyond the
 first and the second level cache; the former by the multiplications of a cycle, behind two of which
 less is hidden."""
+ARRIVES = 3.0
+"""Cycles between two vectors that come from beyond the first level cache, whatever is multiplied
+with them: 16 multiplications for four vectors wait where two start in a cycle."""
 VISIT, MANY_ROWS = 50.0, 128
 """Cycles to come to a stretch of a row for the first time, in a matrix that lies beyond the second
 level cache and has so many rows that none is fetched ahead: wide tiles come less often."""
@@ -60,8 +63,9 @@ FLIGHT, LONG = 8, 64
 """Multiplications that are under way at once: a tile of fewer sums waits for its own, if these are
 so long that the next tile's are out of sight."""
 FAR, WORD = 1.5, 1.0
-"""Loads that an element costs which is read for every chunk from beyond the second level cache;
-others of those that are read one by one cost half a load, words of narrow numbers a whole one."""
+"""Multiplications' worth of an element that is read for every chunk from beyond the second level
+cache; others of those that are read one by one cost half a load's time, where one multiplication
+starts in a cycle, and a whole one's where two do. Words of narrow numbers cost a whole one."""
 MISSED, STREAM = 1.0, 16
 """Cycles for each line that is read one by one from beyond the first level cache; and points of an
 innermost loop from which on their lines, evenly apart, are fetched ahead of their use."""
@@ -82,8 +86,9 @@ EVEN, SHARED = 16, 100_000.0
 """Chunks from which on threads end together, near enough, and cycles that are worth several
 threads: what is packed in a call is packed in every chunk, so loops inside of it are not dealt out,
 and with fewer chunks half of one is waited for."""
-ACROSS = 10.0
-"""Cycles to add the lanes of a sum."""
+ACROSS = {1: (1.1, 10.0), 2: (1.25, 12.0)}
+"""Multiplications' worth of a vector with the lanes along the sum, and of adding the lanes at its
+end, by the multiplications of a cycle."""
 
 
 WINDOW, WINDOW_ROWS = 32, 4
@@ -281,7 +286,8 @@ class Product:
         """Cycles with the lanes along the last reduced axis: no copies, but lanes to add."""
         *outer, last = (static(k.extent) for k in self.summed)
         vectors = math.prod(outer) * -(-last // min(self.lanes, _power(last)))
-        return len(self.tiled) * self.results * (1.1 * vectors + ACROSS)
+        each, end = ACROSS[self.target.multiplies]
+        return len(self.tiled) * self.results * (each * vectors + end)
 
     @functools.cached_property
     def summed(self) -> list[Axis]:
@@ -404,15 +410,18 @@ class Product:
         single = 0.0
         for o in singles:
             again = o.size([rows, *self.summed]) * o.itemsize  # read for every chunk
-            near_by = WORD if o.is_word else 0.5
-            single += FAR if again > self.target.l2_bytes else near_by
+            near_by = WORD if o.is_word else 0.5 * self.target.multiplies
+            single += FAR if again > self.target.l2_bytes and stretches > 1 else near_by
         waits = FLIGHT if depth >= LONG else 0
         left: float = -(-rest // lanes)
-        if turned is None and 0 < rest % lanes <= lanes // 2 and not any(o.is_word for o in wide):
+        alone = turned is None and not any(o.is_word for o in wide)
+        if alone and self.target.multiplies == 1 and 0 < rest % lanes <= lanes // 2:
             left -= 0.5  # narrower vectors, two of which start at once
         for times, vectors in ((chunks, width), (1, left)):
             reads = vectors * load * near * len(wide) + single * high
-            fed = max(high * vectors * sums, reads / near, waits)
+            loads = vectors * load * len(wide) + single * high
+            arrives = ARRIVES * vectors * len(wide) if near > 1 else 0.0
+            fed = max(high * vectors * sums, loads, arrives * self.target.multiplies, waits)
             work = fed + CROWDED * reads + missed
             step += panels * times * (work if vectors else 0.0) * far
         rounds = self.results / (static(rows.extent) * static(vector.extent))
