@@ -39,6 +39,7 @@ from tilewright.transforms.assemble import constants
 from tilewright.transforms.heuristic import heuristic
 from tilewright.transforms.loopify import loopify
 from tilewright.transforms.schedule import (
+    Across,
     Order,
     Parallel,
     Peel,
@@ -282,6 +283,8 @@ def random_schedule(kernel: Kernel, rng: np.random.Generator) -> Schedule:
     if kernel.is_map and summed and rng.random() < 0.2:
         factor, slices = (int(n) for n in rng.integers(1, 6, 2))
         steps.append(SplitReduction(str(rng.choice(summed)), factor, slices))
+    if kernel.is_map and summed and kernel.axes and rng.random() < 0.3:
+        steps.append(Across(str(rng.choice(places[1:])), int(rng.choice([2, 4, 8, 16]))))
     return Schedule(tuple(steps))
 
 

@@ -316,7 +316,7 @@ def test_reductions_in_parts(depth: int, slices: int) -> None:
     [
         (SplitReduction("i", 4, 2), "it is not the one axis of the kernel's one reduction"),
         (SplitReduction("k", 0, 2), "there is at least one slice and a point in each part"),
-        (Stage("y", "j"), "nothing is staged or turned with it"),
+        (Stage("y", "j"), "nothing is staged, turned or left over with it"),
     ],
 )
 def test_what_is_not_split(step: Step, message: str) -> None:

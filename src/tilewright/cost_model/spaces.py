@@ -28,6 +28,7 @@ from tilewright.target import Target
 from tilewright.transforms.heuristic import ENOUGH, heuristic, share
 from tilewright.transforms.products import operands_of
 from tilewright.transforms.schedule import (
+    Across,
     Order,
     Plan,
     Schedule,
@@ -472,6 +473,9 @@ class Tiles(Space):
             special.append(Turn(self.spelled[rows]))
         if v["parts"][0]:
             special.append(SplitReduction(self.spelled[self.last], *v["parts"]))
+        if not v["across"] and not v["parts"][0]:
+            kept = [s for s in self.default.steps if isinstance(s, Across)]
+            special += [s for s in kept if s.axis == self.spelled[vector]]
         return self.spelled_out(self._ordered(vector, rows, v["order"]), plans, special)
 
     def fill(self, walks: Walks, v: Mapping[str, Any]) -> None:

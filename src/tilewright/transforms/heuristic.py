@@ -33,6 +33,7 @@ from tilewright.transforms.index_rules import Affine, affine, flat
 from tilewright.transforms.pairs import walk_of_pairs
 from tilewright.transforms.products import Product, Tile, turned_tile
 from tilewright.transforms.schedule import (
+    Across,
     Order,
     Plan,
     Schedule,
@@ -174,6 +175,9 @@ def _special(tile: Tile, kernel: Kernel, spelled: dict[Axis, str]) -> Iterator[S
     if tile.parts is not None:
         axis, factor, slices = tile.parts
         yield SplitReduction(spelled[axis], factor, slices)
+    if tile.across is not None:
+        axis, lanes = tile.across
+        yield Across(spelled[axis], lanes)
 
 
 def _order(

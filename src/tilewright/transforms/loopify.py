@@ -145,23 +145,31 @@ def loopify(kernel: Kernel, schedule: Schedule) -> Function:
 def walked(walk: Walk, params: Sequence[Buffer]) -> Function:
     """The loops of a kernel walked as planned. `params` are the buffers from outside, in the
     function's order; its scratch memory follows."""
+    body, scratch = _loops(walk)
+    if walk.rest is not None:
+        rest, more = _loops(walk.rest)
+        body, scratch = [*body, *rest], [*scratch, *more]
+    locals_ = [Alloc(b) for b in walk.kernel.locals]
+    return Function(
+        walk.kernel.name, (*params, *scratch), block(*locals_, *body), walk.kernel.sources
+    )
+
+
+def _loops(walk: Walk) -> tuple[list[Stmt], list[Buffer]]:
+    """The loops of one walk, and the memory they work in."""
     kernel = walk.kernel
     builder = _Builder(walk)
-    locals_ = [Alloc(b) for b in kernel.locals]
-    if kernel.is_map:
-        first, assigns = builder.whole(kernel)
-        tiled = len(kernel.axes) - len(tile_of(kernel.axes, walk.plans))
-        if walk.parts is not None:
-            body = builder.in_parts(kernel.axes[:tiled], kernel.axes[tiled:], assigns, walk.parts)
-        else:
-            body = builder.nest(kernel.axes[:tiled], kernel.axes[tiled:], assigns, {})
-        body = [*_before(walk), *first, *body]
-        builder.scratch += [a.buffer for a in walk.before]
+    if not kernel.is_map:
+        return builder.rows(kernel.axes, list(kernel.body)), builder.scratch
+    first, assigns = builder.whole(kernel)
+    tiled = len(kernel.axes) - len(tile_of(kernel.axes, walk.plans))
+    outer, tile = kernel.axes[:tiled], kernel.axes[tiled:]
+    if walk.parts is not None:
+        body = builder.in_parts(outer, tile, assigns, walk.parts)
     else:
-        body = builder.rows(kernel.axes, list(kernel.body))
-    return Function(
-        kernel.name, (*params, *builder.scratch), block(*locals_, *body), kernel.sources
-    )
+        body = builder.nest(outer, tile, assigns, {})
+    scratch = [*builder.scratch, *(a.buffer for a in walk.before)]
+    return [*_before(walk), *first, *body], scratch
 
 
 def _before(walk: Walk) -> list[Stmt]:

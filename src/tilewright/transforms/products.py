@@ -23,6 +23,7 @@ from tilewright.expr import (
     Load,
     Reduce,
     is_static,
+    reductions_in,
     static,
     walk,
 )
@@ -89,7 +90,8 @@ and with fewer chunks half of one is waited for."""
 ACROSS = {1: (1.1, 10.0), 2: (1.25, 12.0)}
 """Multiplications' worth of a vector with the lanes along the sum, and of adding the lanes at its
 end, by the multiplications of a cycle."""
-
+APART_FROM = 2_000.0
+"""Cycles to begin a walk of its own for a few columns."""
 
 WINDOW, WINDOW_ROWS = 32, 4
 """Points of the largest window that is written out, and rows of results that share elements; half
@@ -107,8 +109,9 @@ sums hide each other's latency."""
 class Tile:
     """The walk of a nest: its axes in order, the plans of those in the tile, the loads to stage,
     each at an axis of the tile or (None) as a whole, the axis along which results are written if
-    the tile is turned, an estimate of the cycles, and the axis that is reduced in parts, with their
-    length and the number of independent sums of parts."""
+    the tile is turned, an estimate of the cycles, the axis that is reduced in parts, with their
+    length and the number of independent sums of parts, and the axis of whose vectors of so many
+    lanes something is left over that is summed across lanes."""
 
     axes: tuple[Axis, ...]
     plans: tuple[tuple[Axis, Plan], ...]
@@ -116,6 +119,7 @@ class Tile:
     turned: Axis | None
     cycles: float
     parts: tuple[Axis, int, int] | None = None
+    across: tuple[Axis, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -284,10 +288,13 @@ class Product:
 
     def across(self) -> float:
         """Cycles with the lanes along the last reduced axis: no copies, but lanes to add."""
-        *outer, last = (static(k.extent) for k in self.summed)
-        vectors = math.prod(outer) * -(-last // min(self.lanes, _power(last)))
-        each, end = ACROSS[self.target.multiplies]
-        return len(self.tiled) * self.results * (each * vectors + end)
+        return self.sums_across(self.results)
+
+    @functools.cached_property
+    def is_one_sum(self) -> bool:
+        """Whether all results are made of one sum each, of numbers."""
+        sums = reductions_in(*(a.value for a in self.body))
+        return self.is_map and len(sums) == 1 and not any(o.is_word for o in self.operands)
 
     @functools.cached_property
     def summed(self) -> list[Axis]:
@@ -400,7 +407,7 @@ class Product:
         spread = [e for e, at in staged if at is None]
         singly = [o for o in singles if o.read not in spread]
         far = COLLIDING if any(o.collide(rows, high) for o in singly) else 1.0
-        sums, step = len(self.tiled), 0.0
+        sums = len(self.tiled)
         lines = inside // max(static(vector.extent), 1) * width * lanes
         near = 1.0 if 2 * lines <= self.target.l1_bytes else SECOND_LEVEL[self.target.multiplies]
         if lines > self.target.l2_bytes:
@@ -413,22 +420,31 @@ class Product:
             near_by = WORD if o.is_word else 0.5 * self.target.multiplies
             single += FAR if again > self.target.l2_bytes and stretches > 1 else near_by
         waits = FLIGHT if depth >= LONG else 0
-        left: float = -(-rest // lanes)
-        alone = turned is None and not any(o.is_word for o in wide)
-        if alone and self.target.multiplies == 1 and 0 < rest % lanes <= lanes // 2:
-            left -= 0.5  # narrower vectors, two of which start at once
-        for times, vectors in ((chunks, width), (1, left)):
+
+        def steps(vectors: float) -> float:
+            """Cycles of a step in all tiles of so many vectors, one above the other."""
             reads = vectors * load * near * len(wide) + single * high
             loads = vectors * load * len(wide) + single * high
             arrives = ARRIVES * vectors * len(wide) if near > 1 else 0.0
             fed = max(high * vectors * sums, loads, arrives * self.target.multiplies, waits)
-            work = fed + CROWDED * reads + missed
-            step += panels * times * (work if vectors else 0.0) * far
+            return panels * far * (fed + CROWDED * reads + missed) if vectors else 0.0
+
+        vectors, partly = divmod(rest, lanes)
+        left = vectors + (1.0 if partly else 0.0)
+        narrow = turned is None and not any(o.is_word for o in wide)
+        if narrow and self.target.multiplies == 1 and 0 < partly <= lanes // 2:
+            left -= 0.5  # narrower vectors, two of which start at once
+        step = chunks * steps(width) + steps(left)
         rounds = self.results / (static(rows.extent) * static(vector.extent))
         rate = 1 / lanes if turned is None else TURNED * lanes / high
         if turned is None and any(o.step(vector) != 1 for o in self.outs):
             rate = STRAY
+        saved = rounds * depth * (steps(left) - steps(vectors))
+        apart = self.left_over(vector, partly, lanes, wide, singles) if turned is None else None
         cycles = rounds * depth * step + copied + rate * self.results
+        across = None if apart is None or apart >= saved else (vector, lanes)
+        if apart is not None and across is not None:
+            cycles -= saved - apart
         cycles += VISIT * (stretches * self.rows_of(vector) + panels * self.rows_of(rows))
         if turned is None:
             cycles += LATE * stretches * self.read_after // static(vector.extent)
@@ -442,7 +458,38 @@ class Product:
             cycles += cycles / (2 * dealt)
         bodies = sum(2 if static(a.extent) % p.chunk else 1 for a, p in plans.items())
         cycles += min(BODY * cycles, CODE) * (bodies - 2 + turning)
-        return Tile(order, (*plans.items(),), tuple(staged), turned, cycles)
+        return Tile(order, (*plans.items(),), tuple(staged), turned, cycles, across=across)
+
+    def left_over(
+        self,
+        vector: Axis,
+        columns: int,
+        lanes: int,
+        wide: Sequence[Operand],
+        singles: Sequence[Operand],
+    ) -> float | None:
+        """Cycles to compute the last few columns with the lanes along the sum. None if that cannot
+        be, or what is read one by one does not lie side by side along it."""
+        last = self.summed[-1]
+        whole = lanes > 1 and columns and static(vector.extent) > lanes
+        if not whole or not self.is_one_sum or len(wide) != 1:
+            return None
+        if any(o.load.guard is not None or not o.is_plain for o in (*wide, *singles)):
+            return None
+        if any(o.step(last) != 1 for o in singles):
+            return None
+        (o,) = wide
+        results = self.results // static(vector.extent) * columns
+        copied = o.size([*self.axes, *self.summed]) // static(vector.extent) * columns
+        copied = 0 if o.step(last) == 1 or o.is_constant else copied
+        return APART_FROM + SCATTERED * copied + self.sums_across(results)
+
+    def sums_across(self, results: int) -> float:
+        """Cycles of so many sums with the lanes along the last reduced axis."""
+        *outer, last = (static(k.extent) for k in self.summed)
+        vectors = math.prod(outer) * -(-last // min(self.lanes, _power(last)))
+        each, end = ACROSS[self.target.multiplies]
+        return len(self.tiled) * results * (each * vectors + end)
 
     def rows_of(self, a: Axis) -> int:
         """Rows along an axis, of matrices that lie beyond the second level cache."""

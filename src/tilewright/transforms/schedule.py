@@ -2,7 +2,7 @@
 
     Split(axis, factor)   Parallel(axis)   Unroll(axis)   Vectorize(axis)   Order(axes)
     Stage(buffer, axis)   Turn(axis)   SplitReduction(axis, factor, slices)   Peel(axis)
-    Tensorize(axis, intrinsic, along)
+    Tensorize(axis, intrinsic, along)   Across(axis, lanes)
 
 Knows the steps, when they are legal, how they print and how they are stored (`to_json`). Refuses
 to choose (`heuristic`, later the cost model) and to build loops (`loopify`, which reads the `Plan`
@@ -36,11 +36,13 @@ from tilewright.expr import (
     walk,
 )
 from tilewright.kernel import Assign, Kernel
+from tilewright.transforms.left_over import cut, rows_at_once, strided_columns, summed_across
 from tilewright.transforms.packing import strided, whole
 from tilewright.transforms.tensorize import (
     INTRINSICS,
     first,
     groupable,
+    is_word,
     matches,
     reads,
     tensorized,
@@ -221,13 +223,32 @@ class Tensorize:
         return f"Tensorize({self.axis}, {self.intrinsic}{flipped})"
 
 
+@dataclass(frozen=True)
+class Across:
+    """Compute the last points of `axis`, which fill no vector of `lanes`, on their own and with the
+    lanes along the reduced axis. The steps after it see the axis without them.
+
+    rewrite:   for j in 129: y[j] = sum[k](a[k]*b[k, j])
+          ->   for j in 128: y[j] = sum[k](a[k]*b[k, j])
+               p[:] = b[:, 128]; y[128] = sum[k](a[k]*p[k]) in lanes along k
+    """
+
+    axis: str
+    lanes: int
+
+    def __str__(self) -> str:
+        return f"Across({self.axis}, {self.lanes})"
+
+
 Step = (
-    Split | Parallel | Unroll | Vectorize | Order | Stage | Turn | SplitReduction | Peel | Tensorize
-)
+    Split | Parallel | Unroll | Vectorize | Order | Stage | Turn | SplitReduction | Peel
+    | Tensorize | Across
+)  # fmt: skip
 STEPS: Final[dict[str, Any]] = {
     s.__name__: s
     for s in (
-        Split, Parallel, Unroll, Vectorize, Order, Stage, Turn, SplitReduction, Peel, Tensorize
+        Split, Parallel, Unroll, Vectorize, Order, Stage, Turn, SplitReduction, Peel, Tensorize,
+        Across,
     )
 }  # fmt: skip
 
@@ -245,8 +266,8 @@ class Parts:
 class Walk:
     """What the steps of a schedule add up to: the kernel with its axes in order, the plan of each
     axis, the loads (or words of loads) that are staged at each axis (None: before all loops), the
-    axis of the tile along which results are written, if it is not the one with the lanes, and what
-    is computed before all loops."""
+    axis of the tile along which results are written, if it is not the one with the lanes, what is
+    computed before all loops, and how what is left over of an axis is walked after them."""
 
     kernel: Kernel
     plans: Mapping[Axis, Plan]
@@ -254,12 +275,14 @@ class Walk:
     turned: Axis | None = None
     parts: Parts | None = None
     before: tuple[Assign, ...] = ()
+    rest: Walk | None = None
 
     @property
     def params(self) -> tuple[Buffer, ...]:
-        """What the kernel, and what is computed before it, needs from outside."""
+        """What the kernel, what is computed before it and what is left over need from outside."""
         loads = (e for a in self.before for e in loads_in(a.value))
-        return tuple(dict.fromkeys((*self.kernel.params, *(e.buffer for e in loads))))
+        rest = () if self.rest is None else self.rest.params
+        return tuple(dict.fromkeys((*self.kernel.params, *(e.buffer for e in loads), *rest)))
 
 
 @dataclass(frozen=True)
@@ -319,6 +342,7 @@ def planned(kernel: Kernel, schedule: Schedule) -> Walk:
     """
     spelled = buffer_names(kernel)
     kernel, before = grouped(kernel, schedule)
+    kernel, rest = _apart(kernel, schedule)
     by_name = names(kernel)
     parts: dict[str, tuple[str, int]] = {}  # inner part -> (axis, extent)
     result: dict[Axis, Plan] = {}
@@ -382,8 +406,8 @@ def planned(kernel: Kernel, schedule: Schedule) -> Walk:
                 _find(by_name, name, step)
             case SplitReduction():
                 split = step
-            case Tensorize():
-                pass  # done before all others: they see its words
+            case Tensorize() | Across():
+                pass  # done before all others: they see its words, and an axis of whole vectors
     _check_places(kernel, result, cause)
     staged: dict[Axis | None, tuple[Expr, ...]] = {}
     for step in stages:
@@ -395,9 +419,10 @@ def planned(kernel: Kernel, schedule: Schedule) -> Walk:
     for sums in before:
         _plan_sums(sums, result)
     if split is None:
-        return Walk(kernel, result, staged, turned, before=before)
-    if staged or turned:
-        raise ScheduleError(str(split), split.axis, "", "nothing is staged or turned with it")
+        return Walk(kernel, result, staged, turned, before=before, rest=rest)
+    if staged or turned or rest:
+        reason = "nothing is staged, turned or left over with it"
+        raise ScheduleError(str(split), split.axis, "", reason)
     parted = _parts(kernel, split, by_name, result)
     return Walk(kernel, result, staged, turned, parted, before)
 
@@ -438,6 +463,35 @@ def _tensorized(kernel: Kernel, step: Tensorize) -> tuple[Kernel, Assign | None]
         raise ScheduleError(str(step), step.axis, show_extent(k.extent), reason)
     assert intrinsic is not None, "it was looked for"
     return tensorized(kernel, found[0], k, intrinsic, along)
+
+
+def _apart(kernel: Kernel, schedule: Schedule) -> tuple[Kernel, Walk | None]:
+    """The kernel without what an `Across` step leaves over, and how that is walked."""
+    steps = [s for s in schedule.steps if isinstance(s, Across)]
+    if not steps:
+        return kernel, None
+    step, a = steps[0], _find(names(kernel), steps[0].axis, steps[0])
+    r = summed_across(kernel.body, a) if kernel.is_map and a in kernel.axes else None
+    reason = ""
+    if len(steps) > 1:
+        reason = "one axis is cut"
+    elif r is None or any(map(is_word, walk(r.body))):
+        reason = "it is no axis of results of the kernel's one reduction, over numbers"
+    elif not is_static(a.extent) or not 1 < step.lanes < static(a.extent):
+        reason = "it has no whole vector"
+    elif static(a.extent) % step.lanes == 0:
+        reason = "nothing is left over"
+    if reason:
+        raise ScheduleError(str(step), step.axis, show_extent(a.extent), reason)
+    assert r is not None, "it was looked for"
+    kernel, other, last = cut(kernel, a, step.lanes)
+    plans = {x: Plan(unroll=n) for x, n in rows_at_once(other, last).items()}
+    if any(isinstance(s, Parallel) for s in schedule.steps):
+        plans |= {x: replace(plans.get(x, Plan()), parallel=True) for x in other.axes[:-1]}
+    k = r.axes[-1]
+    plans[k] = Plan(lanes=min(step.lanes, _power(static(k.extent))))
+    staged: dict[Axis | None, tuple[Expr, ...]] = {None: strided_columns(other, last, k)}
+    return kernel, Walk(other, plans, staged)
 
 
 def _plan_sums(sums: Assign, plans: dict[Axis, Plan]) -> None:
