@@ -148,8 +148,10 @@ class Writer:
 
 
 def _computes(line: Line) -> bool:
-    """Complex products and quotients are several roundings, in an order of their own."""
-    return any(w in line.source for w in ("multiply", "divide", "square", "reciprocal", "*", "abs"))
+    """Complex products and quotients are several roundings, in an order of their own; a sign is a
+    number divided by its size."""
+    several = ("multiply", "divide", "square", "reciprocal", "*", "abs", "sign(")
+    return any(w in line.source for w in several)
 
 
 def write(seed: int) -> Program:
