@@ -264,7 +264,7 @@ def defined(program: loops.Program, once: bool) -> list[str]:
 
 
 def test_only_a_short_preparation_is_not_improved_by_llvm(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, w = normal(64, 300), tw.constant(normal(208, 300))
+    x, w = normal(64, 300), tw.constant(normal(207, 300))
     program = preparation(
         tw.compile(lambda x: x @ np.tanh(w + tw.numpy.zeros(1, w.dtype)).T), x
     ).program
