@@ -264,9 +264,9 @@ def defined(program: loops.Program, once: bool) -> list[str]:
 
 
 def test_only_a_short_preparation_is_not_improved_by_llvm(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, w = normal(64, 300), tw.constant(normal(207, 300))
+    x, w = normal(300, 64), tw.constant(normal(203, 300))
     program = preparation(
-        tw.compile(lambda x: x @ np.tanh(w + tw.numpy.zeros(1, w.dtype)).T), x
+        tw.compile(lambda x: x.T @ np.tanh(w + tw.numpy.zeros(1, w.dtype)).T), x
     ).program
     assert all(llvm.AS_PRINTED in head for head in defined(program, once=True))
     *kernels, _ = defined(program, once=False)
