@@ -349,3 +349,22 @@ def test_conversions_of_halves(narrow: str) -> None:
     lowered = tw.compile(_as_halves).lower(x)
     assert ("vcvtps2ph" in lowered.asm) == (narrow == "avx2")
     assert "sfhf" not in lowered.asm, "a library's conversion"
+
+
+def left_over(x: Any, w: Any, b: Any) -> Any:
+    """65 columns: whole vectors, and one that is summed with the lanes along the 211 terms."""
+    return np.maximum(x @ w + b, 0)
+
+
+def test_columns_left_over_on_a_narrow_machine(narrow: str) -> None:
+    args = rows(67, 211), rows(211, 65), rows(1, 65)
+    (schedule,) = tw.compile(left_over).lower(*args).schedules.values()
+    assert "Across(j" in str(schedule)
+    result = checked(narrow)(left_over)(*args)
+    np.testing.assert_allclose(result, left_over(*args), rtol=1e-4, atol=1e-4)
+
+
+def test_columns_left_over_on_arm() -> None:
+    args = rows(67, 211), rows(211, 65), rows(1, 65)
+    result = assembled(left_over)(*args)
+    np.testing.assert_allclose(result, left_over(*args), rtol=1e-4, atol=1e-4)
