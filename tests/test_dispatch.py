@@ -678,6 +678,30 @@ def test_checks_that_fail_leave_the_python_path(
     assert says in reason
 
 
+@pytest.mark.parametrize("times", [1, dispatch.CHECKS])
+def test_references_are_counted_until_nobody_else_lets_go(
+    monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """Another thread may drop an array while calls are checked; what happens every time is ours."""
+    monkeypatch.setattr(dispatch, "_natives", {})
+    monkeypatch.setattr(dispatch, "_reasons", [])
+    others = [[np.dtype(np.float32)] for _ in range(times)]
+    alike, asked = dispatch._alike, iter(range(10**6))
+
+    def meanwhile(found: Any, wanted: Any) -> bool:
+        if next(asked) % 3 == 0 and others:  # once a round
+            others.pop()
+        return alike(found, wanted)
+
+    monkeypatch.setattr(dispatch, "_alike", meanwhile)
+    f = tw.compile(lambda x: x + 3)
+    for _ in range(dispatch.FIRST + 1):
+        f(np.ones(4))
+    reason = dispatch.reason()
+    assert not others
+    assert reason is None if times == 1 else "references are counted" in str(reason)
+
+
 def test_other_interpreters(monkeypatch: pytest.MonkeyPatch) -> None:
     """There, the class stays as it is."""
     monkeypatch.setattr(dispatch, "unsupported", lambda: "the interpreter is another")

@@ -45,6 +45,9 @@ FIRST: Final = 8
 MOST: Final = 64
 """Signatures of one function that native code serves. They are tried in turn, a few ns each."""
 
+CHECKS: Final = 5
+"""Times that references are counted before they are believed to be wrong."""
+
 T = TypeVar("T", bound=type)
 
 
@@ -399,16 +402,26 @@ def check_calls(cls: type, native: Native) -> None:
     record = signatures.record(seen)
     args, kwargs, wanted = expected()
     held = [*args, *trees.leaves((args, kwargs)), *kwargs, _PROBE, list, dict, record]
-    before = [sys.getrefcount(x) for x in held]
-    chain._show((record,), native)
-    try:
-        same = all(_alike(function(*args, **kwargs), wanted) for _ in range(3))
-    except (TypeError, AttributeError) as error:  # it went to the function's own Python path
-        raise Unsupported("calls are made otherwise than known") from error
-    finally:
-        chain.clear()
-    _require(same, "calls end")
-    _require(before == [sys.getrefcount(x) for x in held], "references are counted")
+
+    def counts() -> list[int]:
+        return [sys.getrefcount(x) for x in held]
+
+    def kept() -> bool:
+        """Whether calls leave as many references as there were."""
+        before = counts()
+        chain._show((record,), native)
+        try:
+            same = all(_alike(function(*args, **kwargs), wanted) for _ in range(3))
+        except (TypeError, AttributeError) as error:  # it went to the function's own Python path
+            raise Unsupported("calls are made otherwise than known") from error
+        finally:
+            chain.clear()
+        _require(same, "calls end")
+        return before == counts()
+
+    # Types and dtypes are everyone's: another thread, or the garbage collector, may let go of one
+    # meanwhile. What calls do wrong they do every time.
+    _require(any(kept() for _ in range(CHECKS)), "references are counted")
 
 
 def _alike(found: Any, wanted: Any) -> bool:
