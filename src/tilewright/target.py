@@ -43,8 +43,8 @@ class Lapack:
 ONE_OF_64_BYTES: Final = frozenset(
     ("znver4", "cannonlake", "icelake-client", "rocketlake", "tigerlake")
 )
-"""Processors that start one multiplication of 64 bytes in a cycle: others with such registers have
-two units for them."""
+"""Processors that start one multiplication of 64 bytes in a cycle: others with such registers, and
+those with registers of 32, have two units for them."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Target:
     @property
     def multiplies(self) -> int:
         """Multiplications of the widest registers that are reckoned to start in a cycle."""
-        return 2 if self.vector_bytes == 64 and self.cpu not in ONE_OF_64_BYTES else 1
+        return 2 if self.vector_bytes >= 32 and self.cpu not in ONE_OF_64_BYTES else 1
 
     @property
     def registers(self) -> int:

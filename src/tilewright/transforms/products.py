@@ -51,9 +51,11 @@ CROWDED, SECOND_LEVEL, THIRD_LEVEL = 0.05, {1: 4.0, 2: 7.0}, 20.0
 """What a load costs that hides behind multiplications, and how many times that from beyond the
 first and the second level cache; the former by the multiplications of a cycle, behind two of which
 less is hidden."""
-ARRIVES = 3.0
+ARRIVES, BUS, FLOWS = 1.0, 32, 2.2
 """Cycles between two vectors that come from beyond the first level cache, whatever is multiplied
-with them: 16 multiplications for four vectors wait where two start in a cycle."""
+with them, and the bytes for each of which it is one more: 16 multiplications for four vectors of 64
+bytes wait where two start in a cycle. Cycles between two lines of what is read from its beginning
+to its end, as packed columns are."""
 VISIT, MANY_ROWS = 50.0, 128
 """Cycles to come to a stretch of a row for the first time, in a matrix that lies beyond the second
 level cache and has so many rows that none is fetched ahead: wide tiles come less often."""
@@ -73,6 +75,8 @@ innermost loop from which on their lines, evenly apart, are fetched ahead of the
 AGAIN, IN_TURNS = 1.3, 17.0
 """What it costs to read a line from beyond the second level cache for the next rows, and to write
 one of many rows in turns."""
+PAGE, PAGED = 4096, 4.5
+"""Bytes apart from which on lines are not, and cycles for each."""
 COLLIDING, WAYS = 2.0, 7
 """What rows cost of which more than so many share a set of the first level cache."""
 QUEUE, WAITED, APART = 32, 17.0, 25.0
@@ -163,6 +167,12 @@ class Operand:
         """Whether too many of so many points of the axis share a set."""
         apart = ALIAS_BYTES // math.gcd(self.step(a) * self.load.type.itemsize, ALIAS_BYTES)
         return self.step(a) != 0 and rows / apart > WAYS
+
+    def sets(self, a: Axis, length: int) -> float:
+        """The share of the first level cache's sets that stretches of so many elements, one for
+        each point of the axis, fall into."""
+        apart = math.gcd(self.step(a) * self.load.type.itemsize, ALIAS_BYTES)
+        return min(1.0, max(length * self.load.type.itemsize, LINE_BYTES) / max(apart, 1))
 
     def lines(self, points: Mapping[Axis, int]) -> float:
         """Cache lines that are touched over so many points of each axis: runs of neighbours, or
@@ -414,19 +424,26 @@ class Product:
             near = THIRD_LEVEL
         missed = self.missed(singles, {rows: high}, lines)
         chunks, rest = divmod(static(vector.extent), width * lanes)
-        single = 0.0
+        single, by_columns = 0.0, order.index(vector) < order.index(rows)
         for o in singles:
             again = o.size([rows, *self.summed]) * o.itemsize  # read for every chunk
             near_by = WORD if o.is_word else 0.5 * self.target.multiplies
-            single += FAR if again > self.target.l2_bytes and stretches > 1 else near_by
+            afar = again > self.target.l2_bytes and stretches > 1 and by_columns
+            single += FAR if afar else near_by
         waits = FLIGHT if depth >= LONG else 0
+        flowing = [o for o in wide if o in packed or o.step(self.summed[-1]) == width * lanes]
+        nbytes = self.target.vector_bytes
+        arriving = (len(wide) - len(flowing)) * (ARRIVES + nbytes / BUS)
+        arriving += len(flowing) * FLOWS * nbytes / LINE_BYTES
+        sets = min((o.sets(self.summed[-1], width * lanes) for o in wide), default=1.0)
+        stays = 2 * lines <= self.target.l1_bytes * sets
+        arriving *= 0.0 if stays else self.target.multiplies
 
         def steps(vectors: float) -> float:
             """Cycles of a step in all tiles of so many vectors, one above the other."""
             reads = vectors * load * near * len(wide) + single * high
             loads = vectors * load * len(wide) + single * high
-            arrives = ARRIVES * vectors * len(wide) if near > 1 else 0.0
-            fed = max(high * vectors * sums, loads, arrives * self.target.multiplies, waits)
+            fed = max(high * vectors * sums, loads, arriving * vectors, waits)
             return panels * far * (fed + CROWDED * reads + missed) if vectors else 0.0
 
         vectors, partly = divmod(rest, lanes)
@@ -479,6 +496,9 @@ class Product:
         if any(o.step(last) != 1 for o in singles):
             return None
         (o,) = wide
+        depth = math.prod(static(k.extent) for k in self.summed)
+        if 2 * columns * depth * o.itemsize > self.target.l1_bytes:
+            return None  # columns are read again for every few rows
         results = self.results // static(vector.extent) * columns
         copied = o.size([*self.axes, *self.summed]) // static(vector.extent) * columns
         copied = 0 if o.step(last) == 1 or o.is_constant else copied
@@ -555,12 +575,14 @@ class Product:
         """Cycles in each step for lines of what a tile reads one by one, if these do not stay in
         the first level cache beside `nbytes` of other operands."""
         points = {**tile, **{k: static(k.extent) for k in self.summed}}
-        if points[self.summed[-1]] >= STREAM:
-            return 0.0
+        last = self.summed[-1]
         touched = sum(o.lines(points) for o in singles)
-        if touched * LINE_BYTES + nbytes <= self.target.l1_bytes:
-            return 0.0
-        return MISSED * touched / math.prod(points[k] for k in self.summed)
+        stays = touched * LINE_BYTES + nbytes <= self.target.l1_bytes
+        if points[last] >= STREAM:
+            paged = [o for o in singles if abs(o.step(last)) * o.itemsize >= PAGE]
+            lost = [o for o in paged if not stays or (o.far(last) and points[last] > DEEP)]
+            return PAGED * self.target.multiplies * len(lost)
+        return 0.0 if stays else MISSED * touched / math.prod(points[k] for k in self.summed)
 
     def lines_of(self, o: Operand, vector: Axis, chunk: int) -> float:
         """Cycles for the cache lines that making words of a large operand touches: narrow numbers
