@@ -35,7 +35,9 @@ from tilewright.transforms.packing import whole
 from tilewright.transforms.tensorize import contiguous
 
 SUMS: Final = 8
-"""Sums that are under way at once: as many multiplications hide each other's latency."""
+MOST: Final = 12
+"""Sums that are under way at once: as many multiplications hide each other's latency; and as many
+as are taken where all rows are then in tiles of one height, half as much code."""
 
 
 def summed_across(body: Sequence[Assign], a: Axis) -> Reduce | None:
@@ -64,7 +66,11 @@ def rows_at_once(kernel: Kernel, rest: Axis) -> dict[Axis, int]:
     found = {rest: static(rest.extent)}
     if len(kernel.axes) > 1 and is_static(kernel.axes[-2].extent):
         rows = kernel.axes[-2]
-        found[rows] = max(1, min(SUMS // found[rest], static(rows.extent)))
+        extent, columns = static(rows.extent), found[rest]
+        even = [n for n in range(1, MOST // columns + 1) if extent % n == 0]
+        best = max(even, default=1)
+        enough = 2 * best * columns >= SUMS
+        found[rows] = best if enough else max(1, min(SUMS // columns, extent))
     return found
 
 

@@ -174,7 +174,9 @@ def _shared(s: Stmt) -> Stmt:
 def _filled(copy: Block, lanes: int) -> list[Stmt]:
     target, axes, value = copy.buffer, copy.axes, copy.value
     across = _contiguous(value, axes)
-    if across is None or across is axes[-1] or not 2 <= lanes <= WIDEST_FLIP:
+    if across is None or across is axes[-1] or static(across.extent) == 1:  # nothing to turn
+        return _by_rows(target, axes, value, lanes)
+    if not 2 <= lanes <= WIDEST_FLIP:
         return _by_rows(target, axes, value, lanes)
     return _turned(target, axes, value, lanes, across)
 
