@@ -70,7 +70,7 @@ def test_other_reductions(kind: str) -> None:
     assert kernel_differs(kernel, loopify(kernel, Schedule((*TILE, Across("j", 16))))) is None
 
 
-def test_whole_vectors_need_no_masks() -> None:
+def test_the_tile_sees_whole_vectors_only() -> None:
     """The tile's loops see 16 columns, and what follows reads a copy of the last three."""
     text = show_function(loopify(matmul(8, 32, 19), Schedule((*TILE, Across("j", 16)))))
     assert "y_copy" in text

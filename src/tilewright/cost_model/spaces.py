@@ -89,7 +89,9 @@ class Space:
         self.operands = tuple(operands_of(reads(values)))
         self.summed = frozenset(reads([r.body for r in self.sums]))
         self.usual = planned(kernel, default)
-        self.plans = self.usual.plans
+        found = names(self.usual.kernel)  # steps may have replaced axes: by name they are the same
+        self.plans = {self.by_name[n]: self.usual.plans[a] for n, a in found.items()
+                      if a in self.usual.plans}  # fmt: skip
         self.lanes = max((p.lanes for p in self.plans.values()), default=1)
         self.holes = self._holes()
 

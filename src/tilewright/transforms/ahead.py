@@ -111,8 +111,9 @@ def _nbytes(n: Node) -> int:
 def packed(walk_: Walk) -> tuple[Walk, tuple[Block, ...]]:
     """The walk with what it stages of constants read from blocks that are filled ahead."""
     if walk_.rest is not None:
-        (rest, more), (alone, own) = packed(walk_.rest), packed(replace(walk_, rest=None))
-        return replace(alone, rest=rest), (*own, *more)
+        first_, blocks_of_first = packed(replace(walk_, rest=None))
+        rest, blocks_of_rest = packed(walk_.rest)
+        return replace(first_, rest=rest), (*blocks_of_first, *blocks_of_rest)
     blocks: list[Block] = []
     env: dict[Expr, Expr] = {}
     staged: dict[Axis | None, tuple[Expr, ...]] = {}

@@ -35,9 +35,9 @@ from tilewright.transforms.packing import whole
 from tilewright.transforms.tensorize import contiguous
 
 SUMS: Final = 8
+"""Sums that are under way at once: as many multiplications hide each other's latency."""
 MOST: Final = 12
-"""Sums that are under way at once: as many multiplications hide each other's latency; and as many
-as are taken where all rows are then in tiles of one height, half as much code."""
+"""Sums that are taken where all rows are then in tiles of one height, half as much code."""
 
 
 def summed_across(body: Sequence[Assign], a: Axis) -> Reduce | None:
@@ -54,9 +54,9 @@ def cut(kernel: Kernel, a: Axis, lanes: int) -> tuple[Kernel, Kernel, Axis]:
     that counts it, the last one of the latter."""
     n = static(a.extent)
     start = n - n % lanes
-    whole, rest = axis(a.name, start), axis(a.name, n - start)
+    vectors, rest = axis(a.name, start), axis(a.name, n - start)
     others = tuple(x for x in kernel.axes if x is not a)
-    first = _moved(kernel, {a: whole}, tuple(whole if x is a else x for x in kernel.axes))
+    first = _moved(kernel, {a: vectors}, tuple(vectors if x is a else x for x in kernel.axes))
     return first, _moved(kernel, {a: index("+", rest, as_index(start))}, (*others, rest)), rest
 
 
@@ -77,10 +77,10 @@ def rows_at_once(kernel: Kernel, rest: Axis) -> dict[Axis, int]:
 def strided_columns(kernel: Kernel, rest: Axis, k: Axis) -> tuple[Expr, ...]:
     """What is read for the columns that are left over, where it does not lie side by side along the
     sum: it is copied first."""
-    loads = dict.fromkeys(loads_in(*(x.value for x in kernel.body)))
-    sums = [x for r in reductions_in(*(x.value for x in kernel.body)) for x in r.axes]
+    values = [x.value for x in kernel.body]
+    sums = [x for r in reductions_in(*values) for x in r.axes]
     found = []
-    for e in loads:
+    for e in loads_in(*values):
         used = [x for x in (*kernel.axes, *sums) if x.serial in e.free]
         plain = e.guard is None and not any(c.reads or c.reduces for c in e.children)
         if depends(e, (rest,)) and depends(e, (k,)) and plain and not contiguous(e, k):

@@ -431,13 +431,7 @@ class Product:
             afar = again > self.target.l2_bytes and stretches > 1 and by_columns
             single += FAR if afar else near_by
         waits = FLIGHT if depth >= LONG else 0
-        flowing = [o for o in wide if o in packed or o.step(self.summed[-1]) == width * lanes]
-        nbytes = self.target.vector_bytes
-        arriving = (len(wide) - len(flowing)) * (ARRIVES + nbytes / BUS)
-        arriving += len(flowing) * FLOWS * nbytes / LINE_BYTES
-        sets = min((o.sets(self.summed[-1], width * lanes) for o in wide), default=1.0)
-        stays = 2 * lines <= self.target.l1_bytes * sets
-        arriving *= 0.0 if stays else self.target.multiplies
+        arriving = self.arriving(wide, packed, width * lanes, lines)
 
         def steps(vectors: float) -> float:
             """Cycles of a step in all tiles of so many vectors, one above the other."""
@@ -476,6 +470,19 @@ class Product:
         bodies = sum(2 if static(a.extent) % p.chunk else 1 for a, p in plans.items())
         cycles += min(BODY * cycles, CODE) * (bodies - 2 + turning)
         return Tile(order, (*plans.items(),), tuple(staged), turned, cycles, across=across)
+
+    def arriving(
+        self, wide: Sequence[Operand], packed: Sequence[Operand], chunk: int, nbytes: int
+    ) -> float:
+        """Multiplications that could start while a vector of each operand comes from beyond the
+        first level cache, if the `nbytes` of a chunk of columns do not stay there."""
+        last, size = self.summed[-1], self.target.vector_bytes
+        sets = min((o.sets(last, chunk) for o in wide), default=1.0)
+        if 2 * nbytes <= self.target.l1_bytes * sets:
+            return 0.0
+        flows = [o in packed or o.step(last) == chunk for o in wide]
+        cycles = [FLOWS * size / LINE_BYTES if f else ARRIVES + size / BUS for f in flows]
+        return self.target.multiplies * sum(cycles)
 
     def left_over(
         self,
