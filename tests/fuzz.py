@@ -35,7 +35,6 @@ from tilewright.expr import static
 from tilewright.runtime.executable import prepared
 from tilewright.runtime.jit import pointers
 from tilewright.target import host
-from tilewright.transforms.assemble import constants
 from tilewright.transforms.heuristic import heuristic
 from tilewright.transforms.loopify import loopify
 from tilewright.transforms.schedule import (
@@ -295,7 +294,7 @@ def _looped(program: Program) -> Sequence[Any]:
     inputs = [
         prepared(np.asarray(v), n.type.dtype) for v, n in zip(program.inputs.values(), g.inputs)
     ]
-    inputs += [prepared(h.array, h.array.dtype) for h in constants(g)]
+    inputs += [prepared(a, a.dtype) for a in lowered.entry.captured]
     outs = [np.zeros(n.type.shape, n.type.dtype) for n in g.outputs]
     arena = np.zeros(lowered.arena_bytes, np.uint8)
     loops.run(lowered.program, [*inputs, *outs, arena])
@@ -355,7 +354,7 @@ def stays_inside(f: Callable[..., Any], args: Sequence[Any]) -> bool:
     lowered = tw.compile(f).lower(*args)
     program = lowered.entry.program
     arrays = [prepared(np.asarray(v), n.type.dtype) for v, n in zip(args, program.graph.inputs)]
-    arrays += [prepared(h.array, h.array.dtype) for h in constants(program.graph)]
+    arrays += [prepared(a, a.dtype) for a in lowered.entry.captured]
     arrays += [np.zeros(n.type.shape, n.type.dtype) for n in program.graph.outputs]
     arrays.append(np.zeros(-(-lowered.arena_bytes // 64) * 64, np.uint8))
     call = program.executable.loaded.call

@@ -349,7 +349,9 @@ def choose(w: Writer) -> Line | None:
 
 def clip(w: Writer) -> Line | None:
     x = w.name(_is_real)
-    return x and Line(w.fresh(), f"np.clip({x}, {w.small(0, 2)}, {w.small(2, 9)})", (x,))
+    return x and Line(
+        w.fresh(), f"np.clip({x}, {w.small(0, 2)}, {w.small(2, 9)})", (x,), LOOSE_ZERO
+    )
 
 
 def cast(w: Writer) -> Line | None:

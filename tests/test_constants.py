@@ -17,6 +17,7 @@ from running import interpreted, same
 from tilewright import errors, loops
 from tilewright.codegen import llvm
 from tilewright.constants import is_constant
+from tilewright.graph import evaluate
 from tilewright.runtime import cache
 from tilewright.target import host
 from tilewright.transforms.ahead import split
@@ -381,6 +382,32 @@ def test_programs_are_shared_and_weights_are_not() -> None:
         for g, w in zip(models, weights, strict=True):
             same(g(x), x @ np.tanh(w).T)
     assert len({id(g.lower(x).entry.program) for g in models}) == 1
+
+
+def test_programs_keep_no_arrays() -> None:
+    """Neither of the model they were made for, nor what they made of it."""
+
+    def model(c: Any) -> Any:
+        return tw.compile(lambda x: x @ np.tanh(c + tw.numpy.zeros(1, c.dtype)).T)
+
+    x, first, second = normal(16, 64), tw.constant(normal(80, 64)), tw.constant(normal(80, 64))
+    f, g = model(first), model(second)
+    same(f(x), x @ np.tanh(first).T)
+    same(g(x), x @ np.tanh(second).T)
+    lowered = g.lower(x)
+    program = lowered.entry.program
+    assert program is f.lower(x).entry.program
+    made = [a for c in (first, second) for a in program.prepared([c])]
+    refs = [weakref.ref(a) for a in (first, second, *made)]
+    del made, first, f
+    gc.collect()
+    assert [r() is None for r in refs] == [True, False, True, False]
+    with pytest.raises(errors.ConstantGone, match=r"lower\(x\)\.graph"):
+        evaluate(lowered.simplified, [x])
+    same(evaluate(lowered.graph, [x])[0], g(x))
+    del lowered, second, g
+    gc.collect()
+    assert [r() is None for r in refs] == [True] * 4
 
 
 def test_constants_and_captured_arrays_are_told_apart() -> None:

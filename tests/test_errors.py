@@ -7,6 +7,7 @@ the line `HERE`. Texts are compared word by word, so docstrings may be wrapped.
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import inspect
 import re
@@ -23,7 +24,7 @@ import tilewright as tw
 from error_cases import CASES, X, case, expected
 from tilewright import errors, trees
 from tilewright.errors import TilewrightError
-from tilewright.graph import Type
+from tilewright.graph import Type, evaluate
 from tilewright.target import named
 from tilewright.tracing import closed
 
@@ -570,6 +571,25 @@ def writing_to_an_argument() -> None:
         return values
 
     tw.compile(f)(X)
+
+
+@case(errors.ConstantGone, ReferenceError)
+def the_constants_of_another_function() -> None:
+    """
+    a program does not keep the arrays of the functions it was made for, and nobody has this one any
+    more: f32[7,5]
+    AT
+    Evaluate the graph that was traced: f.lower(x).graph.
+    """
+
+    def lowered() -> Any:
+        w = tw.constant(np.ones((7, 5), np.float32))
+        return tw.compile(lambda x: np.arctan(x) @ w).lower(np.ones((3, 7), np.float32))
+
+    first, second = lowered(), lowered()
+    del first
+    gc.collect()
+    evaluate(second.simplified, [np.ones((3, 7), np.float32)])  # HERE
 
 
 @case(errors.NotConstant, ValueError)

@@ -43,7 +43,7 @@ from tilewright.runtime.signatures import Seen, is_long
 from tilewright.target import Lapack, Target, host, named
 from tilewright.tracing import Call, Traced
 from tilewright.transforms import pipeline
-from tilewright.transforms.assemble import Assembly, Scheduler, constants
+from tilewright.transforms.assemble import Assembly, Scheduler, constants, lent
 from tilewright.transforms.heuristic import heuristic
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ Code: TypeAlias = tuple[Loaded, ...]
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a program computed from constants, and whether these are still the ones it was."""
+    """What a program computed from constants, and whether these are still the ones it was. It goes
+    with the first of them."""
 
     constants: tuple[weakref.ref[Any], ...]
     results: tuple[Any, ...]
@@ -104,7 +105,7 @@ class Program:
     def captured(self, traced: Graph) -> tuple[Any, ...]:
         """The arrays captured by a graph of this program, as the program expects them."""
         held = constants(traced)
-        return tuple(held[i].array for i in self._kept)
+        return tuple(held[i].elements() for i in self._kept)
 
     @functools.cached_property
     def _kept(self) -> tuple[int, ...]:
@@ -205,7 +206,12 @@ class Program:
         found = self._made.get(key)
         if found is None or not found.is_of(fixed):
             results = tuple(before([prepared(a, a.dtype) for a in captured]))
-            found = self._made[key] = Prepared(tuple(map(weakref.ref, fixed)), results)
+            made = self._made
+
+            def forget(_: weakref.ref[Any]) -> None:
+                made.pop(key, None)
+
+            found = made[key] = Prepared(tuple(weakref.ref(a, forget) for a in fixed), results)
             if len(self._made) > MOST_PREPARED:
                 self._made.popitem(last=False)
         return found.results
@@ -243,7 +249,7 @@ class Programs:
                 return found
             on_disk = _disk_key(graph, canonical, target, scheduler, options)
             there = _found(on_disk, graph, canonical, target)
-            found = Program(graph, target, scheduler, options, canonical, on_disk, there)
+            found = Program(lent(graph), target, scheduler, options, canonical, on_disk, there)
             if there is None:
                 found.lowered  # noqa: B018  (errors in the user's code appear here)
             self._kept[key] = found

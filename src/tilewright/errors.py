@@ -625,6 +625,22 @@ class NotConstant(TilewrightError, ValueError):
         )
 
 
+class ConstantGone(TilewrightError, ReferenceError):
+    """A program's graph evaluated after the arrays it was made with are gone.
+
+    Fails: evaluating `f.lower(x).simplified` when the program was made for another function like
+    `f`, with arrays of its own that nobody has any more.
+    Way out: evaluate `f.lower(x).graph`, which has the arrays of `f`.
+    """
+
+    def __init__(self, type: str) -> None:
+        super().__init__(
+            f"a program does not keep the arrays of the functions it was made for, and nobody has"
+            f" this one any more: {type}",
+            "Evaluate the graph that was traced: f.lower(x).graph.",
+        )
+
+
 class ViewWrite(TilewrightError, ValueError):
     """A write through a view that cannot be followed back to its array.
 

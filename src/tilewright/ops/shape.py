@@ -8,6 +8,7 @@ input position, so none of these costs a kernel of its own.
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ import numpy as np
 
 from tilewright import dtypes
 from tilewright.dtypes import DType
-from tilewright.errors import InternalError
+from tilewright.errors import ConstantGone, InternalError
 from tilewright.expr import (
     Expr,
     Extent,
@@ -109,6 +110,35 @@ class Held:
     def __init__(self, array: Any, fixed: bool = False) -> None:
         self.array, self.fixed = array, fixed
 
+    @property
+    def type(self) -> Type:
+        return Type(self.array.dtype, self.array.shape)
+
+    def elements(self) -> Any:
+        return self.array
+
+
+class Lent(Held):
+    """What a program, which outlives the functions it is made for, has of a held array: the type,
+    and the elements as long as somebody has the array."""
+
+    __slots__ = ("_found", "_type")
+
+    def __init__(self, held: Held) -> None:
+        super().__init__(None, held.fixed)
+        self._type, self._found = held.type, weakref.ref(held.elements())
+
+    @property
+    def type(self) -> Type:
+        return self._type
+
+    def elements(self) -> Any:
+        """The array. **Raises:** `ConstantGone`."""
+        found = self._found()
+        if found is None:
+            raise ConstantGone(repr(self._type))
+        return found
+
 
 @dataclass(frozen=True)
 class Constant(Op):
@@ -119,10 +149,10 @@ class Constant(Op):
     fusion: ClassVar[str] = "source"
 
     def type(self) -> Type:
-        return Type(self.held.array.dtype, self.held.array.shape)
+        return self.held.type
 
     def numpy(self) -> Any:
-        return self.held.array
+        return self.held.elements()
 
     def attributes(self) -> list[str]:
         return [repr(self.type()), *(["fixed"] if self.held.fixed else [])]

@@ -58,7 +58,7 @@ from tilewright.loops import (
     While as WhileLoop,
 )
 from tilewright.ops.control import Scan, Switch, While
-from tilewright.ops.shape import Constant, Held, Reshape, Transpose
+from tilewright.ops.shape import Constant, Held, Lent, Reshape, Transpose
 from tilewright.target import Lapack
 from tilewright.transforms import ahead, copies, fusion
 from tilewright.transforms.ahead import packed, split
@@ -69,6 +69,7 @@ from tilewright.transforms.loopify import walked
 from tilewright.transforms.lowering import axes_for, position
 from tilewright.transforms.packing import Block as Copy
 from tilewright.transforms.partials import in_slices
+from tilewright.transforms.rewriting import rewritten
 from tilewright.transforms.schedule import (
     Parallel,
     Schedule,
@@ -233,6 +234,16 @@ def constants(graph: Graph) -> list[Held]:
     return list(found)
 
 
+def lent(graph: Graph) -> Graph:
+    """The graph with its captured arrays lent, not held."""
+    known = {h: Lent(h) for h in constants(graph)}
+
+    def rule(op: Op, args: Sequence[Node]) -> Node | None:
+        return Constant(known[op.held]).node() if isinstance(op, Constant) else None
+
+    return rewritten(graph, rule) if known else graph
+
+
 def assemble(graph: Graph, scheduler: Scheduler, lapack: Lapack | None = None) -> Assembly:
     """The program of a closed, simplified graph. Entry: inputs, constants, what was prepared,
     outputs, arena."""
@@ -318,7 +329,7 @@ def _whole(b: Buffer) -> Place:
 
 
 def _captured(h: Held, name: str) -> Buffer:
-    return Buffer(name, h.array.dtype, h.array.shape, CONSTANT if h.fixed else "input")
+    return Buffer(name, h.type.dtype, h.type.shape, CONSTANT if h.fixed else "input")
 
 
 def _buffer(n: Node, scope: str, name: str) -> Buffer:

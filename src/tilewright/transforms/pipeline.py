@@ -135,20 +135,26 @@ def explain(graph: Graph, assembly: Assembly) -> str:
     kept = {e.node for e in assembly.edges}
     inlined = [n for n in graph.nodes if n.args and n not in kept and n not in graph.inputs]
     first = assembly.preparation
-    ahead = [] if first is None else ["computed ahead of all calls, from constants:"]
-    ahead += [] if first is None else [f"  {t!r}: {_size(t):,} bytes" for t in first.results]
-    sections = [
-        [f"{graph.name}: {len(assembly.kernels)} kernels, {assembly.arena_bytes:,} bytes of arena"],
-        [f"  {s.kernel.name}    schedule {s.schedule}" for s in assembly.kernels],
-        ahead,
-        ["kept in memory:"],
-        [_edge(e) for e in assembly.edges if e.nbytes],
-        ["passed on inside a kernel, in registers or a row buffer:"],
-        [_edge(e) for e in assembly.edges if not e.nbytes],
-        ["inlined into their readers:"],
-        [f"  {_where(n)}: saves {2 * _nbytes(n):,} bytes of traffic" for n in inlined],
+    count = len(assembly.kernels)
+    lines = [
+        f"{graph.name}: {count} kernel{'' if count == 1 else 's'},"
+        f" {assembly.arena_bytes:,} bytes of arena",
+        *(f"  {s.kernel.name}    schedule {s.schedule}" for s in assembly.kernels),
     ]
-    return "\n".join(line for section in sections for line in section)
+    sections = {
+        "computed ahead of all calls, from constants:": [
+            f"  {t!r}: {_size(t):,} bytes" for t in (first.results if first else ())
+        ],
+        "kept in memory:": [_edge(e) for e in assembly.edges if e.nbytes],
+        "passed on inside a kernel, in registers or a row buffer:": [
+            _edge(e) for e in assembly.edges if not e.nbytes
+        ],
+        "inlined into their readers:": [
+            f"  {_where(n)}: saves {2 * _nbytes(n):,} bytes of traffic" for n in inlined
+        ],
+    }
+    lines += [line for title, of in sections.items() if of for line in (title, *of)]
+    return "\n".join(lines)
 
 
 def _edge(e: Edge) -> str:
