@@ -548,7 +548,9 @@ def test_large_programs_are_made_on_several_threads() -> None:
     """Each object is the one that a single thread makes of its part."""
     text = text_of(of_many_kernels, np.linspace(0, 1, 64).reshape(4, 16))
     assert len(text) > 2 * jit.PART_CHARACTERS
-    expected = [jit.object_code(part, host()) for part in modules.split(text, 2)]
+    expected = [
+        jit.object_code(part, host()) for part in modules.split(text, 2, jit.PART_CHARACTERS)
+    ]
     with ThreadPoolExecutor(4) as pool:  # and several programs at a time
         found = [f.result() for f in [pool.submit(jit.objects, text, host(), 2, True)] * 4]
     assert all(list(code) == expected for code in found)
@@ -591,6 +593,14 @@ def test_small_programs_and_those_with_variables_stay_whole() -> None:
     assert modules.split("@state = internal global i64 0\n\n" + text + text, 2) == [
         "@state = internal global i64 0\n\n" + text + text
     ]
+
+
+def test_what_is_nearly_all_one_function_stays_whole() -> None:
+    """The other part would be done at once, and cost a thread and a target machine."""
+    long, short = (f"define void @f{n}() {{\n{'; a line' * n}\n}}\n" for n in (900, 9))
+    assert modules.split(long + short, 2, 1000) == [long + short]
+    assert len(modules.split(long + short + long.replace("900", "901"), 3, 1000)) == 2
+    assert len(modules.split(long + short, 2)) == 2
 
 
 def test_errors_in_a_part_are_raised() -> None:

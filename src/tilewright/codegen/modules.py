@@ -39,26 +39,39 @@ class _Function:
         return self.text.replace("define internal ", "define ", 1)
 
 
-def split(text: str, parts: int) -> list[str]:
-    """The module as at most `parts` modules of about the same length.
+def split(text: str, parts: int, least: int = 1) -> list[str]:
+    """The module as at most `parts` modules of about the same length, each with functions of
+    `least` characters or more.
 
     All functions become external, everything else is repeated: a module with variables of its own,
     of which there must be one, stays whole.
     """
+    parts = min(parts, len(text) // least)
     if parts < 2:
         return [text]
     texts, rest = _taken_apart(text)
-    count = min(parts, len(texts))
-    if count < 2 or _STATE.search(rest):
+    if _STATE.search(rest):
         return [text]
-    functions = [_function(t) for t in texts]
-    shares: list[list[_Function]] = [[] for _ in range(count)]
+    texts.sort(key=len, reverse=True)
+    shares = _shares(texts, parts)
+    while len(shares) > 1 and min(sum(map(len, s)) for s in shares) < least:
+        shares = _shares(texts, len(shares) - 1)  # one function is nearly all there is
+    if len(shares) == 1:
+        return [text]
+    taken = [[_function(t) for t in share] for share in shares]
+    functions = [f for share in taken for f in share]
+    return [_module(rest, share, functions) for share in taken]
+
+
+def _shares(texts: list[str], count: int) -> list[list[str]]:
+    """Texts, the longest first, in at most `count` groups: each goes where least is."""
+    shares: list[list[str]] = [[] for _ in range(count)]
     lengths = [0] * count
-    for f in sorted(functions, key=lambda f: -len(f.text)):  # the longest goes where least is
+    for t in texts:
         k = lengths.index(min(lengths))
-        shares[k].append(f)
-        lengths[k] += len(f.text)
-    return [_module(rest, share, functions) for share in shares]
+        shares[k].append(t)
+        lengths[k] += len(t)
+    return [s for s in shares if s]
 
 
 def _taken_apart(text: str) -> tuple[list[str], str]:

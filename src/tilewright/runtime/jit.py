@@ -136,7 +136,7 @@ def object_code(text: str, target: Target, verify: bool = True) -> bytes:
 
 def objects(text: str, target: Target, threads: int, verify: bool) -> tuple[bytes, ...]:
     """The relocatable objects that are a module together, made on at most `threads` threads."""
-    parts = modules.split(text, min(threads, len(text) // PART_CHARACTERS))
+    parts = modules.split(text, threads, PART_CHARACTERS)
     if len(parts) == 1:
         return (object_code(text, target, verify),)
     with _lock, ThreadPoolExecutor(len(parts) - 1) as others:
