@@ -451,17 +451,23 @@ def test_exceptions_while_results_are_built() -> None:
 
 
 def test_exceptions_where_memory_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python's allocator of large results raises, and the call does."""
+    """Python has no block for a large result, and the call raises what Python does."""
 
     def full(*args: Any) -> Any:
         raise MemoryError("full")
 
     f = tw.compile(lambda x: (x + 1, x[:3]))
     x = np.zeros(memory.LARGE)
-    native(f, x)
-    monkeypatch.setattr(memory, "_block", full)
-    with pytest.raises(MemoryError, match="full"):
-        f(x)
+    held = [native(f, x), f(x)]
+    monkeypatch.setattr(memory, "_blocks", {})
+    monkeypatch.setattr(memory, "_new", full)
+    counts = sys.getrefcount(x), sys.getrefcount(x.dtype)
+    for _ in range(100):
+        with pytest.raises(MemoryError, match="full"):
+            f(x)
+    assert sys.getrefcount(x) == counts[0] and abs(sys.getrefcount(x.dtype) - counts[1]) < 20
+    held.pop()
+    alike(f(x)[0], x + 1)  # in the block that is idle now
     monkeypatch.undo()
     alike(native(f, x)[1], x[:3].copy())
 

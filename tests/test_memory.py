@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,3 +64,60 @@ def test_arrays_that_live_together_do_not_overlap() -> None:
         assert memory.address(a) % (memory.ALIGN if nbytes >= memory.LARGE else memory.LINE) == 0
     assert [a.shape for a in memory.together([((0,), np.dtype(np.int8), 0)])] == [(0,)]
     assert memory.together([]) == []
+
+
+def _native(f: Any, *args: Any) -> Any:
+    """The result of a call that runs no Python, as far as calls do here."""
+    for _ in range(10):
+        f(*args)
+    return f(*args)
+
+
+def test_native_calls_share_no_block_that_somebody_uses() -> None:
+    f = tw.compile(lambda x: x + 1)
+    arrays = [np.full(memory.LARGE // 4 + 5, k, np.float32) for k in range(6)]
+    _native(f, arrays[0])
+    results = [f(x) for x in arrays]
+    part = results[0][3:7]
+    lost = results[1].ctypes.data
+    del results[0], results[0]
+    assert f(arrays[5]).ctypes.data == lost, "of the last blocks one is idle"
+    for _ in range(20):
+        f(arrays[5])
+    assert (part == 1).all()
+    for k, r in enumerate(results, 2):
+        assert (r == k + 1).all() and r.base is not None
+        assert r.flags.c_contiguous and r.flags.aligned and r.flags.writeable
+        assert not r.flags.owndata and r.dtype == np.float32
+
+
+def test_native_calls_leave_blocks_as_idle_as_they_were() -> None:
+    """Large results and large planned memory, by turns and all at once."""
+    f = tw.compile(lambda x, y: ((x @ y) @ x, x + y))
+    x, y = np.random.default_rng(0).normal(size=(2, 300, 300)).astype(np.float32)
+    whole, total = _native(f, x, y)
+    np.testing.assert_allclose(whole, (x @ y) @ x, rtol=2e-3, atol=2e-3)
+    np.testing.assert_array_equal(total, x + y)
+    del whole, total
+    idle = {id(b): sys.getrefcount(b) for found in memory._blocks.values() for b in found}
+    kept = [f(x, y) for _ in range(5)]
+    assert len({memory.address(r) for pair in kept for r in pair}) == 10
+    for pair in kept:
+        np.testing.assert_array_equal(pair[1], x + y)
+    del kept, pair
+    for found in memory._blocks.values():
+        for b in found:
+            assert sys.getrefcount(b) == idle.get(id(b), sys.getrefcount(b)) == 4
+
+
+def test_native_calls_where_no_more_blocks_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    f = tw.compile(lambda x, y: (x @ y) @ x)
+    monkeypatch.setattr(memory, "KEPT_BYTES", 0)
+    monkeypatch.setattr(memory, "_blocks", {})
+    x, y = np.random.default_rng(0).normal(size=(2, 301, 301)).astype(np.float32)
+    results = [_native(f, x, y) for _ in range(3)]
+    assert not any(memory._blocks.values())
+    assert len({memory.address(r) for r in results}) == 3
+    for r in results:
+        assert memory.address(r) % memory.ALIGN == 0
+        np.testing.assert_array_equal(r, results[0])

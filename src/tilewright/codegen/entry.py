@@ -213,16 +213,29 @@ stack:
   %frame = alloca i8, i64 %arena_bytes, align 64
   br label %go
 large:
+{field("arena_newer", "%record")}
+  %kept = call ptr @kept(ptr %arena_newer.at, ptr %arena_size.at, ptr %context)
+  %kept.failed = icmp eq ptr %kept, null
+  br i1 %kept.failed, label %failed, label %large.found
+large.found:
+  call void @push(ptr %references, ptr %kept)
+{field("none", "%context", "ptr", CONTEXT)}
+  %full = icmp eq ptr %kept, %none
+  br i1 %full, label %once, label %large.kept
+large.kept:
+  %page = call ptr @page(ptr %kept, ptr %context)
+  br label %go
+once:
 {field("block", "%context", "ptr", CONTEXT)}
   %array = call ptr @PyObject_Vectorcall(ptr %block, ptr %arena_size.at, i64 1, ptr null)
   %array.failed = icmp eq ptr %array, null
-  br i1 %array.failed, label %failed, label %large.made
-large.made:
+  br i1 %array.failed, label %failed, label %once.made
+once.made:
   call void @push(ptr %references, ptr %array)
 {at("%array.data", "%array", layout.array("data"))}
   br label %go
 go:
-  %memory = phi ptr [ %frame, %stack ], [ %array.data, %large.made ]
+  %memory = phi ptr [ %frame, %stack ], [ %page, %large.kept ], [ %array.data, %once.made ]
   store ptr %memory, ptr %arena
   call void @run(ptr %record, ptr %addresses)
   call void @release(ptr %references)

@@ -28,12 +28,16 @@ SHORT: Final = 6
 
 ARRAY: Final = 10
 """Words of `give`'s operation for arrays before dims and strides."""
+LARGE: Final = 10
+"""Words of its operation for large arrays before dims."""
+CARRAY: Final = 0x0501
+"""NumPy's flags of an array that is contiguous in C order, aligned and writeable."""
 
 
 def print_codes(layout: Layout) -> str:
     """The functions @take, @give and @make with what they need, as LLVM IR."""
     take = (_elements(layout), _take(layout))
-    give = (_free(layout), _array(layout), _give(layout))
+    give = (_free(layout), _array(layout), _BLOCK, _large(layout), _give(layout))
     return "\n".join((_SMALL, *take, *give, _FETCH, _make(layout)))
 
 
@@ -435,6 +439,110 @@ keep:
 }}"""
 
 
+_BLOCK = f"""
+; A kept block that nobody uses: one of the last two of this place (`last`), or Python's choice for
+; so many bytes, which is None if no more can be kept. Null: an exception is set. Blocks that are
+; kept have two references which nobody gives up, so their addresses need none of their own.
+define internal ptr @kept(ptr %last, ptr %bytes, ptr %context) {{
+entry:
+{word("%newer", "%last", 0, "ptr")}
+{word("%older", "%last", 1, "ptr")}
+  %newer.idle = call i1 @idle(ptr %newer)
+  br i1 %newer.idle, label %take, label %other
+other:
+  %older.idle = call i1 @idle(ptr %older)
+  br i1 %older.idle, label %take, label %ask
+take:
+  %idle = phi ptr [ %newer, %entry ], [ %older, %other ]
+  call void @Py_IncRef(ptr %idle)
+  ret ptr %idle
+ask:
+{field("recycled", "%context", "ptr", CONTEXT)}
+{field("none", "%context", "ptr", CONTEXT)}
+  %found = call ptr @PyObject_Vectorcall(ptr %recycled, ptr %bytes, i64 1, ptr null)
+  %failed = icmp eq ptr %found, null
+  %full = icmp eq ptr %found, %none
+  %neither = or i1 %failed, %full
+  br i1 %neither, label %out, label %remember
+remember:
+  store ptr %found, ptr %newer.at
+  store ptr %newer, ptr %older.at
+  br label %out
+out:
+  ret ptr %found
+}}
+
+define internal i1 @idle(ptr %block) {{
+entry:
+  %none = icmp eq ptr %block, null
+  br i1 %none, label %no, label %look
+look:
+  %count = load i32, ptr %block
+  %alone = icmp eq i32 %count, 2
+  ret i1 %alone
+no:
+  ret i1 false
+}}
+"""
+
+
+def _large(layout: Layout) -> str:
+    return f"""
+; Where a block's first page begins.
+define internal ptr @page(ptr %block, ptr %context) {{
+{at("%data", "%block", layout.array("data"))}
+{field("page", "%context", "i64", CONTEXT)}
+  %first = ptrtoint ptr %data to i64
+  %mask = sub i64 %page, 1
+  %behind = add i64 %first, %mask
+  %begins = sub i64 0, %page
+  %start = and i64 %behind, %begins
+  %there = inttoptr i64 %start to ptr
+  ret ptr %there
+}}
+
+; A large array: a view of a block.
+define internal ptr @large(ptr %op, ptr %context, i64 %n) {{
+entry:
+  %last = getelementptr i64, ptr %op, i64 5
+  %arguments = getelementptr i64, ptr %op, i64 7
+  %bytes = getelementptr i64, ptr %op, i64 9
+  %block = call ptr @kept(ptr %last, ptr %bytes, ptr %context)
+  %failed = icmp eq ptr %block, null
+  br i1 %failed, label %no, label %found
+found:
+{field("none", "%context", "ptr", CONTEXT)}
+  %full = icmp eq ptr %block, %none
+  br i1 %full, label %once, label %view
+once:
+  call void @Py_DecRef(ptr %block)
+{field("empty", "%context", "ptr", CONTEXT)}
+  %made = call ptr @PyObject_Vectorcall(ptr %empty, ptr %arguments, i64 3, ptr null)
+  ret ptr %made
+view:
+  %start = call ptr @page(ptr %block, ptr %context)
+{word("%descr", "%op", 4, "ptr")}
+  %dims = getelementptr i64, ptr %op, i64 {LARGE}
+{field("new_array", "%context", "ptr", CONTEXT)}
+{field("array_type", "%context", "ptr", CONTEXT)}
+  call void @Py_IncRef(ptr %descr)
+  %axes = trunc i64 %n to i32
+  %new = call ptr %new_array(ptr %array_type, ptr %descr, i32 %axes, ptr %dims, ptr null,
+                             ptr %start, i32 {CARRAY}, ptr null)
+  %lost = icmp eq ptr %new, null
+  br i1 %lost, label %unused, label %out
+unused:
+  call void @Py_DecRef(ptr %block)
+  br label %no
+out:
+{at("%base", "%new", layout.array("base"))}
+  store ptr %block, ptr %base.at
+  ret ptr %new
+no:
+  ret ptr null
+}}"""
+
+
 def _give(layout: Layout) -> str:
     return f"""
 ; Memory for what the program writes. False: an exception is set.
@@ -469,16 +577,15 @@ scratch:
   %after = getelementptr i64, ptr %op, i64 4
   br label %next
 large:
-  %arguments = getelementptr i64, ptr %op, i64 4
-{field("empty", "%context", "ptr", CONTEXT)}
-  %block = call ptr @PyObject_Vectorcall(ptr %empty, ptr %arguments, i64 3, ptr null)
-  %block.failed = icmp eq ptr %block, null
-  br i1 %block.failed, label %no, label %large.made
+  %view = call ptr @large(ptr %op, ptr %context, i64 %n)
+  %view.failed = icmp eq ptr %view, null
+  br i1 %view.failed, label %no, label %large.made
 large.made:
-  store ptr %block, ptr %result
-{at("%block.data", "%block", layout.array("data"))}
-  store ptr %block.data, ptr %pointer
-  %after.large = getelementptr i64, ptr %op, i64 7
+  store ptr %view, ptr %result
+{at("%view.data", "%view", layout.array("data"))}
+  store ptr %view.data, ptr %pointer
+  %large.words = add i64 %n, {LARGE}
+  %after.large = getelementptr i64, ptr %op, i64 %large.words
   br label %next
 done:
   ret i1 true

@@ -31,7 +31,9 @@ RECORD: Final = (
     "results",  # how many registers hold results and what is built of them
     "result",  # which of them is what the caller gets
     "arena_bytes",  # planned memory: on the stack,
-    "arena_size",  # or, if this is not null, this many bytes from Python (a number object)
+    "arena_size",  # or, if this is not null, a block of this many bytes (a number object),
+    "arena_newer",  # one of the last two it had, or null
+    "arena_older",
     "program",
     "release",  # whether others may run Python meanwhile
     "hold",  # whether Python code may run between the checks and the program's end
@@ -44,8 +46,10 @@ CONTEXT: Final = (
     "array_type",  # numpy.ndarray
     "new_array",  # the address of NumPy's PyArray_NewFromDescr
     "new_scalar",  # and of PyArray_Scalar
-    "empty",  # Python's allocator of large results
+    "recycled",  # Python's choice among the blocks of memory that are kept
+    "empty",  # its allocator of large results, where no more blocks can be kept,
     "block",  # and of large arenas
+    "page",  # what is in a block begins at a multiple of this
     "none",  # None
     "new_object",  # the address of what object.__new__ is in C
     "nothing",  # an empty tuple
@@ -87,7 +91,7 @@ class Give(IntEnum):
     DONE = 0
     ARRAY = 1  # n axes; descriptor, flags, earlier, count, templates, key, dims, strides
     SCRATCH = 2  # scratch slot n
-    LARGE = 3  # the three arguments of Python's `empty`
+    LARGE = 3  # n axes; descriptor, the last two blocks, the arguments of `empty`, dims
 
 
 class Make(IntEnum):

@@ -257,14 +257,17 @@ def _made(cls: type) -> Native:
         "array_type": id(np.ndarray),
         "new_array": api["new_array"],
         "new_scalar": api["new_scalar"],
+        "recycled": id(memory.recycled),
         "empty": id(memory.empty),
         "block": id(memory.block),
+        "page": memory.ALIGN,
         "none": id(None),
         "new_object": slot(object, _TP_NEW),
         "nothing": id(()),
     }
     words = (c_ssize_t * len(CONTEXT))(*(context[name] for name in CONTEXT))
-    native = Native(loaded.address, words, (cls.__call__, tracing.OPEN, memory.empty, memory.block))
+    functions = (memory.recycled, memory.empty, memory.block)
+    native = Native(loaded.address, words, (cls.__call__, tracing.OPEN, *functions))
     check_calls(cls, native)
     return native
 

@@ -82,27 +82,39 @@ def _rounded(nbytes: int) -> int:
     return -(-nbytes // step) * step
 
 
-def _block(nbytes: int) -> tuple[Any, int]:
-    """A free block with room for `nbytes` bytes, and where its first aligned byte is."""
+def recycled(nbytes: int) -> Any:
+    """A block with room for `nbytes` bytes from a page on that nobody uses and that is kept as long
+    as the process; None if no more can be kept. (Native code has the addresses of such blocks: one
+    reference more is counted than there is.)"""
     global _total
     size = _rounded(nbytes + ALIGN)
     with _lock:
-        found = None
         for candidate in _blocks.setdefault(size, []):
-            # The list, the loop variable and getrefcount's argument: nobody else holds it.
-            if sys.getrefcount(candidate) == 3:
-                found = candidate
-                break
-        if found is None:
-            kept = _total + size <= KEPT_BYTES
-            try:
-                shared = kept and SHARED[0] <= size <= SHARED[1]
-                found = _cut(size) if shared else np.empty(size, np.uint8)
-            except MemoryError:
-                raise OutOfMemory(nbytes) from None
-            if kept:
-                _blocks[size].append(found)
-                _total += size
+            # The list, the one for ever, the loop variable and getrefcount's argument.
+            if sys.getrefcount(candidate) == 4:
+                return candidate
+        if _total + size > KEPT_BYTES:
+            return None
+        found = _new(nbytes, SHARED[0] <= size <= SHARED[1])
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(found))
+        _blocks[size].append(found)
+        _total += size
+        return found
+
+
+def _new(nbytes: int, shared: bool) -> Any:
+    size = _rounded(nbytes + ALIGN)
+    try:
+        return _cut(size) if shared else np.empty(size, np.uint8)
+    except MemoryError:
+        raise OutOfMemory(nbytes) from None
+
+
+def _block(nbytes: int) -> tuple[Any, int]:
+    """A block with room for `nbytes` bytes that nobody uses, and where its first page begins."""
+    found = recycled(nbytes)
+    if found is None:
+        found = _new(nbytes, shared=False)
     return found, -address(found) % ALIGN
 
 

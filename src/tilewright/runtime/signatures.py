@@ -120,11 +120,13 @@ def record(seen: Seen) -> Record:
         "values": max(taken.values, made.most, 1),
         "pointers": pointers,
         "scratch": given.scratch,
-        "held": taken.held + 2,  # the list's length, and a large arena
+        "held": taken.held + 3,  # the list's length, and a large arena in one of two ways
         "results": max(made.registers, 1),
         "result": made.result,
         "arena_bytes": 0 if large else seen.arena_bytes,
         "arena_size": id(arena[0]) if large else 0,
+        "arena_newer": 0,
+        "arena_older": 0,
         "program": seen.program,
         "release": seen.long,
         "hold": seen.long or large or given.large or taken.asks,
@@ -336,7 +338,8 @@ class _Given:
                 self.array(k, first + k, np.empty(shape, dtype), places.get(k))
             else:
                 arguments = (shape, dtype, size)
-                self.code += [Give.LARGE, k, first + k, 3, *map(id, arguments)]
+                self.code += [Give.LARGE, k, first + k, len(shape), id(dtype), 0, 0]
+                self.code += [*map(id, arguments), *shape]
                 self.kept += arguments
                 self.large = True
         self.code += [Give.DONE, 0, 0, 0]
