@@ -121,3 +121,19 @@ def test_native_calls_where_no_more_blocks_are_kept(monkeypatch: pytest.MonkeyPa
     for r in results:
         assert memory.address(r) % memory.ALIGN == 0
         np.testing.assert_array_equal(r, results[0])
+
+
+def test_blocks_that_many_held_are_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though a call looks at few of them."""
+    for name, empty in (("_blocks", {}), ("_hands", {}), ("_total", 0)):
+        monkeypatch.setattr(memory, name, empty)
+    count = 10 * memory.LOOKS
+    held = [memory.block(memory.LARGE) for _ in range(count)]
+    ((_, blocks),) = memory._blocks.items()
+    assert len(blocks) == count
+    del held[::2]
+    held += [memory.block(memory.LARGE) for _ in range(count // 2)]
+    assert len(blocks) == count
+    del held[:-1]
+    alternating = [memory.block(memory.LARGE) for _ in range(count - 1)]
+    assert len(blocks) == count == len({memory.address(b) for b in [*held, *alternating]})

@@ -23,6 +23,9 @@ LARGE: Final = 64 << 10
 """From this many bytes on a result is recycled; below, NumPy's own allocator is faster."""
 KEPT_BYTES: Final = 1 << 30
 """Blocks kept for reuse, in total, free ones and ones in use."""
+LOOKS: Final = 16
+"""How many blocks a call looks at: who keeps thousands of results should not wait for a look at
+all of them. The next call goes on behind them, so what was given back is found in the end."""
 ALIGN: Final = 4096
 """Blocks start on a page. NumPy's large arrays start 16 bytes into one: a result that started a
 line or two further on would have its stores taken for what the next loads read, as processors
@@ -42,6 +45,8 @@ LINE: Final = 64
 
 _lock = threading.Lock()
 _blocks: dict[int, list[Any]] = {}
+_hands: dict[int, int] = {}
+"""Where among the blocks of a size the next look for a free one begins."""
 _total = 0
 _stretch: list[Any] = []
 """What is left of the stretch that blocks are taken from, if there is one."""
@@ -89,15 +94,19 @@ def recycled(nbytes: int) -> Any:
     global _total
     size = _rounded(nbytes + ALIGN)
     with _lock:
-        for candidate in _blocks.setdefault(size, []):
-            # The list, the one for ever, the loop variable and getrefcount's argument.
+        kept, hand = _blocks.setdefault(size, []), _hands.get(size, 0)
+        for k in range(hand, hand + min(len(kept), LOOKS)):
+            candidate = kept[k % len(kept)]
+            # The list, the one for ever, the variable and getrefcount's argument.
             if sys.getrefcount(candidate) == 4:
+                _hands[size] = k % len(kept)
                 return candidate
+        _hands[size] = (hand + LOOKS) % len(kept) if kept else 0
         if _total + size > KEPT_BYTES:
             return None
         found = _new(nbytes, SHARED[0] <= size <= SHARED[1])
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(found))
-        _blocks[size].append(found)
+        kept.append(found)
         _total += size
         return found
 
