@@ -6,7 +6,8 @@ to blame for silence. Refuses to know time-outs and tables.
 
 One thread: the process has one core, time is processor time, which neighbours on the machine do
 not inflate. More: time is wall time, and between contenders all sleep until no library's workers
-spin any more.
+spin any more. Nobody begins before the machine is steady (`steady`), and what was timed while it
+ceased to be is timed again.
 """
 
 from __future__ import annotations
@@ -20,12 +21,20 @@ import traceback
 import warnings
 from collections.abc import Callable
 from itertools import repeat
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from benchmarks.suite.steady import Machine
 
 SETTLE_SECONDS = 0.3
 """Idle OpenMP workers spin for up to 0.2 s after their last region."""
 SLOW = 12.0
 """A contender this much slower than the fastest gets three samples."""
+
+LONG = 1.0
+"""Seconds of a share that is not measured again."""
+AGAIN = 3
+"""How often a share of somebody's time is measured again, at most."""
 
 START_UP = "start-up"
 """The stage of imports and back ends; compilers of C++ may take their time."""
@@ -51,16 +60,19 @@ def main(threads: int, seconds: float) -> None:
 
     contenders.pin(threads)
     warnings.simplefilter("ignore")
+    from benchmarks.suite.steady import Machine
+
     from tilewright import roofline
 
     tell(event="rates", **vars(roofline.measured(threads)))
+    machine = Machine(threads)
     started: set[str] = set()
     for line in sys.stdin:
         order = json.loads(line)
         _start_up(set(order["contenders"]) - started, threads, tell)
         started |= set(order["contenders"])
         try:
-            _measure(order["workload"], order["contenders"], threads, seconds, tell)
+            _measure(order["workload"], order["contenders"], machine, seconds, tell)
         except Exception as e:
             traceback.print_exc()
             tell(event="failed", contender="", reason=_short(e))
@@ -91,7 +103,7 @@ def _short(e: BaseException) -> str:
     return f"{type(e).__name__}: {' '.join(str(e).split())}"[:300]
 
 
-def _measure(name: str, names: list[str], threads: int, seconds: float, tell: Events) -> None:
+def _measure(name: str, names: list[str], machine: Machine, seconds: float, tell: Events) -> None:
     import numpy as np
     from benchmarks.suite import contenders
     from benchmarks.suite.workloads import BY_NAME
@@ -104,8 +116,9 @@ def _measure(name: str, names: list[str], threads: int, seconds: float, tell: Ev
     for one in names:
         tell(event="start", contender=one, stage="first call")
         try:
-            made = contenders.contender(one, workload, args, threads)
+            made = contenders.contender(one, workload, args, machine.threads)
             _settle()
+            machine.wait()
             begun, used = time.perf_counter(), time.process_time()
             call = made.build()
             result = call()
@@ -120,7 +133,7 @@ def _measure(name: str, names: list[str], threads: int, seconds: float, tell: Ev
             continue
         calls[one] = call
         tell(event="first", contender=one, wall=first[0], cpu=first[1])
-    samples, waited = _rounds(calls, threads, seconds, tell)
+    samples, waited = _rounds(calls, machine, seconds, tell)
     for one, times in samples.items():
         tell(event="times", contender=one, median=statistics.median(times), best=min(times),
              samples=len(times), waited=waited[one])  # fmt: skip
@@ -137,10 +150,11 @@ def _settle(turn: float = 0.01, most: int = 100) -> None:
 
 
 def _rounds(
-    calls: dict[str, Call], threads: int, seconds: float, tell: Events
+    calls: dict[str, Call], machine: Machine, seconds: float, tell: Events
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Seconds a call of every contender, in turns whose order rotates, and the share of the time
     in which a runnable thread waited for a core."""
+    threads = machine.threads
     clock = time.process_time if threads == 1 else time.perf_counter
     estimates: dict[str, float] = {}
     for one, call in calls.items():
@@ -162,20 +176,27 @@ def _rounds(
                 continue
             tell(event="start", contender=one, stage="timing")
             call = calls[one]
-            if threads > 1:
-                time.sleep(SETTLE_SECONDS)
-                _warm(call, min(0.02, 2 * estimates[one]))
             repeats = max(1, int(2e-3 / max(estimates[one], 1e-8)))
             most = 1 if slow else max(2, min(40, int(share / max(repeats * estimates[one], 1e-9))))
-            before = _waiting()
-            begun = time.perf_counter()
-            for _ in range(most):
-                start = clock()
-                for _ in repeat(None, repeats):
-                    call()
-                samples[one].append((clock() - start) / repeats)
-            total, lost = waits[one]
-            waits[one] = (total + time.perf_counter() - begun, lost + _waiting() - before)
+            if threads > 1:
+                time.sleep(SETTLE_SECONDS)
+            for attempt in range(AGAIN + 1):
+                machine.wait()
+                if threads > 1 or attempt:
+                    _warm(call, min(0.02, 2 * estimates[one]))
+                before = _waiting()
+                begun = time.perf_counter()
+                found = []
+                for _ in range(most):
+                    start = clock()
+                    for _ in repeat(None, repeats):
+                        call()
+                    found.append((clock() - start) / repeats)
+                taken, lost = time.perf_counter() - begun, _waiting() - before
+                if machine.is_steady() or taken > LONG:
+                    break
+            samples[one] += found
+            waits[one] = (waits[one][0] + taken, waits[one][1] + lost)
         order.append(order.pop(0))
     return samples, {one: lost / total if total else 0.0 for one, (total, lost) in waits.items()}
 

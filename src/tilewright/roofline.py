@@ -33,6 +33,8 @@ from tilewright.target import Target, host
 RUN_SECONDS: Final = 8e-3
 """Length of one timed run; the best of several is the rate."""
 RUNS: Final = 9
+PULSE_SECONDS: Final = 5e-4
+"""Length of a look at the present."""
 FULL_BYTES: Final = 256 << 20
 """More than any cache: what is read from it comes from memory."""
 
@@ -77,6 +79,24 @@ def measured(threads: int = 1) -> Rates:
     sizes = (target.l2_bytes // 2, min(8 << 20, shared // 4), FULL_BYTES // threads)
     l2, l3, dram = (_bytes_read(target, 1 << size.bit_length() - 1, threads) for size in sizes)
     return Rates(threads, f32, f64, i8, bf16, l2, l3, dram, (target.l2_bytes, shared))
+
+
+def multiplying(threads: int = 1) -> float:
+    """Operations on float32 a second that `threads` threads do at this moment, in half a
+    millisecond of wall time: less than `measured` where somebody else uses the cores, too."""
+    run, each = _multiplier(host(), "f32")
+    turns = round(measured(threads).f32 / threads / each * PULSE_SECONDS)
+    ready = Barrier(threads)
+
+    def one(_: int) -> float:
+        data = np.zeros(1024, np.uint8)
+        ready.wait()
+        start = time.perf_counter()
+        run(data, turns)
+        return time.perf_counter() - start
+
+    with ThreadPoolExecutor(threads) as pool:
+        return threads * turns * each / max(pool.map(one, range(threads)))
 
 
 def _shared_cache() -> int:
@@ -330,14 +350,21 @@ def _loaded(target: Target, text: str) -> Callable[[Any, int], float]:
 # -- measuring -----------------------------------------------------------------------------------
 
 
-def _operations(target: Target, unit: str, threads: int) -> float:
-    """Operations a second of all threads together; 0 if there is no instruction."""
+@functools.cache
+def _multiplier(target: Target, unit: str) -> tuple[Callable[[Any, int], float], float]:
+    """What multiplies and adds, and how many operations a turn does: 0, if there is no
+    instruction."""
     m = _multiply(target, unit)
     if m is None:
-        return 0.0
+        return lambda data, turns: 0.0, 0.0
     text, sums = _multiplying(target, m)
-    run = _loaded(target, text)
-    return _rate(run, [np.zeros(1024, np.uint8)] * threads) * sums * m.operations
+    return _loaded(target, text), sums * m.operations
+
+
+def _operations(target: Target, unit: str, threads: int) -> float:
+    """Operations a second of all threads together; 0 if there is no instruction."""
+    run, each = _multiplier(target, unit)
+    return _rate(run, [np.zeros(1024, np.uint8)] * threads) * each if each else 0.0
 
 
 def _bytes_read(target: Target, size: int, threads: int) -> float:
