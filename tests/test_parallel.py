@@ -17,13 +17,24 @@ from programs import PROGRAMS
 from random_programs import write
 from test_threads import awaited, python
 from tilewright import dtypes, loops, trees
-from tilewright.codegen import llvm, parallel
+from tilewright.codegen import llvm, multiply_add, parallel
 from tilewright.codegen.pool import PARALLEL
 from tilewright.compile import machine
 from tilewright.errors import BadThreadCount, ScheduleError
-from tilewright.expr import Buffer, axis, cast, index, var
+from tilewright.expr import Buffer, as_index, axis, cast, index, var
 from tilewright.kernel import Kernel
-from tilewright.loops import Accumulate, Alloc, Function, Let, Program, Store, block, loop
+from tilewright.loops import (
+    Accumulate,
+    Alloc,
+    Call,
+    Function,
+    Let,
+    Program,
+    Ref,
+    Store,
+    block,
+    loop,
+)
 from tilewright.runtime import jit, threads
 from tilewright.transforms.loopify import loopify
 from tilewright.transforms.schedule import Schedule
@@ -282,7 +293,7 @@ def test_buffers_of_one_iteration_move_inside(scope: str) -> None:
     program = nest(Buffer("total", dtypes.float64, (), scope), inside=True)
     made, regions = parallel.outline(program)
     (region,) = regions.values()
-    assert set(region.function.params) == {X, OUT}
+    assert region.function.params == (X, OUT)
     assert [v.name for v in region.scalars] == ["i", "first", "scale"]
     assert not any(isinstance(s, Alloc) for s in loops.statements(made.entry.body))
     assert any(isinstance(s, Alloc) for s in loops.statements(region.function.body))
@@ -326,6 +337,42 @@ def test_few_iterations_are_divided_with_those_inside(rng: np.random.Generator) 
 def test_what_would_be_read_after_it_is_written_is_not_prepared_again() -> None:
     (region,) = parallel.outline(prepared(OUT))[1].values()
     assert (region.outer, region.inner[0].name, region.extent) == ((), "i", 4)
+
+
+@pytest.mark.usefixtures("eager")
+def test_functions_that_only_have_a_region_run_are_none() -> None:
+    """The entry has it run, at the places that it passed on; what does more stays a function."""
+    (f,) = prepared(X).functions
+    far = Buffer("far", dtypes.float64, (5, 1000), "temp")
+    whole = Buffer("whole", dtypes.float64, (4, 1000), "output")
+    ahead = Call("f", (Ref(far, as_index(1000)), Ref(whole, as_index(0))), None)
+    entry = Function("entry", (far, whole), block(ahead))
+    made, regions = parallel.outline(Program((f, entry)))
+    ((name, region),) = regions.items()
+    assert [g.name for g in made.functions] == [name, "entry"] and region.of is f
+    assert made.entry.body.statements == (Call(name, ahead.args, None),)
+    number = var("n", dtypes.int64)
+    more = Function("f", f.params, f.body, (), (number,))
+    calls = Function("entry", (far, whole), block(Call("f", (*ahead.args, as_index(7)), None)))
+    made, _ = parallel.outline(Program((more, calls)))
+    assert [g.name for g in made.functions] == [name, "f", "entry"]
+
+
+def test_what_is_beside_products_is_printed_as_they_are(rng: np.random.Generator) -> None:
+    """The copy with a border before a convolution is a region of its own, and as little is made of
+    it as on one thread, where it is in one function with the products."""
+    image, weights = (
+        rng.standard_normal(s).astype(np.float32) for s in ((1, 64, 56, 56), (64, 64, 3, 3))
+    )
+    f = tw.compile(
+        lambda a, b: tw.lax.conv(a, b, (1, 1), "SAME"),
+        options=tw.Options(threads=MANY, winograd=False),
+    )
+    heads = re.findall(r"^define .*", f.lower(image, weights).llvm, re.MULTILINE)
+    regions = [h for h in heads if "%begin" in h]
+    written = multiply_add.WRITTEN in multiply_add.native(machine())
+    assert len(regions) == 2
+    assert [llvm.AS_PRINTED.strip() in h for h in regions] == [written] * 2
 
 
 def test_uneven_shapes_are_one_region_with_several_axes(rng: np.random.Generator) -> None:

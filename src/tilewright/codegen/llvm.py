@@ -236,7 +236,8 @@ class FunctionPrinter(ValuePrinter):
         super().__init__(native, function.body.writes, _passed(function.body))
         self.function, self.regions, self.attributes = function, regions, attributes
         self.target = target
-        self.multiplies = multiply_add.WRITTEN in native and multiply_add.only_multiplies(function)
+        whole = regions[function.name].of if function.name in regions else function
+        self.multiplies = multiply_add.WRITTEN in native and multiply_add.only_multiplies(whole)
         self.arguments: dict[Buffer, int] = {}  # the places of pointers in the entry's array
         self.first: list[str] = []  # what stands before all other lines
         self.stretches: dict[Axis, tuple[str, str]] = {}  # what a region runs of its inner axes
@@ -289,7 +290,7 @@ class FunctionPrinter(ValuePrinter):
         """Whether LLVM makes code that runs as long with and without its improvements: of products
         (`multiply_add`), and where tiles are turned, summed up and stored, as Winograd's are. If
         there are other multiply-adds, or loops hand vectors on, it needs to improve the code to
-        tell which registers to reuse."""
+        tell which registers to reuse. What is a region of such a function is little beside it."""
         turns = any(isinstance(s, Flip) for s in statements(self.function.body))
         if not turns and not self.multiplies:
             return False

@@ -13,7 +13,7 @@ the assembler gets the instructions themselves, in the order of the statements.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Final, NamedTuple, TypeAlias
@@ -279,6 +279,8 @@ class Nest:
         """The rounds of a loop that only the program knows."""
         self.written: set[Buffer] = set()
         self.near: dict[Expr, bool] = {}
+        self.places: dict[Hashable, Place | Given | None] = {}
+        """Where factors are: those of a row and of a column are in many products each."""
         self.masks = multiply_add.SPREAD in p.native
 
     # -- what it does -----------------------------------------------------------------------------
@@ -363,6 +365,12 @@ class Nest:
 
     def factor(self, e: Expr, acc: Operand) -> Place | Given | None:
         """Where a factor is; None if it is nowhere near a pointer, or not as wide as the sum."""
+        key = (self.p.key(e), self.p.extent, acc.lanes)
+        if key not in self.places:
+            self.places[key] = self._factor(e, acc)
+        return self.places[key]
+
+    def _factor(self, e: Expr, acc: Operand) -> Place | Given | None:
         if not self.is_near(e):
             return None
         load, group = first(e), len(e.children) if is_word(e) else 1

@@ -22,6 +22,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Final
 
 from tilewright.codegen.pool import PARALLEL
@@ -94,6 +95,8 @@ class Region:
     grain: int
     weight: int
     limit: int
+    of: Function
+    """The function that the loop was in."""
 
     @property
     def extent(self) -> Extent:
@@ -103,21 +106,40 @@ class Region:
 
 def outline(program: Program, limit: int = 0) -> tuple[Program, dict[str, Region]]:
     """The program with calls where worthwhile parallel loops were, and the regions called, by
-    name. Linear in the program; the very program if it has no such loop."""
+    name. A function that is nothing but such a call is none any more: who called it has the region
+    run. Linear in the program; the very program if it has no such loop."""
     functions: list[Function] = []
     regions: dict[str, Region] = {}
     callees = {f.name: f for f in program.functions}
+    direct: dict[str, tuple[Function, Call]] = {}
     for f in program.functions:
-        if any(isinstance(s, For) and s.kind == "parallel" for s in statements(f.body)):
-            work = _Outliner(f, limit, callees, regions)
+        inside = [*statements(f.body)]
+        if any(_is_parallel(s) or (isinstance(s, Call) and s.function in direct) for s in inside):
+            work = _Outliner(f, limit, callees, regions, direct)
             body = work.rewritten(f.body, {v.serial: v for v in f.numbers})
             if body is not f.body:
                 functions += (r.function for r in work.found)
                 f = replace(f, body=body)
         functions.append(f)
+        match f.body:
+            case Block((Call(name) as call,)) if name in regions and _passes_on(f, call):
+                direct[f.name] = f, call
     if not regions:
         return program, regions
-    return Program(tuple(functions)), regions
+    calls = [s for f in functions for s in statements(f.body) if isinstance(s, Call)]
+    called = {s.function for s in calls}
+    kept = [f for f in functions[:-1] if f.name not in direct or f.name in called]
+    return Program((*kept, functions[-1])), regions
+
+
+def _passes_on(f: Function, call: Call) -> bool:
+    """Whether a function passes what it gets to another, and nothing else."""
+    start = as_index(0)
+    return not f.numbers and all(isinstance(a, Ref) and a.offset is start for a in call.args)
+
+
+def _is_parallel(s: Stmt) -> bool:
+    return isinstance(s, For) and s.kind == "parallel"
 
 
 class _Outliner:
@@ -129,11 +151,22 @@ class _Outliner:
         limit: int,
         callees: Mapping[str, Function],
         regions: dict[str, Region],
+        direct: Mapping[str, tuple[Function, Call]],
     ) -> None:
-        self.name, self.limit, self.callees, self.regions = f.name, limit, callees, regions
+        self.function, self.limit, self.callees, self.regions = f, limit, callees, regions
+        self.direct = direct
         self.found: list[Region] = []
-        self.uses = _uses(f.body)
         self.moved: set[Buffer] = set()
+
+    @cached_property
+    def buffers(self) -> tuple[Buffer, ...]:
+        """What the function gets and declares."""
+        own = [s.buffer for s in statements(self.function.body) if isinstance(s, Alloc)]
+        return (*self.function.params, *own)
+
+    @cached_property
+    def uses(self) -> Counter[Buffer]:
+        return _uses(self.function.body)
 
     def rewritten(self, s: Stmt, bound: dict[int, Axis | Var]) -> Stmt:
         """The statement with regions called; `bound` are the scalars in scope, by serial."""
@@ -153,6 +186,10 @@ class _Outliner:
                 return s if ways == (then, otherwise) else If(condition, *ways)  # type: ignore[arg-type]
             case Block(inside):
                 return self.block(s, inside, dict(bound))
+            case Call(name, args, None) if name in self.direct:
+                f, call = self.direct[name]
+                passed = dict(zip(f.params, args, strict=True))
+                return Call(call.function, tuple(passed[a.buffer] for a in call.args), None)  # type: ignore[union-attr]
         return s
 
     def block(self, whole: Block, inside: Sequence[Stmt], bound: dict[int, Axis | Var]) -> Stmt:
@@ -174,11 +211,10 @@ class _Outliner:
         uses = _uses(s)
         declared = {t.buffer for t in statements(s) if isinstance(t, Alloc)}
         local = ("stack", "registers")
-        private = [
-            b for b in uses
-            if b not in declared and b.scope in local and uses[b] == self.uses[b]
-        ]  # fmt: skip
-        shared = tuple(b for b in uses if b not in declared and b not in private)
+        # In the function's order: that of sets is another in every process.
+        outer = [b for b in self.buffers if b in uses and b not in declared]
+        private = [b for b in outer if b.scope in local and uses[b] == self.uses[b]]
+        shared = tuple(b for b in outer if b not in private)
         if any(b.scope == "registers" for b in shared):
             return None  # a register has no address
         nest = _nest(s)
@@ -189,10 +225,10 @@ class _Outliner:
         body = block(*map(Alloc, private), nest.body)
         outside = frozenset().union(*(e.free for t in statements(s) for e in expressions(t)))
         scalars = tuple(v for serial, v in bound.items() if serial in outside)
-        name = f"{self.name}.{len(self.found)}"
+        name = f"{self.function.name}.{len(self.found)}"
         function = Function(name, shared, body)  # type: ignore[arg-type]
         inner = tuple(loop.axis for loop in nest.inner)
-        region = Region(function, scalars, nest.outer, inner, *work, self.limit)
+        region = Region(function, scalars, nest.outer, inner, *work, self.limit, self.function)
         self.found.append(region)
         self.regions[name] = region
         return Call(name, (*(Ref(b, as_index(0)) for b in shared), *scalars), None)
