@@ -18,7 +18,7 @@ from tilewright import roofline
 
 NEAR: Final = 1.15
 """How much slower than ever a machine may be that counts as steady."""
-LONGEST: Final = 3.0
+LONGEST: Final = 1.0
 """Seconds to wait at most: some disturbances stay."""
 COUNT: Final = 10_000
 """Rounds of the interpreter's loop."""

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 SETTLE_SECONDS = 0.3
 """Idle OpenMP workers spin for up to 0.2 s after their last region."""
+WARM_SECONDS = 5e-3
+"""Calls before the clock starts: who slept has neither its data in the caches nor its threads awake."""
 SLOW = 12.0
 """A contender this much slower than the fastest gets three samples."""
 
@@ -183,7 +185,7 @@ def _rounds(
             for attempt in range(AGAIN + 1):
                 machine.wait()
                 if threads > 1 or attempt:
-                    _warm(call, min(0.02, 2 * estimates[one]))
+                    _warm(call, min(0.02, max(WARM_SECONDS, 2 * estimates[one])))
                 before = _waiting()
                 begun = time.perf_counter()
                 found = []
