@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SETTLE_SECONDS = 0.3
 """Idle OpenMP workers spin for up to 0.2 s after their last region."""
 WARM_SECONDS = 5e-3
-"""Calls before the clock starts: who slept has neither its data in the caches nor its threads awake."""
+"""Calls before the clock starts: after a sleep neither data are in the caches nor threads awake."""
 SLOW = 12.0
 """A contender this much slower than the fastest gets three samples."""
 
