@@ -134,7 +134,8 @@ class Writer:
 
     def unknown_to_bfloat16(self, line: Line, value: Any) -> bool:
         """Whether NumPy computed in another type for want of a bfloat16 function (clip, some
-        products) or of a common type (bfloat16 has none with most integers)."""
+        products) or of a common type (bfloat16 has none with most integers), or did nothing
+        (nan_to_num, to which bfloat16 is no type of floats)."""
         types = [self.values[n].dtype for n in line.args if hasattr(self.values[n], "dtype")]
         if BF16 not in types:
             return False
@@ -144,7 +145,8 @@ class Writer:
             common = np.result_type(*types)
         except TypeError:
             return True
-        return "clip" in line.source or (common == BF16 and value.dtype == np.float32)
+        unknown = any(name in line.source for name in ("clip", "nan_to_num"))
+        return unknown or (common == BF16 and value.dtype == np.float32)
 
 
 def _computes(line: Line) -> bool:

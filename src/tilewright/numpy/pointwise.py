@@ -80,7 +80,8 @@ def fix(x: ArrayLike, out: None = None) -> Array:
 @implements(np.nan_to_num)
 def nan_to_num(x: ArrayLike, copy: bool = True, nan: Any = 0.0, posinf: Any = None,
                neginf: Any = None) -> Array:  # fmt: skip
-    """NaN and the infinities replaced: by 0 and the ends of the type's range unless given."""
+    """NaN and the infinities replaced: by 0 and the ends of the type's range unless given; those of
+    bfloat16, too, which NumPy does not take for floats."""
     x = asarray(x)
     if dtypes.is_complex(x.dtype):
         parts = (nan_to_num(p, copy, nan, posinf, neginf) for p in (el.real(x), el.imag(x)))
