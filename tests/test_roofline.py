@@ -104,6 +104,12 @@ def test_this_machine_computes_and_reads():
     }
 
 
+def test_this_machine_computes_now():
+    """As `measured` counts: no more than a little above the best there was."""
+    for threads in (1, 2):
+        assert 0 < roofline.multiplying(threads) < 2 * threads * roofline.measured(1).f32
+
+
 def test_narrow_vectors_are_measured_with_what_the_machine_has():
     plain = replace(host(), features="+sse2", cpu="x86-64", vector_bytes=16)
     assert roofline._multiply(plain, "i8") is None

@@ -362,8 +362,11 @@ _PROBE = np.dtype(np.float32)
 
 
 def _probe_program(address: int) -> None:
-    """What a compiled program would do: (x, y, k, n) -> x + k, y, n + 1, by pointers."""
-    x, y, k, n, sums, same, count = (_word(address + WORD * i) for i in range(7))
+    """What a compiled program would do: (x, y, k, n) -> x + k, y, n + 1, ones, by pointers, of
+    which the last is planned memory."""
+    x, y, k, n, sums, same, count, ones, arena = (_word(address + WORD * i) for i in range(9))
+    ctypes.memset(arena, 1, memory.LARGE)
+    ctypes.memmove(ones, arena, memory.LARGE)
     read = ctypes.POINTER(ctypes.c_float)
     for i in range(8):
         ctypes.cast(sums, read)[i] = ctypes.cast(x, read)[i] + ctypes.cast(k, read)[0]
@@ -375,7 +378,8 @@ def _probe_call(program: int) -> tuple[Seen, Callable[[], tuple[Any, ...]]]:
     """A call with leaves and containers of all kinds, and what it must give."""
     x, y = np.arange(8, dtype=_PROBE), np.arange(6.0).reshape(2, 3)
     args, kwargs = ((x, [y]),), {"k": np.float32(2), "n": 41}
-    result = {"b": (0, [1]), "a": 2}
+    result = {"b": (0, [1]), "a": 2, "large": 3}
+    large = (memory.LARGE,), np.dtype(np.uint8)
     tree = trees.structure(result)
     seen = Seen(
         args,
@@ -383,14 +387,15 @@ def _probe_call(program: int) -> tuple[Seen, Callable[[], tuple[Any, ...]]]:
         trees.structure((args, kwargs)),
         (_PROBE, y.dtype, _PROBE, dtypes.int64),
         (),
-        (((8,), _PROBE), ((2, 3), y.dtype), ((), dtypes.int64)),
+        (((8,), _PROBE), ((2, 3), y.dtype), ((), dtypes.int64), large),
         tree,
         tuple(trees.leaves(result)),
         program,
-        0,
+        memory.LARGE,
         True,
     )
-    return seen, lambda: (args, kwargs, {"a": np.int64(42), "b": (x + 2, [y])})
+    wanted = {"a": np.int64(42), "b": (x + 2, [y]), "large": np.ones(*large)}
+    return seen, lambda: (args, kwargs, wanted)
 
 
 def check_calls(cls: type, native: Native) -> None:
