@@ -20,8 +20,8 @@ from tilewright.errors import OutOfMemory
 from tilewright.runtime import forks
 
 LARGE: Final = 64 << 10
-"""From this many bytes on a result is recycled; below, NumPy's own allocator takes less memory, as a
-block ends with a page."""
+"""From this many bytes on a result is recycled; below, NumPy's own allocator takes less memory: a
+block is whole pages."""
 KEPT_BYTES: Final = 1 << 30
 """Blocks kept for reuse, in total, free ones and ones in use."""
 LOOKS: Final = 16
