@@ -164,9 +164,12 @@ class _Outliner:
         own = [s.buffer for s in statements(self.function.body) if isinstance(s, Alloc)]
         return (*self.function.params, *own)
 
-    @cached_property
-    def uses(self) -> Counter[Buffer]:
-        return _uses(self.function.body)
+    def only_in(self, s: Stmt, buffers: Sequence[Buffer]) -> list[Buffer]:
+        """Those that nothing in the function but a statement uses."""
+        if not buffers:
+            return []
+        inside, everywhere = _uses(s), _uses(self.function.body)
+        return [b for b in buffers if inside[b] == everywhere[b]]
 
     def rewritten(self, s: Stmt, bound: dict[int, Axis | Var]) -> Stmt:
         """The statement with regions called; `bound` are the scalars in scope, by serial."""
@@ -208,12 +211,13 @@ class _Outliner:
 
     def region(self, s: For, bound: Mapping[int, Axis | Var]) -> Call | None:
         """The call of a region made from a parallel loop, if the loop is worth it."""
-        uses = _uses(s)
-        declared = {t.buffer for t in statements(s) if isinstance(t, Alloc)}
-        local = ("stack", "registers")
+        inside = [*statements(s)]
+        values = [e for t in inside for e in expressions(t)]
+        used = s.writes.union(*(e.reads for e in values))
+        declared = {t.buffer for t in inside if isinstance(t, Alloc)}
         # In the function's order: that of sets is another in every process.
-        outer = [b for b in self.buffers if b in uses and b not in declared]
-        private = [b for b in outer if b.scope in local and uses[b] == self.uses[b]]
+        outer = [b for b in self.buffers if b in used and b not in declared]
+        private = self.only_in(s, [b for b in outer if b.scope in ("stack", "registers")])
         shared = tuple(b for b in outer if b not in private)
         if any(b.scope == "registers" for b in shared):
             return None  # a register has no address
@@ -223,7 +227,7 @@ class _Outliner:
             return None
         self.moved.update(private)
         body = block(*map(Alloc, private), nest.body)
-        outside = frozenset().union(*(e.free for t in statements(s) for e in expressions(t)))
+        outside = frozenset().union(*(e.free for e in values))
         scalars = tuple(v for serial, v in bound.items() if serial in outside)
         name = f"{self.function.name}.{len(self.found)}"
         function = Function(name, shared, body)  # type: ignore[arg-type]
