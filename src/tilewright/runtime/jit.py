@@ -19,11 +19,17 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from tilewright.codegen import modules
+from tilewright.codegen.llvm_values import AS_PRINTED
 from tilewright.errors import InternalError
 from tilewright.runtime import forks
 from tilewright.target import Target
 
 OPT_LEVEL: Final = 1
+"""How much LLVM's generator improves code: the bytes are those of 2 and 3."""
+PLAIN_LEVEL: Final = 0
+"""And where it need not improve any function, and what counts are nests (`codegen.nests`), whose
+registers are chosen already: in half the time. (Running sums, which have none, ran at 0.95.)"""
+NEST: Final = " asm "
 PART_CHARACTERS: Final = 16_000
 """A thread's least share of a program's text: some ten milliseconds of code generation, against
 one for the thread, its target machine and one more object to link."""
@@ -65,14 +71,20 @@ def _backend(triple: str) -> Any:
     return _llvm().Target.from_triple(triple)
 
 
+def _level(text: str, target: Target) -> int:
+    """The level a module is generated at."""
+    plain = f"\n{text}".count("\ndefine ") == text.count(AS_PRINTED)
+    return PLAIN_LEVEL if plain and NEST in text else OPT_LEVEL
+
+
 @functools.cache
-def _machine(target: Target) -> Any:
-    return _new_machine(target)
+def _machine(target: Target, level: int = OPT_LEVEL) -> Any:
+    return _new_machine(target, level)
 
 
-def _new_machine(target: Target) -> Any:
+def _new_machine(target: Target, level: int) -> Any:
     return _backend(target.triple).create_target_machine(
-        cpu=target.cpu, features=target.features, opt=OPT_LEVEL, reloc="pic", codemodel="small"
+        cpu=target.cpu, features=target.features, opt=level, reloc="pic", codemodel="small"
     )
 
 
@@ -123,14 +135,14 @@ def parsed(text: str, target: Target, context: Any = None, verify: bool = True) 
 def assembly(text: str, target: Target) -> str:
     """The machine's assembly of a module."""
     with _lock:
-        machine = _machine(target)
+        machine = _machine(target, _level(text, target))
         return str(machine.emit_assembly(parsed(text, target)))
 
 
 def object_code(text: str, target: Target, verify: bool = True) -> bytes:
     """The relocatable object of a module."""
     with _lock:
-        machine = _machine(target)
+        machine = _machine(target, _level(text, target))
         return bytes(machine.emit_object(parsed(text, target, verify=verify)))
 
 
@@ -150,7 +162,7 @@ def objects(text: str, target: Target, threads: int, verify: bool) -> tuple[byte
 def _apart(text: str, target: Target, verify: bool) -> bytes:
     """An object made with nothing that another thread uses, so LLVM needs no lock."""
     module = parsed(text, target, _llvm().context.create_context(), verify)
-    return _emitted(_new_machine(target), module)
+    return _emitted(_new_machine(target, _level(text, target)), module)
 
 
 def _emitted(machine: Any, module: Any) -> bytes:
