@@ -39,6 +39,18 @@ class _Function:
         return self.text.replace("define internal ", "define ", 1)
 
 
+def apart(text: str, sign: str, least: int) -> list[str]:
+    """The module as two: the functions with a sign in their text, and those without it. As one, if
+    there are not both, or of the first not `least` characters."""
+    if len(text) < least or sign not in text:
+        return [text]
+    texts, rest = _taken_apart(text)
+    kinds = [[t for t in texts if (sign in t) == has] for has in (True, False)]
+    if sum(map(len, kinds[0])) < least or not kinds[1]:
+        return [text]
+    return _modules(kinds, rest) or [text]
+
+
 def split(text: str, parts: int, least: int = 1) -> list[str]:
     """The module as at most `parts` modules of about the same length, each with functions of
     `least` characters or more.
@@ -50,14 +62,17 @@ def split(text: str, parts: int, least: int = 1) -> list[str]:
     if parts < 2:
         return [text]
     texts, rest = _taken_apart(text)
-    if _STATE.search(rest):
-        return [text]
     texts.sort(key=len, reverse=True)
     shares = _shares(texts, parts)
     while len(shares) > 1 and min(sum(map(len, s)) for s in shares) < least:
         shares = _shares(texts, len(shares) - 1)  # one function is nearly all there is
-    if len(shares) == 1:
-        return [text]
+    return (len(shares) > 1 and _modules(shares, rest)) or [text]
+
+
+def _modules(shares: list[list[str]], rest: str) -> list[str]:
+    """A module of each share of the functions, if there is nothing of which there must be one."""
+    if _STATE.search(rest):
+        return []
     taken = [[_function(t) for t in share] for share in shares]
     functions = [f for share in taken for f in share]
     return [_module(rest, share, functions) for share in taken]

@@ -7,11 +7,13 @@ an engine lives as long as the process, so a pointer to a function is valid fore
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
 import itertools
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +32,9 @@ PLAIN_LEVEL: Final = 0
 """And where it need not improve any function, and what counts are nests (`codegen.nests`), whose
 registers are chosen already: in half the time. (Running sums, which have none, ran at 0.95.)"""
 NEST: Final = " asm "
+PLAIN_CHARACTERS: Final = 8_000
+"""From so many characters on such functions are a module of their own: beside others they would be
+generated at the other level. A module more takes a millisecond."""
 PART_CHARACTERS: Final = 16_000
 """A thread's least share of a program's text: some ten milliseconds of code generation, against
 one for the thread, its target machine and one more object to link."""
@@ -133,10 +138,12 @@ def parsed(text: str, target: Target, context: Any = None, verify: bool = True) 
 
 
 def assembly(text: str, target: Target) -> str:
-    """The machine's assembly of a module."""
+    """The machine's assembly of a module, or of the two that it is made as."""
     with _lock:
-        machine = _machine(target, _level(text, target))
-        return str(machine.emit_assembly(parsed(text, target)))
+        return "\n".join([
+            str(_machine(target, _level(t, target)).emit_assembly(parsed(t, target)))
+            for t in _kinds(text)
+        ])  # fmt: skip
 
 
 def object_code(text: str, target: Target, verify: bool = True) -> bytes:
@@ -148,15 +155,39 @@ def object_code(text: str, target: Target, verify: bool = True) -> bytes:
 
 def objects(text: str, target: Target, threads: int, verify: bool) -> tuple[bytes, ...]:
     """The relocatable objects that are a module together, made on at most `threads` threads."""
-    parts = modules.split(text, threads, PART_CHARACTERS)
-    if len(parts) == 1:
-        return (object_code(text, target, verify),)
-    with _lock, ThreadPoolExecutor(len(parts) - 1) as others:
-        try:
-            jobs = [others.submit(_apart, part, target, verify) for part in parts[1:]]
-        except RuntimeError:  # there are no new threads: none are left, or Python is ending
-            return (object_code(text, target, verify),)
-        return (_apart(parts[0], target, verify), *(j.result() for j in jobs))
+    parts = [p for t in _kinds(text) for p in modules.split(t, threads, PART_CHARACTERS)]
+    found: dict[int, bytes] = {}
+    left = deque(enumerate(parts))
+
+    def work() -> None:
+        while left:
+            try:
+                k, part = left.popleft()
+            except IndexError:  # another thread had it
+                return
+            found[k] = _apart(part, target, verify)
+
+    with _lock, contextlib.ExitStack() as others:
+        jobs: list[Any] = []
+        if threads > 1 and len(parts) > 1:
+            try:
+                count = min(threads, len(parts)) - 1
+                pool = others.enter_context(ThreadPoolExecutor(count))
+                jobs = [pool.submit(work) for _ in range(count)]
+            except RuntimeError:  # there are no new threads: none are left, or Python is ending
+                pass
+        if not jobs:
+            return tuple(object_code(part, target, verify) for part in parts)
+        work()
+        for j in jobs:
+            j.result()
+    return tuple(found[k] for k in range(len(parts)))
+
+
+def _kinds(text: str) -> list[str]:
+    """A module as those that are generated at one level each."""
+    kinds = modules.apart(text, AS_PRINTED, PLAIN_CHARACTERS) if NEST in text else [text]
+    return kinds if NEST in kinds[0] else [text]
 
 
 def _apart(text: str, target: Target, verify: bool) -> bytes:
