@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 import tilewright as tw
 from tilewright import dtypes
 from tilewright.codegen import llvm, modules
+from tilewright.codegen.llvm_values import AS_PRINTED
 from tilewright.graph import Op, Type
 from tilewright.options import Options
 from tilewright.runtime import cache, executable, jit, threads
@@ -557,6 +558,49 @@ def test_large_programs_are_made_on_several_threads() -> None:
     assert len(jit.objects(text, host(), 1, True)) == 1
 
 
+def test_what_needs_no_improvement_is_a_module_of_its_own() -> None:
+    """Nests at a lower level than what is beside them, if there are enough of them."""
+    plain = "define internal void @few() noinline optnone {\n" + "  ; asm \n" * 900 + "}\n"
+    other = "define void @tilewright_entry(ptr %args) {\n  call void @few()\n  ret void\n}\n"
+    parts = modules.apart(plain + other, AS_PRINTED, 8000)
+    assert [AS_PRINTED in p for p in parts] == [True, False]
+    assert "define void @few()" in parts[0] and "declare void @few()" in parts[1]
+    assert modules.apart(plain + other, AS_PRINTED, 10_000) == [plain + other]
+    assert modules.apart(plain, AS_PRINTED, 8000) == [plain]
+    assert modules.apart("@state = internal global i64 0\n\n" + plain + other, AS_PRINTED, 1) == [
+        "@state = internal global i64 0\n\n" + plain + other
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_modules_of_two_levels_are_the_program(
+    count: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A product of several heights, and sines."""
+    monkeypatch.setattr(jit, "PLAIN_CHARACTERS", 1000)
+    monkeypatch.setattr(jit, "PART_CHARACTERS", 4000)
+    x, w = (rng.standard_normal(s).astype(np.float32) for s in ((205, 300), (300, 128)))
+
+    def f(x: Any, w: Any) -> Any:
+        return x @ w, np.cumsum(np.sin(x), axis=1)
+
+    lowered = tw.compile(f, threads=1).lower(x, w)
+    text = lowered.llvm
+    nests = jit.NEST in text
+    kinds = jit._kinds(text)
+    assert len(kinds) == 1 + nests
+    assert [jit._level(k, host()) for k in kinds] == [jit.PLAIN_LEVEL, jit.OPT_LEVEL][-len(kinds) :]
+    code = jit.objects(text, host(), count, True)
+    assert len(code) >= len(kinds)
+    name = lowered.entry.program.name
+    loaded = executable.load(code, name, host())
+    results = [(s, np.dtype(np.float32)) for s in ((205, 128), (205, 300))]
+    found = executable.Executable(loaded, results, lowered.arena_bytes)([x, w], [])
+    for out, expected in zip(found, f(x, w), strict=True):
+        np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-3)
+    assert jit.assembly(text, host()).count(f"{name}:") == 1
+
+
 def test_large_programs_are_made_while_python_ends() -> None:
     """When there are no new threads any more."""
     script = """
@@ -584,7 +628,7 @@ def test_large_programs_are_made_while_python_ends() -> None:
         capture_output=True,
         text=True,
     )
-    assert (done.stdout, done.stderr) == ("True\n1\n", "")
+    assert (done.stdout, done.stderr) == ("True\n2\n", "")
 
 
 def test_small_programs_and_those_with_variables_stay_whole() -> None:
