@@ -37,7 +37,7 @@ CARRAY: Final = 0x0501
 def print_codes(layout: Layout) -> str:
     """The functions @take, @give and @make with what they need, as LLVM IR."""
     take = (_elements(layout), _take(layout))
-    give = (_free(layout), _array(layout), _BLOCK, _large(layout), _give(layout))
+    give = (_free(layout), _MADE, _array(layout), _BLOCK, _large(layout), _give(layout))
     return "\n".join((_SMALL, *take, *give, _FETCH, _make(layout)))
 
 
@@ -352,6 +352,21 @@ no:
 }}"""
 
 
+_MADE = f"""
+; A NumPy array of the operation's descriptor: at `data`, with these flags, or of memory of its own.
+define internal ptr @made(ptr %op, ptr %context, i64 %n, ptr %dims, ptr %data, i32 %flags) {{
+{word("%descr", "%op", 4, "ptr")}
+{field("new_array", "%context", "ptr", CONTEXT)}
+{field("array_type", "%context", "ptr", CONTEXT)}
+  call void @Py_IncRef(ptr %descr)
+  %axes = trunc i64 %n to i32
+  %new = call ptr %new_array(ptr %array_type, ptr %descr, i32 %axes, ptr %dims, ptr null,
+                             ptr %data, i32 %flags, ptr null)
+  ret ptr %new
+}}
+"""
+
+
 def _array(layout: Layout) -> str:
     return f"""
 ; A new array, or one of the last two results of this place that nobody holds any more.
@@ -381,14 +396,8 @@ take:
   call void @Py_IncRef(ptr %old)
   ret ptr %old
 fresh:
-{word("%descr", "%op", 4, "ptr")}
   %dims = getelementptr i64, ptr %op, i64 {ARRAY}
-{field("new_array", "%context", "ptr", CONTEXT)}
-{field("array_type", "%context", "ptr", CONTEXT)}
-  call void @Py_IncRef(ptr %descr)
-  %axes = trunc i64 %n to i32
-  %new = call ptr %new_array(ptr %array_type, ptr %descr, i32 %axes, ptr %dims, ptr null,
-                             ptr null, i32 0, ptr null)
+  %new = call ptr @made(ptr %op, ptr %context, i64 %n, ptr %dims, ptr null, i32 0)
   %failed = icmp eq ptr %new, null
   %unkept = or i1 %lone, %failed
   br i1 %unkept, label %out, label %remember
@@ -521,14 +530,8 @@ once:
   ret ptr %made
 view:
   %start = call ptr @page(ptr %block, ptr %context)
-{word("%descr", "%op", 4, "ptr")}
   %dims = getelementptr i64, ptr %op, i64 {LARGE}
-{field("new_array", "%context", "ptr", CONTEXT)}
-{field("array_type", "%context", "ptr", CONTEXT)}
-  call void @Py_IncRef(ptr %descr)
-  %axes = trunc i64 %n to i32
-  %new = call ptr %new_array(ptr %array_type, ptr %descr, i32 %axes, ptr %dims, ptr null,
-                             ptr %start, i32 {CARRAY}, ptr null)
+  %new = call ptr @made(ptr %op, ptr %context, i64 %n, ptr %dims, ptr %start, i32 {CARRAY})
   %lost = icmp eq ptr %new, null
   br i1 %lost, label %unused, label %out
 unused:

@@ -169,13 +169,11 @@ def objects(text: str, target: Target, threads: int, verify: bool) -> tuple[byte
 
     with _lock, contextlib.ExitStack() as others:
         jobs: list[Any] = []
-        if threads > 1 and len(parts) > 1:
-            try:
-                count = min(threads, len(parts)) - 1
-                pool = others.enter_context(ThreadPoolExecutor(count))
-                jobs = [pool.submit(work) for _ in range(count)]
-            except RuntimeError:  # there are no new threads: none are left, or Python is ending
-                pass
+        if (count := min(threads, len(parts)) - 1) > 0:
+            pool = others.enter_context(ThreadPoolExecutor(count))
+            # Where there are no new threads (none are left, or Python is ending) this one does all.
+            with contextlib.suppress(RuntimeError):
+                jobs.extend(pool.submit(work) for _ in range(count))
         if not jobs:
             return tuple(object_code(part, target, verify) for part in parts)
         work()
