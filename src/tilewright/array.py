@@ -49,7 +49,8 @@ from tilewright.graph import Node, Pick, Type, Value
 from tilewright.operators import Operators
 from tilewright.ops import elementwise as el
 from tilewright.ops.cumulative import Cumulative
-from tilewright.ops.shape import Broadcast, Constant, Held, Reshape, Transpose, fill
+from tilewright.ops.held import Held
+from tilewright.ops.shape import Broadcast, Constant, Reshape, Transpose, fill
 from tilewright.selection import At, Selection
 
 Method = Callable[..., Any]

@@ -8,7 +8,6 @@ input position, so none of these costs a kernel of its own.
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -17,7 +16,7 @@ import numpy as np
 
 from tilewright import dtypes
 from tilewright.dtypes import DType
-from tilewright.errors import ConstantGone, InternalError
+from tilewright.errors import InternalError
 from tilewright.expr import (
     Expr,
     Extent,
@@ -36,6 +35,7 @@ from tilewright.expr import (
 from tilewright.graph import Op, Piece, Place, Type, View
 from tilewright.ops.base import shifted, sizes, without
 from tilewright.ops.elementwise import imag, make_complex, number, real
+from tilewright.ops.held import Held
 from tilewright.ops.samples import AWKWARD_AXES, Example, awkward, numbers, of_kinds, samples
 from tilewright.scalars import REDUCTIONS
 
@@ -99,45 +99,6 @@ def show_number(value: Any) -> str:
 def fill(value: Any, of: Type) -> Fill:
     """The op that fills `of` with `value` converted to its dtype."""
     return Fill(of, np.asarray(value).astype(of.dtype).tobytes())
-
-
-class Held:
-    """An array held by identity, so that ops which carry it can be compared and hashed. `fixed`
-    says that it never changes."""
-
-    __slots__ = ("array", "fixed")
-
-    def __init__(self, array: Any, fixed: bool = False) -> None:
-        self.array, self.fixed = array, fixed
-
-    @property
-    def type(self) -> Type:
-        return Type(self.array.dtype, self.array.shape)
-
-    def elements(self) -> Any:
-        return self.array
-
-
-class Lent(Held):
-    """What a program, which outlives the functions it is made for, has of a held array: the type,
-    and the elements as long as somebody has the array."""
-
-    __slots__ = ("_found", "_type")
-
-    def __init__(self, held: Held) -> None:
-        super().__init__(None, held.fixed)
-        self._type, self._found = held.type, weakref.ref(held.elements())
-
-    @property
-    def type(self) -> Type:
-        return self._type
-
-    def elements(self) -> Any:
-        """The array. **Raises:** `ConstantGone`."""
-        found = self._found()
-        if found is None:
-            raise ConstantGone(repr(self._type))
-        return found
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,8 @@ from tilewright.loops import (
     While as WhileLoop,
 )
 from tilewright.ops.control import Scan, Switch, While
-from tilewright.ops.shape import Constant, Held, Lent, Reshape, Transpose
+from tilewright.ops.held import Held, Lent
+from tilewright.ops.shape import Constant, Reshape, Transpose
 from tilewright.target import Lapack
 from tilewright.transforms import ahead, copies, fusion
 from tilewright.transforms.ahead import packed, split
