@@ -41,9 +41,9 @@ RUNNER = r"""
 #include <string.h>
 
 enum { ALIGN = 64, FENCE = 64, MARK = 0xA5 };
-extern void program(void **);
+extern void program(void **, int64_t, int64_t);
 #ifdef POOL
-extern void tilewright_pool(void **);
+extern void tilewright_pool(void **, int64_t, int64_t);
 void (*parallel)(void *, void *, int64_t, int64_t, int64_t, int64_t, int64_t);
 void tilewright_parallel(void *body, void *env, int64_t extent, int64_t unit, int64_t grain,
                          int64_t weight, int64_t limit) {
@@ -63,7 +63,7 @@ int main(int argc, char **argv) {
     uint64_t count = number(f), threads = number(f);
 #ifdef POOL
     void *table[8];
-    tilewright_pool(table);
+    tilewright_pool(table, 0, 0);
     memcpy(&parallel, table, sizeof parallel);
     ((void (*)(int64_t))table[1])((int64_t)threads);
 #else
@@ -79,7 +79,7 @@ int main(int argc, char **argv) {
         arrays[i] = at + FENCE;
         if (fread(arrays[i], 1, sizes[i], f) != sizes[i]) return 2;
     }
-    program(arrays);
+    program(arrays, 0, 0);
     rewind(f);
     for (uint64_t i = 0; i < count; i++) {
         unsigned char *at = arrays[i];

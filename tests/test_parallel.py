@@ -369,7 +369,7 @@ def test_what_is_beside_products_is_printed_as_they_are(rng: np.random.Generator
         options=tw.Options(threads=MANY, winograd=False),
     )
     heads = re.findall(r"^define .*", f.lower(image, weights).llvm, re.MULTILINE)
-    regions = [h for h in heads if "%begin" in h]
+    regions = heads[:-1]  # the entry has both run
     written = multiply_add.WRITTEN in multiply_add.native(machine())
     assert len(regions) == 2
     assert [llvm.AS_PRINTED.strip() in h for h in regions] == [written] * 2

@@ -64,7 +64,7 @@ out:
   ret void
 }}
 
-define void @regions(ptr %args) {{
+define void @regions(ptr %args, i64, i64) {{
 entry:
   %counts = load ptr, ptr %args
   %a1 = getelementptr i64, ptr %args, i64 1

@@ -317,7 +317,7 @@ def _looped(
 ) -> str:
     """A function of (data, turns, out): `body` runs that often with the `carried` values (before,
     after, type) in registers, and stores them at the end."""
-    text = [*declared, "define void @NAME(ptr %args) {", "entry:"]
+    text = [*declared, "define void @NAME(ptr %args, i64, i64) {", "entry:"]
     for k, name in enumerate(("data", "turns", "out")):
         text += [f"  %g{name} = getelementptr ptr, ptr %args, i64 {k}",
                  f"  %{name} = load ptr, ptr %g{name}"]  # fmt: skip

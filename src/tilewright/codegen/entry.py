@@ -95,11 +95,11 @@ entry:
   %short = icmp eq i64 %release, 0
   br i1 %short, label %at.once, label %released
 at.once:
-  call void %program(ptr %pointers)
+  call void %program(ptr %pointers, i64 0, i64 0)
   ret void
 released:
   %thread = call ptr @PyEval_SaveThread()
-  call void %program(ptr %pointers)
+  call void %program(ptr %pointers, i64 0, i64 0)
   call void @PyEval_RestoreThread(ptr %thread)
   ret void
 }}"""

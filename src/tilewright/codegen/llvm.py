@@ -37,6 +37,8 @@ from tilewright.codegen.parallel import (
     Region,
     cost_of,
     divided,
+    divided_itself,
+    merged,
     outer_places,
     outline,
     round_begins,
@@ -120,9 +122,9 @@ def definitions(
     once: bool = False,
 ) -> Definitions:
     """A program's functions. The one external function takes an array of pointers, one for each
-    parameter of the program's entry. Without a target it runs on any machine, and on one thread;
-    with one its parallel loops use at most so many `threads` (None: no limit). `once` says that
-    the program will hardly run more often."""
+    parameter of the program's entry, and two zeros (`ENVIRONMENT`). Without a target it runs on
+    any machine, and on one thread; with one its parallel loops use at most so many `threads` (None:
+    no limit). `once` says that the program will hardly run more often."""
     functions: list[str] = []
     declarations: set[str] = set()
     zero_bytes = 0
@@ -132,7 +134,7 @@ def definitions(
     if target is not None and target.pool and threads != 1:
         program, regions = outline(program, threads or 0)
     if not regions:
-        program = _merged(program)
+        program = merged(program)
     for f in program.functions:
         if f.name in shared.functions(target):
             declarations.add(shared.declaration(f))
@@ -198,26 +200,9 @@ def _only_steers(f: Function) -> bool:
     return all(any(isinstance(t, Call) for t in statements(s.body)) for s in loops)
 
 
-def _merged(program: Program) -> Program:
-    """A program that is a single call becomes the function it calls: a function more costs code
-    generation as much as a small loop does."""
-    if len(program.functions) != 2:
-        return program
-    kernel, entry = program.functions
-    match entry.body:
-        case Block((Call(_, args, None),)) if all(
-            isinstance(a, Ref) and isinstance(a.offset, Lit) and not a.offset.value for a in args
-        ):
-            passed = {a.buffer: b for a, b in zip(args, kernel.params, strict=True)}  # type: ignore[union-attr]
-            if len(passed) == len(args):
-                params = tuple(passed.get(b, b) for b in entry.params)
-                return Program((Function(entry.name, params, kernel.body, kernel.sources),))
-    return program
-
-
 def named(text: str, name: str) -> str:
     """The text with the external function of a program called `name`."""
-    return text.replace(f"@{ENTRY}(", f"@{name}(")
+    return text.replace(f"@{ENTRY}", f"@{name}")
 
 
 class FunctionPrinter(ValuePrinter):
@@ -246,15 +231,21 @@ class FunctionPrinter(ValuePrinter):
         """The definition. The external one gets its pointers in an array."""
         if external:
             self.arguments = {b: k for k, b in enumerate(self.function.params)}
-            head = f"define void @{ENTRY}(ptr %args)"
+            head = f"define void @{ENTRY}({ENVIRONMENT})"
         else:
             self.pointer = {b: f"%p{k}" for k, b in enumerate(self.function.params)}
             head = f"define internal void @{self.function.name}({self.parameters()})"
-        self.body()
+        region = self.regions.get(self.function.name)
+        if external and region is not None:
+            self.label = "part"
+            self.declarations.add(DECLARATION)
+        self.body(region)
         attributes = self.attributes or (AS_PRINTED if self.as_good_as_printed() else "")
         head += f"{NO_UNWINDING}{attributes} {{\nentry:"
         if self.streamed:
             self.emit("fence seq_cst")
+        if external and region is not None:
+            self.first += divided_itself(region, ENTRY, "part")
         return "\n".join([head, *self.first, *self.lines, "  ret void", "}"])
 
     def parameters(self) -> str:
@@ -266,10 +257,9 @@ class FunctionPrinter(ValuePrinter):
         self.first += unpacked([*(f"ptr {p}" for p in pointers), *self.given(region.scalars)])
         return ENVIRONMENT
 
-    def body(self) -> None:
+    def body(self, region: Region | None) -> None:
         """All statements; of a region those of a stretch, or of a stretch of each round of the
         loops around it."""
-        region = self.regions.get(self.function.name)
         if region is None or not region.outer:
             self.stretches = dict.fromkeys(region.inner if region else (), ("%begin", "%end"))
             self.statement(self.function.body)
@@ -278,11 +268,12 @@ class FunctionPrinter(ValuePrinter):
         for a, name in outer_places(region).items():
             self.remember(a, Operand(name, dtypes.int64))
             self.around.append(a)
+        before = self.label
         self.emit("br label %next")
         self.start("next")
         at = len(self.lines)
         self.statement(self.function.body)
-        self.lines[at:at] = round_begins(region, self.label)
+        self.lines[at:at] = round_begins(region, before, self.label)
         self.lines += ROUND_ENDS
         self.start("out")
 
@@ -308,7 +299,7 @@ class FunctionPrinter(ValuePrinter):
         """Lines that load a pointer out of the external function's array."""
         place = f"{name}.place"
         return (
-            f"  {place} = getelementptr ptr, ptr %args, i64 {self.arguments[buffer]}",
+            f"  {place} = getelementptr ptr, ptr %env, i64 {self.arguments[buffer]}",
             f"  {name} = load ptr, ptr {place}",
         )
 

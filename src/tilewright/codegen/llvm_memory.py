@@ -30,6 +30,7 @@ from tilewright.codegen.llvm_values import (
     stored,
     vector_type,
 )
+from tilewright.codegen.picks import Pick
 from tilewright.codegen.places import UNKNOWN, Place, place
 from tilewright.dtypes import DType
 from tilewright.errors import InternalError
@@ -389,20 +390,18 @@ class ValuePrinter(Knowledge):
         """Load every second, third or fourth element: vectors of neighbours, and shuffles that pick
         one phase of them. The taps of a window share these vectors; of a tap one lane beside them
         only the first or the last element is read apart."""
-        lanes, extent = self.lanes, self.extent
-        dtype = stored(buffer.dtype)
-        tap, anchor = self._vectors(buffer, index, step)
-        shift, inside = 0, range(step * extent)
-        if anchor is None:  # nothing beside what is wanted may be touched
-            able = [lane for lane in range(extent) if g.lanes is None or g.lanes[lane]]
-            inside, anchor = range(step * able[0], step * able[-1] + 1), tap
-        else:
-            shift = (tap - anchor) // step
-        base = offset.shifted(anchor - tap)
-        result = self._phase(buffer, base, inside, tap - anchor, step, dtype, g.shared)
+        lanes, dtype = self.lanes, stored(buffer.dtype)
+        pick = self.pick(buffer, index, step, g)
+        result = none = Operand("poison", dtype, lanes)
+        base = offset.shifted(pick.ahead)
+        for start, may, order in pick.steps:
+            x = self._neighbours(buffer, base.shifted(start), may, dtype, g.shared)
+            result = x if result is none else self.shuffled(result, x, order)
+        if pick.last is not None:
+            result = self.shuffled(result, none, pick.last)
         mask = None if g.lanes is None and g.varying is None else self.mask(g)
-        lane = 0 if shift < 0 else extent - 1
-        if shift and (g.lanes is None or g.lanes[lane]):
+        if pick.beside is not None:
+            lane = pick.beside
             where = self.place(buffer, offset.shifted(step * lane), g.shared)
             if g.varying is not None:
                 text = f"extractelement <{lanes} x i1> {mask}, i64 {lane}"
@@ -416,6 +415,21 @@ class ValuePrinter(Knowledge):
         if mask is not None:
             result = self._select(mask, result, constant(literal(0, dtype), lanes))
         return Operand(result.text, buffer.dtype, lanes)
+
+    def pick(self, buffer: Buffer, index: tuple[Expr, ...], step: int, g: Guard) -> Pick:
+        """How every so many elements are loaded."""
+        extent = self.extent
+        tap, anchor = self._vectors(buffer, index, step)
+        shift, inside = 0, range(step * extent)
+        if anchor is None:  # nothing beside what is wanted may be touched
+            able = [lane for lane in range(extent) if g.lanes is None or g.lanes[lane]]
+            inside, anchor = range(step * able[0], step * able[-1] + 1), tap
+        else:
+            shift = (tap - anchor) // step
+        found, last = picks.steps(tap - anchor, step, extent, self.lanes, inside.start, inside.stop)
+        lane = 0 if shift < 0 else extent - 1
+        beside = shift and (g.lanes is None or g.lanes[lane])
+        return Pick(anchor - tap, found, last, lane if beside else None)
 
     def spreads(self, buffer: Buffer, index: tuple[Expr, ...], step: int | None, g: Guard) -> bool:
         """Whether to load vectors and pick from them. Where the lanes' guards are known only when
@@ -458,25 +472,6 @@ class ValuePrinter(Knowledge):
         ]
         start = tap - sum(c * now for c, _, now in axes)
         return picks.anchor(tuple([(c, extent) for c, extent, _ in axes]), start, tap, step)
-
-    def _phase(
-        self,
-        buffer: Buffer,
-        base: Affine,
-        inside: range,
-        first: int,
-        step: int,
-        dtype: DType,
-        shared: Expr | None,
-    ) -> Operand:
-        """Elements `first` and so on from `base`, one for each lane, picked from those `inside`."""
-        none = Operand("poison", dtype, self.lanes)
-        result = none
-        found, last = picks.steps(first, step, self.extent, self.lanes, inside.start, inside.stop)
-        for start, may, order in found:
-            x = self._neighbours(buffer, base.shifted(start), may, dtype, shared)
-            result = x if result is none else self.shuffled(result, x, order)
-        return result if last is None else self.shuffled(result, none, last)
 
     def _neighbours(
         self,

@@ -13,16 +13,30 @@ the assembler gets the instructions themselves, in the order of the statements.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
-from typing import Final, NamedTuple, TypeAlias
+from collections.abc import Hashable, Sequence
+from typing import Final, NamedTuple
 
 from tilewright import dtypes
 from tilewright.codegen import fetching, multiply_add
-from tilewright.codegen.guards import OPEN
+from tilewright.codegen.guards import OPEN, Guard
 from tilewright.codegen.llvm_memory import NEAR_BYTES, ZERO, Slot, ValuePrinter
-from tilewright.codegen.llvm_values import Operand, constant, suffix
+from tilewright.codegen.llvm_values import Operand, suffix
+from tilewright.codegen.nest_instructions import (
+    NUMBERS,
+    Factor,
+    Fetch,
+    Given,
+    Items,
+    Loop,
+    Picked,
+    Place,
+    Product,
+    Result,
+    Text,
+    Work,
+    is_zero,
+)
+from tilewright.codegen.picks import Step
 from tilewright.expr import Apply, Axis, Buffer, Expr, Extent, Load, is_static, literal, static
 from tilewright.loops import (
     Accumulate,
@@ -47,25 +61,14 @@ INSTRUCTIONS: Final = {
 factor; the sum."""
 ORDERED: Final = "dot_bytes"
 """The operation whose factors are of two kinds."""
-SPREADS: Final = {4: "vbroadcastss", 8: "vbroadcastsd"}
-"""What reads one element of so many bytes into all lanes."""
-MOVES: Final = {4: "vmovups", 8: "vmovupd"}
-MANY, FEW = 32, 16
-"""Vector registers of machines with and without AVX-512."""
-NUMBERS: Final = 10
-"""Registers for pointers and counters: the others are LLVM's, for what surrounds the nest."""
 REACH: Final = 1 << 30
 """Bytes that displacements and steps of pointers stay below, and rounds of a loop."""
 SHORT: Final = 16
 """Products that are written out without a loop from so many on."""
 GIVEN: Final = 12
 """The most factors that stay in registers from nest to nest."""
-FIRST_LABEL: Final = 2
-"""Labels are numbers, and "0b" and "1b" could be taken for numbers in base two."""
-END_LABEL: Final = 9
 NOWHERE: Final = literal(False, dtypes.bool_)
 """The condition of what is zeros and never read."""
-ALIGN: Final = 5
 CLOBBERED: Final = "~{memory},~{dirflag},~{fpsr},~{flags}"
 
 
@@ -77,57 +80,6 @@ class Pointer(NamedTuple):
     form: Affine
     steps: tuple[tuple[int, int], ...]
     condition: Expr | None = None
-
-
-class Place(NamedTuple):
-    """So many bytes from a pointer: one element for all lanes (`lanes` 0), or the first `lanes`,
-    of which only those in `bits` are touched, if it is not 0."""
-
-    pointer: int
-    displacement: int
-    lanes: int
-    bits: int = 0
-
-
-class Given(NamedTuple):
-    """What all lanes have of an element that is read before the nest: the neighbouring nests of a
-    window multiply by the same."""
-
-    number: int
-
-
-class Product(NamedTuple):
-    """What is added to a sum."""
-
-    total: int
-    first: Place | Given
-    second: Place | Given
-
-
-class Result(NamedTuple):
-    """Where a sum goes."""
-
-    total: int
-    place: Place
-
-
-class Fetch(NamedTuple):
-    """So many lines that are wanted in the second level cache."""
-
-    place: Place
-    lines: int
-
-
-@dataclass
-class Loop:
-    """So many rounds over an axis (None: as many as the program says)."""
-
-    axis: Axis
-    rounds: int | None
-    items: Items = field(default_factory=list)
-
-
-Items: TypeAlias = "list[Product | Result | Fetch | Loop]"
 
 
 def taken(p: ValuePrinter, inner: Sequence[Stmt], at: int) -> int:
@@ -279,7 +231,7 @@ class Nest:
         """The rounds of a loop that only the program knows."""
         self.written: set[Buffer] = set()
         self.near: dict[Expr, bool] = {}
-        self.places: dict[Hashable, Place | Given | None] = {}
+        self.places: dict[Hashable, Factor | None] = {}
         """Where factors are: those of a row and of a column are in many products each."""
         self.masks = multiply_add.SPREAD in p.native
 
@@ -363,14 +315,14 @@ class Nest:
             self.written.add(s.buffer)
         return place is not None
 
-    def factor(self, e: Expr, acc: Operand) -> Place | Given | None:
+    def factor(self, e: Expr, acc: Operand) -> Factor | None:
         """Where a factor is; None if it is nowhere near a pointer, or not as wide as the sum."""
         key = (self.p.key(e), self.p.extent, acc.lanes)
         if key not in self.places:
             self.places[key] = self._factor(e, acc)
         return self.places[key]
 
-    def _factor(self, e: Expr, acc: Operand) -> Place | Given | None:
+    def _factor(self, e: Expr, acc: Operand) -> Factor | None:
         if not self.is_near(e):
             return None
         load, group = first(e), len(e.children) if is_word(e) else 1
@@ -379,21 +331,55 @@ class Nest:
         if self.gives and load is e and not step and load.guard is None:
             x = self.p.splat(self.p.value_of(e), acc.lanes)
             return Given(self.given.setdefault(x.text, (len(self.given), x))[0])
+        if group * size != acc.dtype.itemsize:
+            return None
         g = OPEN if load.guard is None else self.p.guard(load.guard)
+        if g.never:
+            return self.chosen(load.buffer, Affine((), 0), size, acc.lanes, NOWHERE)
+        if load is e and self.p.spreads(load.buffer, load.index, step, g):
+            return self.picked(load, offset, step or 0, g, acc)
         part = step == group and (self.p.extent < acc.lanes or g.lanes is not None)
-        if group * size != acc.dtype.itemsize or step not in (0, group) or part > self.masks:
+        if step not in (0, group) or part > self.masks:
             return None
         if g.varying is not None or (g.lanes is not None and not step):
             return None
-        if g.never:
-            return self.chosen(load.buffer, Affine((), 0), size, acc.lanes, NOWHERE)
-        bits = sum(1 << lane for lane, may in enumerate(g.lanes or ()) if may)
+        bits = _bits(g.lanes or ())
         lanes = self.p.extent if step else 0
         if g.shared is None:
             found = self.place(load.buffer, offset, size, lanes)
         else:
             found = self.chosen(load.buffer, offset, size, lanes, g.shared)
         return found and found._replace(bits=bits)
+
+    def picked(self, e: Load, offset: Affine, step: int, g: Guard, acc: Operand) -> Picked | None:
+        """The vectors that a factor is picked from, at most two; None if there are more, or what
+        is read is known only when the program runs."""
+        size, lanes = e.buffer.dtype.itemsize, acc.lanes
+        wide = self.masks and lanes * size > min(multiply_add.WIDTHS)
+        if not wide or size != acc.dtype.itemsize or g.varying is not None:
+            return None
+        pick = self.p.pick(e.buffer, e.index, step, g)
+        match pick.steps, pick.last:
+            case (_,), tuple() as order:
+                pass
+            case (_, Step(order=order)), None:
+                pass
+            case _:
+                return None
+
+        def at(shift: int, bits: int = 0) -> Place | None:
+            if g.shared is None:
+                found = self.place(e.buffer, offset.shifted(shift), size, lanes)
+            else:
+                found = self.chosen(e.buffer, offset.shifted(shift), size, lanes, g.shared)
+            return found and found._replace(bits=bits)
+
+        vectors = [at(pick.ahead + x.start, 0 if all(x.may) else _bits(x.may)) for x in pick.steps]
+        beside = None if pick.beside is None else at(step * pick.beside, 1 << pick.beside)
+        if None in vectors or (beside is None) < (pick.beside is None):
+            return None
+        bits = _bits(g.lanes) if g.lanes is not None else 0
+        return Picked(tuple(vectors), order, bits, beside)  # type: ignore[arg-type]
 
     def chosen(
         self, buffer: Buffer, offset: Affine, size: int, lanes: int, condition: Expr
@@ -479,17 +465,26 @@ class Nest:
     def print(self) -> bool:
         """Print the instruction; False if there are not registers enough."""
         self.fetch()
-        p, text = self.p, Text(self)
+        p = self.p
+        steps = [dict(x.steps) for x in self.pointers]
+        counted, stored = isinstance(self.count, Expr), bool(self.written)
+        given = len(self.given)
+        text = Text(
+            Work(
+                self.items, self.sums, steps, self.instruction, self.swaps, given, counted, stored,
+                self.masks,
+            )
+        )  # fmt: skip
         if not text.fits:
             return False
         bases = [self.base(x) for x in self.pointers]
         wide, n = self.sums[0].type, len(self.sums)
         numbers = ["ptr"] * len(bases) + ["i64"] * text.counters
-        given = [(k, str(x)) for k, x in enumerate(self.sums) if not _is_zero(x)]
-        given += [(text.pointer + k, f"ptr {b}") for k, b in enumerate(bases)]
+        operands = [(k, str(x)) for k, x in enumerate(self.sums) if not is_zero(x)]
+        operands += [(text.pointer + k, f"ptr {b}") for k, b in enumerate(bases)]
         if isinstance(self.count, Expr):
-            given.append((text.counter, str(p.value_of(self.count))))
-        kinds = [str(k) for k, _ in given]
+            operands.append((text.counter, str(p.value_of(self.count))))
+        kinds = [str(k) for k, _ in operands]
         registers = [text.vector(k) for k in range(n + text.temporaries)]
         kind, whole = "void", ""
         if text.fixed:
@@ -503,11 +498,13 @@ class Nest:
             del registers[:n]
             whole = p.fresh("nest")
         kinds += ["v" if self.masks else "x"] * len(self.given)
-        given += [(0, str(x)) for _, x in self.given.values()]
-        kinds += ["^Yk"] * len(text.masks)
-        given += [(0, f"i16 {bits}") for bits in text.masks]
+        operands += [(0, str(x)) for _, x in self.given.values()]
+        size = self.sums[0].dtype.itemsize
+        for x in text.constants:
+            kinds.append("^Yk" if isinstance(x, int) else "v")
+            operands.append((0, f"i16 {x}" if isinstance(x, int) else _numbers(x, size)))
         kinds += [f"~{{{x}}}" for x in registers]
-        body, args = "\n    ".join(text.lines), ", ".join([x for _, x in given])
+        body, args = "\n    ".join(text.lines), ", ".join([x for _, x in operands])
         call = f'call {kind} asm sideeffect "\n    {body}"'
         call = call if text.fixed else f"{whole} = {call.replace(' sideeffect', '', 1)}"
         p.emit(f'{call}, "{",".join([*kinds, CLOBBERED])}"({args})')
@@ -533,171 +530,11 @@ class Nest:
         return p.value(choice, dtypes.int64, 1).text
 
 
-class Text:
-    """The instructions of a nest. Sums are in the first vector registers, factors in those behind;
-    pointers and counters are where LLVM wants: operands, numbered behind the sums."""
-
-    def __init__(self, nest: Nest) -> None:
-        self.nest = nest
-        self.dtype, self.lanes = nest.sums[0].dtype, nest.sums[0].lanes
-        self.letter = "xyz"[multiply_add.WIDTHS.index(self.lanes * self.dtype.itemsize)]
-        self.wide = multiply_add.SPREAD in nest.p.native
-        self.counters = max(map(_depth, nest.items))
-        self.steps = [dict(x.steps) for x in nest.pointers]
-        self.fixed = not self.counters and bool(nest.written) and all(map(_is_zero, nest.sums))
-        """Whether all results are stored and pointers stay where they are: nothing leaves it."""
-        self.late = [0] * len(self.steps)
-        """How many bytes each pointer has still to be moved."""
-        self.pointer = 0 if self.fixed else len(nest.sums)
-        self.counter = self.pointer + len(self.steps)
-        tied = sum(not _is_zero(x) for x in nest.sums) + isinstance(nest.count, Expr)
-        self.given = self.counter
-        if not self.fixed:
-            self.given += self.counters + tied + len(self.steps)
-        """The first of the operands that are only read."""
-        self.temporaries = 0
-        self.masks: dict[int, int] = {}
-        """The numbers of the operands that are masks of such bits."""
-        self.lines: list[str] = []
-        self.items(nest.items, 0)
-        self.lines[:0] = self.beginning()
-        registers = len(nest.sums) + self.temporaries + len(nest.given)
-        enough = registers <= (MANY if self.wide else FEW) and len(self.masks) < 7
-        self.fits = enough and len(self.steps) + self.counters <= NUMBERS
-
-    def beginning(self) -> list[str]:
-        """Sums from zero. (What clears 16 bytes clears those above, too.)"""
-        clear = "vpxord" if self.wide else "vxorps"
-        zeros = [i for i, x in enumerate(self.nest.sums) if _is_zero(x)]
-        registers = [f"%xmm{i}" for i in zeros]
-        return [
-            f"{'vxorps' if i < FEW else clear} {x}, {x}, {x}"
-            for i, x in zip(zeros, registers, strict=True)
-        ]
-
-    def vector(self, k: int) -> str:
-        return f"{self.letter}mm{k}"
-
-    def items(self, items: Items, depth: int) -> None:
-        for kind, found in groupby(items, type):
-            if kind is Product:
-                self.run([*found])  # type: ignore[arg-type]
-                continue
-            for x in found:
-                if isinstance(x, Loop):
-                    self.loop(x, depth)
-                elif isinstance(x, Result):
-                    self.store(x)
-                elif isinstance(x, Fetch):
-                    self.fetch(x)
-
-    def loop(self, x: Loop, depth: int) -> None:
-        counter, label = self.counter + depth, FIRST_LABEL + depth
-        self.move()
-        if x.rounds is None:
-            self.lines += [f"testq ${counter}, ${counter}", f"jle {END_LABEL}f"]
-        else:
-            self.lines.append(f"movl $${x.rounds}, ${{{counter}:k}}")
-        self.lines += [f".p2align {ALIGN}", f"{label}:"]
-        self.items(x.items, depth + 1)
-        self.step(x.axis, 1)
-        self.move()
-        self.lines += [f"decq ${counter}", f"jne {label}b"]
-        if x.rounds is None:
-            self.lines.append(f"{END_LABEL}:")
-        else:
-            self.step(x.axis, -x.rounds)
-
-    def step(self, axis: Axis, rounds: int) -> None:
-        for k, steps in enumerate(self.steps):
-            self.late[k] += rounds * steps.get(axis.serial, 0)
-
-    def move(self) -> None:
-        """Bring all pointers to where they should be."""
-        for k, by in enumerate(self.late):
-            if by:
-                self.lines.append(f"addq $${by}, ${self.pointer + k}")
-                self.late[k] = 0
-
-    def run(self, products: Sequence[Product]) -> None:
-        """Products one after the other. A factor stays in a register from its first use to its
-        last; one that has a single use is read by the instruction, if it can be."""
-        self.move()
-        uses = Counter([f for x in products for f in (x.first, x.second)])
-        left = Counter(uses)
-        held: dict[Place | Given, int] = {}
-        free: list[int] = []
-        for x in products:
-            a, b = x.first, x.second
-            if self.nest.swaps and uses[a] == 1 and self.is_operand(a):
-                a, b = b, a
-            there = uses[b] == 1 and self.is_operand(b)
-            for f in (a,) if there else (a, b):
-                if f not in held and isinstance(f, Place):
-                    held[f] = free.pop() if free else self.fresh()
-                    self.load(f, held[f])
-            second = self.operand(b) if there else self.register(b, held)
-            others = f"{self.register(a, held)}, %{self.vector(x.total)}"
-            self.lines.append(f"{self.nest.instruction} {second}, {others}")
-            for f in (x.first, x.second):
-                left[f] -= 1
-                if not left[f] and f in held:
-                    free.append(held.pop(f))
-
-    def register(self, f: Place | Given, held: Mapping[Place | Given, int]) -> str:
-        """The register that a factor is in."""
-        return f"${self.given + f.number}" if isinstance(f, Given) else f"%{self.vector(held[f])}"
-
-    def operand(self, f: Place | Given) -> str:
-        """A factor in memory, as the instruction reads it."""
-        assert isinstance(f, Place)
-        return self.place(f) + ("" if f.lanes else f"{{1to{self.lanes}}}")
-
-    def fresh(self) -> int:
-        """A register more for factors."""
-        self.temporaries += 1
-        return len(self.nest.sums) + self.temporaries - 1
-
-    def is_operand(self, f: Place | Given) -> bool:
-        """Whether the instruction can read a factor from memory itself."""
-        if isinstance(f, Given):
-            return False
-        return (f.lanes == self.lanes and not f.bits) or (not f.lanes and self.wide)
-
-    def place(self, f: Place) -> str:
-        return f"{f.displacement or ''}(${self.pointer + f.pointer})"
-
-    def load(self, f: Place, register: int) -> None:
-        size, mask = self.dtype.itemsize, self.mask(f)
-        move = MOVES[size]
-        if not f.lanes:
-            move = "vmovddup" if size == 8 and self.lanes == 2 else SPREADS[size]
-        zeros = " {z}" if mask else ""
-        self.lines.append(f"{move} {self.place(f)}, %{self.vector(register)}{mask}{zeros}")
-
-    def store(self, x: Result) -> None:
-        move, place = MOVES[self.dtype.itemsize], self.place(x.place)
-        self.lines.append(f"{move} %{self.vector(x.total)}, {place}{self.mask(x.place)}")
-
-    def fetch(self, x: Fetch) -> None:
-        """Lines from a place on. (Those beyond the matrix may be nowhere: that is no error.)"""
-        for k in range(x.lines):
-            place = x.place._replace(displacement=fetching.LINE_BYTES * k)
-            self.lines.append(f"prefetcht1 {self.place(place)}")
-
-    def mask(self, f: Place) -> str:
-        """The mask of the lanes there are, if some are none."""
-        if f.lanes in (0, self.lanes) and not f.bits:
-            return ""
-        bits = f.bits or (1 << f.lanes) - 1
-        first = self.given + len(self.nest.given)
-        return f" {{${self.masks.setdefault(bits, first + len(self.masks))}}}"
+def _bits(lanes: Sequence[bool]) -> int:
+    return sum(1 << lane for lane, may in enumerate(lanes) if may)
 
 
-def _is_zero(x: Operand) -> bool:
-    return x.text == constant(literal(0, x.dtype), x.lanes).text
-
-
-def _depth(x: Product | Result | Fetch | Loop) -> int:
-    """Loops inside one another."""
-    return 1 + max(map(_depth, x.items), default=0) if isinstance(x, Loop) else 0
+def _numbers(order: Sequence[int], size: int) -> str:
+    """A constant vector of integers of so many bytes."""
+    kind = f"i{8 * size}"
+    return f"<{len(order)} x {kind}> <{', '.join([f'{kind} {n}' for n in order])}>"

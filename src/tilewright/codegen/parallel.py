@@ -107,7 +107,8 @@ class Region:
 def outline(program: Program, limit: int = 0) -> tuple[Program, dict[str, Region]]:
     """The program with calls where worthwhile parallel loops were, and the regions called, by
     name. A function that is nothing but such a call is none any more: who called it has the region
-    run. Linear in the program; the very program if it has no such loop."""
+    run, and a program that is but one region has it as its entry. Linear in the program; the very
+    program if it has no such loop."""
     functions: list[Function] = []
     regions: dict[str, Region] = {}
     callees = {f.name: f for f in program.functions}
@@ -129,7 +130,30 @@ def outline(program: Program, limit: int = 0) -> tuple[Program, dict[str, Region
     calls = [s for f in functions for s in statements(f.body) if isinstance(s, Call)]
     called = {s.function for s in calls}
     kept = [f for f in functions[:-1] if f.name not in direct or f.name in called]
-    return Program((*kept, functions[-1])), regions
+    made = merged(Program((*kept, functions[-1])))
+    for name in regions.keys() - {f.name for f in made.functions}:
+        regions[made.entry.name] = replace(regions.pop(name), function=made.entry)
+    return made, regions
+
+
+def merged(program: Program) -> Program:
+    """A program that is a single call becomes the function it calls: a function more costs code
+    generation as much as a small loop does."""
+    *others, entry = program.functions
+    match entry.body:
+        case Block((Call(name, args, None) as call,)) if _passes_on(entry, call):
+            called = next((f for f in others if f.name == name), None)
+        case _:
+            return program
+    calls = [s for f in others for s in statements(f.body) if isinstance(s, Call)]
+    if called is None or called.numbers or any(s.function == name for s in calls):
+        return program
+    passed = {a.buffer: b for a, b in zip(args, called.params, strict=True)}  # type: ignore[union-attr]
+    if len(passed) < len(args):
+        return program
+    params = tuple(passed.get(b, b) for b in entry.params)
+    whole = Function(entry.name, params, called.body, called.sources)
+    return Program((*(f for f in others if f is not called), whole))
 
 
 def _passes_on(f: Function, call: Call) -> bool:
@@ -379,7 +403,9 @@ def _count(s: Stmt, trips: int, lanes: int, cost: Cost, callees: Mapping[str, Fu
 
 
 ENVIRONMENT: Final = "ptr %env, i64 %begin, i64 %end"
-"""The parameters of what the pool runs: its arguments, 8 bytes each, and a stretch of rounds."""
+"""The parameters of what the pool runs: its arguments, 8 bytes each, and a stretch of rounds. The
+entry of a program has them too, and 0 and 0 to have it do everything: where it is a region, it has
+the pool run itself."""
 DECLARATION: Final = f"declare void @{PARALLEL}(ptr, ptr, i64, i64, i64, i64, i64)"
 ROUND_ENDS: Final = (
     "  %stop = add i64 %base, %last",
@@ -392,15 +418,31 @@ ROUND_ENDS: Final = (
 def divided(region: Region, env: str, values: Sequence[str], extent: str) -> list[str]:
     """LLVM IR that fills the environment `env`, 8 bytes for each argument, and has the pool run
     the region over `extent` iterations."""
-    lines = []
+    lines = list[str]()
     for k, x in enumerate(values):
         lines += [
             f"  {env}.{k} = getelementptr i64, ptr {env}, i64 {k}",
             f"  store {x}, ptr {env}.{k}",
         ]
-    what = f"ptr @{region.function.name}, ptr {env}"
+    return [*lines, _run(region, region.function.name, env, extent)]
+
+
+def _run(region: Region, name: str, env: str, extent: str) -> str:
     how = ", ".join(f"i64 {n}" for n in (region.unit, region.grain, region.weight, region.limit))
-    return [*lines, f"  call void @{PARALLEL}({what}, i64 {extent}, {how})"]
+    return f"  call void @{PARALLEL}(ptr @{name}, ptr {env}, i64 {extent}, {how})"
+
+
+def divided_itself(region: Region, name: str, part: str) -> list[str]:
+    """LLVM IR at the beginning of a region that is the entry, called `name`: asked for everything
+    it has the pool run it, and for a stretch it goes on in the block `part`."""
+    return [
+        "  %all = icmp eq i64 %begin, %end",
+        f"  br i1 %all, label %divide, label %{part}",
+        "divide:",
+        _run(region, name, "%env", str(region.extent)),
+        "  ret void",
+        f"{part}:",
+    ]
 
 
 def unpacked(parameters: Sequence[str]) -> list[str]:
@@ -420,9 +462,10 @@ def outer_places(region: Region) -> dict[Axis, str]:
     return {a: f"%o{k}" for k, a in enumerate(region.outer)}
 
 
-def round_begins(region: Region, last: str) -> list[str]:
-    """LLVM IR at the beginning of a round of the loops around a region, which ends in the block
-    `last`: the round's numbers on the outer axes, and its stretch [%first, %last)."""
+def round_begins(region: Region, before: str, last: str) -> list[str]:
+    """LLVM IR at the beginning of a round of the loops around a region, which follow the block
+    `before` and end in the block `last`: the round's numbers on the outer axes, and its stretch
+    [%first, %last)."""
     size, lines, rest = static(region.inner[0].extent), list[str](), "%round"
     for a, name in reversed(outer_places(region).items()):
         lines += [
@@ -431,7 +474,7 @@ def round_begins(region: Region, last: str) -> list[str]:
         ]
         rest = f"{name}.rest"
     return [
-        f"  %at = phi i64 [ %begin, %entry ], [ %stop, %{last} ]",
+        f"  %at = phi i64 [ %begin, %{before} ], [ %stop, %{last} ]",
         f"  %round = udiv i64 %at, {size}",
         f"  %base = mul i64 %round, {size}",
         "  %first = sub i64 %at, %base",

@@ -20,6 +20,17 @@ class Step(NamedTuple):
     order: tuple[int, ...]
 
 
+class Pick(NamedTuple):
+    """Elements one for each lane: the first vector starts `ahead` elements from the first of them,
+    the vectors are shuffled in `steps` and put in the order `last` at the end, if it is not theirs;
+    then the lane `beside` (None: none) is read for itself."""
+
+    ahead: int
+    steps: tuple[Step, ...]
+    last: tuple[int, ...] | None
+    beside: int | None
+
+
 @lru_cache(maxsize=4096)
 def steps(
     first: int, step: int, extent: int, lanes: int, begin: int, end: int

@@ -35,7 +35,7 @@ are whole units where these can be shared out evenly, and one for each thread wh
 `grain` iterations are worth `weight` minimal chunks of work. A body is never called for an empty
 stretch."""
 EXPORTS: Final = "tilewright_pool"
-"""void(ptr table): prepare the pool and write the addresses of `TABLE` to the table."""
+"""void(ptr table, i64, i64): prepare the pool and write the addresses of `TABLE` to the table."""
 TABLE: Final = ("parallel", "set_default", "set_own", "reset", "started")
 
 MOST_THREADS: Final = 256
@@ -557,7 +557,7 @@ define internal void @reset() {
   ret void
 }
 
-define void @$NAME(ptr %table) {
+define void @$NAME(ptr %table, i64, i64) {
   %rc = call i32 @pthread_key_create(ptr @key, ptr null)
   store ptr @parallel, ptr %table
   %t1 = getelementptr ptr, ptr %table, i64 1

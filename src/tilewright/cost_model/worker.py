@@ -254,7 +254,7 @@ def _loaded(code: Message, target: Target) -> jit.Loaded:
 
 
 REPEAT: Final = """
-define void @NAME(ptr %args) {
+define void @NAME(ptr %args, i64, i64) {
 entry:
   %f = load ptr, ptr %args
   %p = getelementptr ptr, ptr %args, i64 1
@@ -265,7 +265,7 @@ entry:
   br label %loop
 loop:
   %i = phi i64 [ 0, %entry ], [ %next, %loop ]
-  call void %f(ptr %given)
+  call void %f(ptr %given, i64 0, i64 0)
   %next = add i64 %i, 1
   %more = icmp ult i64 %next, %n
   br i1 %more, label %loop, label %end

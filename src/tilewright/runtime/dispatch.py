@@ -361,7 +361,7 @@ def checked_api() -> dict[str, int]:
 _PROBE = np.dtype(np.float32)
 
 
-def _probe_program(address: int) -> None:
+def _probe_program(address: int, _begin: int, _end: int) -> None:
     """What a compiled program would do: (x, y, k, n) -> x + k, y, n + 1, ones, by pointers, of
     which the last is planned memory."""
     x, y, k, n, sums, same, count, ones, arena = (_word(address + WORD * i) for i in range(9))
@@ -403,7 +403,7 @@ def check_calls(cls: type, native: Native) -> None:
 
     **Raises:** `Unsupported` if anything is not as Python would have it.
     """
-    program = ctypes.CFUNCTYPE(None, c_void_p)(_probe_program)
+    program = ctypes.CFUNCTYPE(None, c_void_p, ctypes.c_int64, ctypes.c_int64)(_probe_program)
     seen, expected = _probe_call(ctypes.cast(program, c_void_p).value or 0)
     function = cls.__new__(cls)
     chain = Chain(function)

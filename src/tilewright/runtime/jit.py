@@ -107,11 +107,16 @@ def _engine(target: Target) -> Any:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A function in memory: call it with an array of pointers."""
+    """A function in memory: of an array of pointers, and of a stretch of rounds, which is empty
+    where all is to be done."""
 
     name: str
     address: int
-    call: Callable[[Any], None]
+    function: Callable[[Any, int, int], None]
+
+    def call(self, given: Any) -> None:
+        """Do everything with an array of `pointers`."""
+        self.function(given, 0, 0)
 
 
 @functools.cache
@@ -254,7 +259,7 @@ def load_all(
     for name, address in found.items():
         if not address:
             raise InternalError(f"the linked object has no function {name}")
-    of = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+    of = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
     return tuple(Loaded(name, address, of(address)) for name, address in found.items())
 
 
