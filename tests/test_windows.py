@@ -141,11 +141,17 @@ def test_padded_windows_are_neither_gathered_nor_copied(stride: int) -> None:
 
 def test_taps_of_a_row_share_its_vectors() -> None:
     """Four rows of results read nine rows: two vectors each, and one element for the third tap,
-    where each tap on its own would read two vectors."""
+    where each tap on its own would read two vectors. What is picked from a row that two rows of
+    results read is picked once."""
     case = same(64, 3, 2, channels=1)
     text = str(case.compiled().lower(*case.operands()).llvm)
-    first = text[: text.index("store <")]
-    vectors = re.findall(r"= (load <|call <[^>]*> @llvm.masked.load)", first)
+    if multiply_add.SPREAD in multiply_add.native(host()):
+        nest = text[text.index(" asm ") : text.index("vmovups %")]
+        vectors, picked = re.findall(r"vmovups [^%]", nest), re.findall("vpermt2ps", nest)
+        assert len(picked) == 9 * 3
+    else:
+        first = text[: text.index("store <")]
+        vectors = re.findall(r"= (load <|call <[^>]*> @llvm.masked.load)", first)
     assert len(vectors) == 9 * 2
 
 
