@@ -131,14 +131,23 @@ def _spread(p: ValuePrinter, s: Stmt, loop: For, lanes: int) -> None:
         case For(kind="vector"):
             _spread(p, s.body, loop, s.lanes)
         case For(axis, kind="unroll"):
-            for _ in p.numbers(axis, static(axis.extent)):
+            factors = [
+                e for t in statements(s) if isinstance(t, Accumulate) for e in t.value.children
+            ]
+            moves = any(axis.serial in e.free and _stays(e, loop) for e in factors)
+            for _ in p.numbers(axis, static(axis.extent) if moves else 1):
                 _spread(p, s.body, loop, lanes)
         case Accumulate(value=value):
             there = {*p.unrolled, *(a.serial for a in p.around)}
             for e in p.expanded(value).children:
-                same = isinstance(e, Load) and e.guard is None and e.free <= there
-                if same and e.reads.isdisjoint(loop.body.writes):
+                if _stays(e, loop) and e.free <= there:
                     p.splat(p.value_of(e), lanes)
+
+
+def _stays(e: Expr, loop: For) -> bool:
+    """Whether a factor is an element that no round of a loop changes, nor which one it is."""
+    plain = isinstance(e, Load) and e.guard is None and loop.axis.serial not in e.free
+    return plain and e.reads.isdisjoint(loop.body.writes)
 
 
 def _gives(inner: Sequence[Stmt], at: int) -> bool:

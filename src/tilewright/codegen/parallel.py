@@ -274,9 +274,7 @@ class _Outliner:
         weight = max(1, round(whole / count / CHUNK_NS)) if CHUNK_NS else 1
         unit = 1
         if nest.outer:
-            (inside, *others) = (cost_of(loop, self.callees).ns for loop in nest.inner)
-            rounds = nest.count // static(nest.inner[0].axis.extent)
-            prepared = whole / rounds - max(inside, *others, 0)
+            prepared = cost_of(nest.body, self.callees, nest.inner).ns
             if prepared > NEGLIGIBLE * whole:
                 unit = static(nest.inner[0].axis.extent)
         return unit, grain, weight
@@ -354,15 +352,24 @@ class Cost:
     touched: Counter[Buffer] = field(default_factory=Counter)
 
 
-def cost_of(s: Stmt, callees: Mapping[str, Function]) -> Cost:
-    """What running a statement once costs."""
+def cost_of(s: Stmt, callees: Mapping[str, Function], without: Sequence[Stmt] = ()) -> Cost:
+    """What running a statement once costs, `without` some of those inside."""
     cost = Cost()
-    _count(s, 1, 1, cost, callees)
+    _count(s, 1, 1, cost, callees, without)
     return cost
 
 
-def _count(s: Stmt, trips: int, lanes: int, cost: Cost, callees: Mapping[str, Function]) -> None:
+def _count(
+    s: Stmt,
+    trips: int,
+    lanes: int,
+    cost: Cost,
+    callees: Mapping[str, Function],
+    without: Sequence[Stmt],
+) -> None:
     """Add what a statement costs that runs so many times, in so many lanes at once."""
+    if s in without:
+        return
     inner: Sequence[Stmt] = s.inner
     match s:
         case For(axis, _, kind, width):
@@ -376,7 +383,7 @@ def _count(s: Stmt, trips: int, lanes: int, cost: Cost, callees: Mapping[str, Fu
             inner = ()
             ways = (Cost(), Cost())
             for t, way in zip((s.then, s.otherwise), ways, strict=True):
-                _count(t, trips, lanes, way, callees)
+                _count(t, trips, lanes, way, callees, without)
             longer = max(ways, key=lambda way: way.ns)
             cost.ns += longer.ns
             cost.touched += longer.touched
@@ -385,7 +392,7 @@ def _count(s: Stmt, trips: int, lanes: int, cost: Cost, callees: Mapping[str, Fu
         case Call(function):
             inner = (callees[function].body,)
     for t in inner:
-        _count(t, trips, lanes, cost, callees)
+        _count(t, trips, lanes, cost, callees, without)
     operations = 0
     for e in walk(*expressions(s)):
         if isinstance(e, Apply):
