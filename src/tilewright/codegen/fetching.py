@@ -1,20 +1,23 @@
-"""What the next round of a loop multiplies, fetched while this one's is multiplied.
+"""What is read next, fetched while what is there is worked on.
 
 Knows matrices that lie in panels, one after the other, each of which several tiles walk from its
 beginning to its end before the next one is begun: each tile can fetch its share of what follows.
-Refuses to know how that is printed (`nests`), and where panels come from.
+And knows streams: arrays beyond the second level cache that are read once. Refuses to know how
+that is printed (`nests`, `llvm_memory`), and where panels come from.
 
 A processor follows a stream of lines by itself, but not from one page to the next: the first walk
 along a panel of 128 KB waits 32 times for the third level cache, or for memory, and is bound by
-their bandwidth. All walks together have time enough (docs/notes/products.md).
+their bandwidth. All walks together have time enough (docs/notes/products.md). And it keeps no more
+lines on their way than it has loads waiting for them: with a load it is told of what is wanted much
+later, memory is read half as fast again (docs/notes/streams.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from tilewright.expr import Axis, is_static, static
+from tilewright.expr import Axis, Buffer, is_static, static
 from tilewright.transforms.index_rules import Affine
 
 LINE_BYTES: Final = 64
@@ -29,6 +32,43 @@ LINE_CYCLES: Final = 12
 """Multiplications of a line, by all tiles together, from which on there is time to fetch one: from
 memory they come every eight or nine cycles. With fewer memory decides, and what is fetched far
 ahead stands in the way of what is waited for (4 x 512 x 512, 36 of them: 1.5 times as long)."""
+
+STREAM_CACHES: Final = 2
+"""Of how many second level caches what is read as a stream fills at least all."""
+BEYOND_BYTES: Final = 32 << 20
+"""What a third level cache does not hold."""
+FAR_BYTES: Final = 16 << 10
+"""How far ahead streams are fetched, all together: what is fetched waits in the first level."""
+STREAMS: Final = 4
+"""The most streams that are fetched: with more, none is."""
+DENSE_BYTES: Final = 1 << 10
+"""What a round of a loop reads of a stream at most. Where it is more, loops go across rows."""
+
+
+def streams(read: Iterable[Buffer], written: Iterable[Buffer], cache: int) -> dict[Buffer, int]:
+    """The buffers beyond a second level cache of so many bytes, of those that a function reads and
+    writes, and how many bytes ahead they are fetched. One is always worth it. Several are where
+    memory is waited for: from the third level cache they come at the same rate without."""
+    read = [b for b in read if is_large(b, cache)]
+    every = sum(b.nbytes for b in {*read, *(b for b in written if is_large(b, cache))})
+    if len(read) > STREAMS or (len(read) > 1 and every <= BEYOND_BYTES):
+        return {}
+    return dict.fromkeys(read, FAR_BYTES // max(len(read), 1))
+
+
+def is_large(buffer: Buffer, cache: int) -> bool:
+    """Whether a buffer is beyond a second level cache of so many bytes."""
+    return is_static(buffer.size) and buffer.nbytes >= STREAM_CACHES * cache > 0
+
+
+def once(form: Affine, around: Sequence[Axis], bound: Mapping[int, int]) -> bool:
+    """Whether what is at an offset is read once: every loop `around`, outermost first, moves it.
+    `bound` says of variables, by serial, how many of these loops are around the place where they
+    get their value, which may be another in every round of them."""
+    moved = [s for t, _ in form.terms for s in t.free]
+    inner = max([bound.get(s, 0) for s in moved], default=0)
+    again = [a for a in around[inner:] if a.serial not in moved]
+    return bool(around) and all(is_static(a.extent) and static(a.extent) == 1 for a in again)
 
 
 class Ahead(NamedTuple):

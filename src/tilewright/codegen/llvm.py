@@ -19,7 +19,7 @@ from functools import cache
 from itertools import pairwise
 
 from tilewright import dtypes
-from tilewright.codegen import intrinsics, multiply_add, nests, shared, turning
+from tilewright.codegen import fetching, intrinsics, multiply_add, nests, shared, turning
 from tilewright.codegen.llvm_memory import NONTEMPORAL, ZERO, Slot, ValuePrinter
 from tilewright.codegen.llvm_values import (
     AS_PRINTED,
@@ -75,6 +75,7 @@ from tilewright.loops import (
     Store,
     Sync,
     While,
+    expressions,
     statements,
 )
 from tilewright.scalars import FUSED
@@ -221,6 +222,8 @@ class FunctionPrinter(ValuePrinter):
         super().__init__(native, function.body.writes, _passed(function.body))
         self.function, self.regions, self.attributes = function, regions, attributes
         self.target = target
+        if target is not None:
+            self.ahead = _streams(function, target.l2_bytes)
         whole = regions[function.name].of if function.name in regions else function
         self.multiplies = multiply_add.WRITTEN in native and multiply_add.only_multiplies(whole)
         self.arguments: dict[Buffer, int] = {}  # the places of pointers in the entry's array
@@ -682,6 +685,14 @@ class FunctionPrinter(ValuePrinter):
         return constant(identity(kind, dtype))
 
     # -- expressions --------------------------------------------------------------------------
+
+
+def _streams(f: Function, cache: int) -> dict[Buffer, int]:
+    """What a function fetches ahead."""
+    if not any(fetching.is_large(b, cache) for b in f.params):
+        return {}
+    reads = [e.reads for s in statements(f.body) for e in expressions(s)]
+    return fetching.streams(frozenset[Buffer]().union(*reads), f.body.writes, cache)
 
 
 def _fills(s: Stmt, tile: Buffer, first: int) -> bool:

@@ -6,11 +6,12 @@ known and until when (`known`), and statements and control flow (`llvm`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeAlias
 
 from tilewright import dtypes
 from tilewright.codegen import intrinsics, picks
+from tilewright.codegen.fetching import DENSE_BYTES, LINE_BYTES, once
 from tilewright.codegen.guards import (
     OPEN,
     Condition,
@@ -43,6 +44,7 @@ from tilewright.expr import (
     Index,
     Lit,
     Load,
+    Var,
     literal,
     show,
     static,
@@ -88,6 +90,10 @@ class ValuePrinter(Knowledge):
         self.ranges = Ranges()
         self.around: list[Axis] = []
         """The axes of the loops around what is printed, outermost first, as far as known."""
+        self.bound_at: dict[int, int] = {}
+        """In how many of these each variable got its value, by its serial."""
+        self.ahead: Mapping[Buffer, int] = {}
+        """The buffers that are read as streams, and how many bytes ahead these are fetched."""
         self.streamed = False
 
     # -- registers ---------------------------------------------------------------------------------
@@ -359,6 +365,8 @@ class ValuePrinter(Knowledge):
             )
         if g.lanes is None and g.varying is None and self.extent == lanes:
             x = self.value(f"load {wide}, ptr {where}, align {align}", dtype, lanes).text
+            if buffer in self.ahead and step == 1:
+                self.fetch_ahead(buffer, offset, where)
         else:
             mask = self.mask(g)
             if step == -1:
@@ -566,6 +574,25 @@ class ValuePrinter(Knowledge):
                 f"{wide}, {kind}, <{self.lanes} x i1>",
             )
         )
+
+    def is_stream(self, buffer: Buffer, form: Affine) -> bool:
+        """Whether what is read at an offset is part of a stream (`fetching`)."""
+        return buffer in self.ahead and once(form, self.around, self.bound_at)
+
+    def fetch_ahead(self, buffer: Buffer, form: Affine, where: str) -> None:
+        """Where a line of a stream is read, fetch the one that is so many bytes ahead."""
+        size = buffer.dtype.itemsize
+        round_bytes = form.coefficient(self.around[-1]) * size if self.around else 0
+        whole = self.lanes * size == LINE_BYTES and 0 < round_bytes <= DENSE_BYTES
+        if whole and self.is_stream(buffer, form):
+            text = f"getelementptr i8, ptr {where}, i64 {self.ahead[buffer]}"
+            line = self.value(text, dtypes.int64, 1).text
+            args, kinds = f"ptr {line}, i32 0, i32 3, i32 1", "ptr, i32, i32, i32"
+            self.emit(self.intrinsic("llvm.prefetch.p0", "void", args, kinds))
+
+    def bind(self, variable: Var, x: Operand) -> None:
+        self.bound_at[variable.serial] = len(self.around)
+        super().bind(variable, x)
 
     def streams(self, buffer: Buffer, form: Affine) -> bool:
         """Whether to store around the caches: a whole line of a result too large to stay in them,

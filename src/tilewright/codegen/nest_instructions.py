@@ -8,7 +8,7 @@ which order factors are read. Refuses to know where sums, pointers and constants
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, zip_longest
 from typing import Final, NamedTuple, TypeAlias
@@ -101,12 +101,14 @@ Items: TypeAlias = "list[Product | Result | Fetch | Loop]"
 class Work:
     """What a nest does: `items`, by an instruction of this name whose factors may change places if
     it `swaps` them. The sums begin as these operands; `steps` are the bytes that the nest's axes,
-    by serial, move each pointer. So many factors are `given` in registers. A loop's rounds are
-    `counted` by an operand, or no loop's; sums may be `stored`, and nobody wants them then."""
+    by serial, move each pointer; what is read by way of some is fetched so many bytes `ahead`. So
+    many factors are `given` in registers. A loop's rounds are `counted` by an operand, or no
+    loop's; sums may be `stored`, and nobody wants them then."""
 
     items: Items
     sums: Sequence[Operand]
     steps: Sequence[dict[int, int]]
+    ahead: Mapping[int, int]
     instruction: str
     swaps: bool
     given: int
@@ -207,7 +209,7 @@ class Text:
         self.move()
         if any(isinstance(f, Picked) for x in products for f in (x.first, x.second)):
             products = _by_row(products)
-        own = Registers(self, products)
+        own, fetched = Registers(self, products), set[tuple[int, int]]()
         for x in products:
             a, b = x.first, x.second
             if self.work.swaps and own.left[a] == 1 and self.is_operand(a) and a not in own.held:
@@ -219,6 +221,8 @@ class Text:
             second = self.operand(b) if there else own.name(b)
             others = f"{own.name(a)}, %{self.vector(x.total)}"
             self.lines.append(f"{self.work.instruction} {second}, {others}")
+            for f in (a, b):
+                self.fetch_ahead(f, fetched)
             own.drop(x.first)
             own.drop(x.second)
 
@@ -258,6 +262,16 @@ class Text:
         for k in range(x.lines):
             place = x.place._replace(displacement=fetching.LINE_BYTES * k)
             self.lines.append(f"prefetcht1 {self.place(place)}")
+
+    def fetch_ahead(self, f: Factor, fetched: set[tuple[int, int]]) -> None:
+        """Fetch what is as far behind a factor as streams are fetched ahead, if it is of one and
+        that line was not `fetched` yet."""
+        if isinstance(f, Place) and f.lanes and f.pointer in self.work.ahead:
+            there = f.displacement + self.work.ahead[f.pointer]
+            line = f.pointer, there // fetching.LINE_BYTES
+            if line not in fetched:
+                fetched.add(line)
+                self.lines.append(f"prefetcht0 {self.place(f._replace(displacement=there))}")
 
     def mask(self, f: Place) -> str:
         """The mask of the lanes there are, if some are none."""
