@@ -1,15 +1,20 @@
-"""What nests fetch of the panel that is multiplied next: all of it, each tile its share."""
+"""What nests fetch of the panel that is multiplied next: all of it, each tile its share. And what
+is fetched of streams."""
 
 from __future__ import annotations
+
+import functools
+from typing import Any
 
 import numpy as np
 import pytest
 
 import tilewright as tw
+from tilewright import dtypes
 from tilewright.codegen import multiply_add
-from tilewright.codegen.fetching import LINE_BYTES, ahead
+from tilewright.codegen.fetching import FAR_BYTES, LINE_BYTES, STREAMS, ahead, once
 from tilewright.codegen.multiply_add import WRITTEN
-from tilewright.expr import Axis, axis
+from tilewright.expr import Axis, axis, var
 from tilewright.target import host
 from tilewright.transforms.index_rules import Affine
 
@@ -94,3 +99,52 @@ def test_products_with_constants_fetch():
     assert fetches(49, 512, 512) > 0
     assert fetches(49, 512, 500) > 0
     assert fetches(49, 64, 64) == 0
+
+
+# -- streams ---------------------------------------------------------------------------------------
+
+LARGE = 4 << 20
+"""Elements of float32 that no second level cache holds."""
+
+
+def llvm_of(f: Any, *args: Any) -> str:
+    return str(tw.compile(f, threads=1).lower(*args).llvm)
+
+
+def is_fetched(f: Any, *shapes: tuple[int, ...]) -> bool:
+    return "prefetch" in llvm_of(f, *(np.zeros(s, np.float32) for s in shapes))
+
+
+def test_streams_are_fetched_ahead() -> None:
+    assert is_fetched(lambda x: np.sum(x * 2, axis=-1), (64, LARGE // 64))
+    assert not is_fetched(lambda x: np.sum(x * 2, axis=-1), (64, 64)), "it is in a cache"
+    assert not is_fetched(lambda x: np.sum(x * 2, axis=0), (2048, LARGE // 2048)), "across rows"
+
+
+def test_several_streams_are_fetched_where_memory_is_waited_for() -> None:
+    def sums(*x: Any) -> Any:
+        return np.sum(np.sin(functools.reduce(np.add, x)))
+
+    assert not is_fetched(sums, (LARGE // 2,), (LARGE // 2,))
+    assert is_fetched(sums, (2 * LARGE,), (2 * LARGE,))
+    assert not is_fetched(sums, *[(2 * LARGE,)] * (STREAMS + 1))
+
+
+@written
+def test_a_matrix_that_is_read_once_is_fetched_ahead() -> None:
+    x, y = np.zeros((1, 4096), np.float32), np.zeros((64, 4096), np.float32)
+    matrix = np.zeros((4096, 2048), np.float32)
+    assert f"prefetcht0 {FAR_BYTES}(" in llvm_of(lambda x: x @ matrix, x)
+    assert "prefetcht0" not in llvm_of(lambda y: y @ matrix, y), "each panel is read four times"
+
+
+def test_what_is_read_once() -> None:
+    """Every loop moves it: itself, or a variable that gets its value inside."""
+    i, j, v = axis("i", 5), axis("j", 7), var("v", dtypes.int64)
+    assert once(Affine(((i, 70), (j, 10)), 0), [i, j], {})
+    assert not once(Affine(((i, 70),), 0), [i, j], {})
+    assert not once(Affine(((j, 70),), 0), [i, j], {})
+    assert once(Affine(((j, 70),), 0), [axis("one", 1), j], {})
+    assert once(Affine(((v, 70),), 0), [i, j], {v.serial: 2})
+    assert not once(Affine(((v, 70),), 0), [i, j], {v.serial: 1}), "j comes after it"
+    assert not once(Affine((), 0), [], {})

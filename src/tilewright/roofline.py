@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from tilewright.codegen.fetching import FAR_BYTES
 from tilewright.dtypes import DType
 from tilewright.expr import Apply, Buffer, Expr, Load, Reduce, static, walk
 from tilewright.kernel import Kernel
@@ -70,7 +71,7 @@ class Rates:
 
 @functools.cache
 def measured(threads: int = 1) -> Rates:
-    """This machine's rates on `threads` threads, measured once a process (about half a second).
+    """This machine's rates on `threads` threads, measured once a process (about a second).
 
     The caller sees to it that the process may use as many cores.
     """
@@ -295,8 +296,9 @@ def _multiplying(target: Target, m: _Multiply) -> tuple[str, int]:
     ), count  # fmt: skip
 
 
-def _reading(target: Target, size: int) -> tuple[str, int]:
-    """LLVM IR that reads `size` bytes, a power of two, over and over, and the bytes of a turn."""
+def _reading(target: Target, size: int, ahead: int) -> tuple[str, int]:
+    """LLVM IR that reads `size` bytes, a power of two, over and over, and the bytes of a turn. What
+    is so many bytes `ahead` is fetched meanwhile, if it is not 0."""
     vector, width = f"<{target.vector_bytes // 4} x i32>", target.vector_bytes
     body = []
     for j in range(8):
@@ -304,9 +306,13 @@ def _reading(target: Target, size: int) -> tuple[str, int]:
                  f"  %p{j} = getelementptr i8, ptr %data, i64 %o{j}",
                  f"  %v{j} = load {vector}, ptr %p{j}, align {width}",
                  f"  %t{j} = xor {vector} %s{j}, %v{j}"]  # fmt: skip
+        if ahead:
+            body += [f"  %f{j} = getelementptr i8, ptr %p{j}, i64 {ahead}",
+                     f"  call void @llvm.prefetch.p0(ptr %f{j}, i32 0, i32 3, i32 1)"]  # fmt: skip
+    declared = ["declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"] if ahead else []
     steps = [f"  %far = mul i64 %i, {8 * width}", f"  %at = and i64 %far, {size - 1}"]
     sums = [(f"%s{j}", f"%t{j}", vector) for j in range(8)]
-    return _looped([], [], sums, steps + body), 8 * width
+    return _looped(declared, [], sums, steps + body), 8 * width
 
 
 def _looped(
@@ -368,14 +374,15 @@ def _operations(target: Target, unit: str, threads: int) -> float:
 
 
 def _bytes_read(target: Target, size: int, threads: int) -> float:
-    """Bytes a second all threads read together, each its own block of `size`, a power of two."""
-    text, step = _reading(target, size)
+    """Bytes a second all threads read together, each its own block of `size`, a power of two: with
+    or without fetching ahead, whichever is faster on this machine."""
     blocks = []
     for _ in range(threads):
         raw = np.ones(size + 4096, np.uint8)  # pages that were never written are all one page
         start = -raw.ctypes.data % 4096
         blocks.append(raw[start : start + size])
-    return _rate(_loaded(target, text), blocks) * step
+    ways = [_reading(target, size, ahead) for ahead in (0, FAR_BYTES)]
+    return max(_rate(_loaded(target, text), blocks) * step for text, step in ways)
 
 
 def _rate(run: Callable[[Any, int], float], data: Sequence[Any]) -> float:
