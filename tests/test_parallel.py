@@ -21,7 +21,7 @@ from tilewright.codegen import llvm, multiply_add, parallel
 from tilewright.codegen.pool import PARALLEL
 from tilewright.compile import machine
 from tilewright.errors import BadThreadCount, ScheduleError
-from tilewright.expr import Buffer, as_index, axis, cast, index, var
+from tilewright.expr import Buffer, Expr, as_index, axis, cast, index, var
 from tilewright.kernel import Kernel
 from tilewright.loops import (
     Accumulate,
@@ -356,6 +356,26 @@ def test_functions_that_only_have_a_region_run_are_none() -> None:
     calls = Function("entry", (far, whole), block(Call("f", (*ahead.args, as_index(7)), None)))
     made, _ = parallel.outline(Program((more, calls)))
     assert [g.name for g in made.functions] == [name, "f", "entry"]
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_program_that_is_one_region_has_it_as_its_entry() -> None:
+    """It has the pool run itself. Not if it gets a place in an array, or one array twice."""
+    (f,) = prepared(X).functions
+    x, out = Buffer("x", X.dtype, X.shape, "input"), Buffer("out", OUT.dtype, OUT.shape, "output")
+
+    def names(*given: Expr | Ref) -> tuple[list[str], list[str]]:
+        entry = Function("entry", (out, x), block(Call("f", given, None)))
+        made, regions = parallel.outline(Program((f, entry)))
+        return [g.name for g in made.functions], [*regions]
+
+    start = as_index(0)
+    assert names(Ref(x, start), Ref(out, start)) == (["entry"], ["entry"])
+    assert names(Ref(x, as_index(1)), Ref(out, start)) == (["f.0", "entry"], ["f.0"])
+    assert names(Ref(x, start), Ref(x, start)) == (["f.0", "entry"], ["f.0"])
+    text = llvm.print_program(Program((*prepared(X).functions,)), machine())
+    assert text.count("define ") == 1
+    assert f"call void @{PARALLEL}(ptr @{llvm.ENTRY}, ptr %env, i64 4000," in text
 
 
 def test_what_is_beside_products_is_printed_as_they_are(rng: np.random.Generator) -> None:
