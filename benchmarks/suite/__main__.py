@@ -20,9 +20,11 @@ from typing import Any
 
 from benchmarks.suite import contenders, report
 from benchmarks.suite.worker import START_UP
-from benchmarks.suite.workloads import SUITE, Workload
+from benchmarks.suite.workloads import BY_NAME, SUITE, Workload
 
 ROOT = Path(__file__).parents[2]
+FIRST_PROCESSES = 3
+"""Of how many processes first calls are medians."""
 
 
 def options() -> argparse.Namespace:
@@ -63,7 +65,8 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--first-calls",
         action="store_true",
-        help="print everyone's first calls too (they are always in the JSON)",
+        help="print everyone's first calls too (they are always in the JSON), those of jax and ours"
+        " as medians of three processes",
     )
     parser.add_argument("--list", action="store_true", help="print the workloads and stop")
     parser.add_argument(
@@ -201,8 +204,33 @@ def run(workloads: list[Workload], options: argparse.Namespace) -> dict[str, Any
                 save(document, options)
         finally:
             worker.stop()
+        if options.first_calls:
+            again(found, names, options)
+            save(document, options)
         print(report.summary(found))
     return document
+
+
+def again(found: dict[str, Any], names: list[str], options: argparse.Namespace) -> None:
+    """First calls of those whose first calls are compared, as medians of several processes: a
+    process has but one, and what it meets in the machine differs from one to the next."""
+    compared = [n for n in report.FIRSTS if n in names]
+    for _ in range(FIRST_PROCESSES - 1):
+        worker = Worker(found["threads"], 0.0, options.timeout)
+        try:
+            for row in found["rows"]:
+                of = {n: c for n, c in row["contenders"].items() if n in compared and "first" in c}
+                for n, more in worker.measure(BY_NAME[row["workload"]], [*of]).items():
+                    of[n].setdefault("firsts", [of[n]["first"]]).extend(
+                        [more["first"]] if "first" in more else []
+                    )
+        finally:
+            worker.stop()
+    for row in found["rows"]:
+        for c in row["contenders"].values():
+            if "firsts" in c:
+                by_cpu = sorted(c["firsts"], key=lambda first: first["cpu"])
+                c["first"] = by_cpu[len(by_cpu) // 2]
 
 
 def save(document: dict[str, Any], options: argparse.Namespace) -> None:

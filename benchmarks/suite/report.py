@@ -76,9 +76,13 @@ def roof(row: Row, fields: dict[str, Any]) -> tuple[float, str]:
     return 1e3 * seconds, bound
 
 
+FIRSTS = ("jax", OURS)
+"""Whose first calls are compared."""
+
+
 def first_ratio(row: Row) -> float | None:
     """jax.jit's first call over ours, in processor time."""
-    firsts = [row["contenders"].get(n, {}).get("first") for n in ("jax", OURS)]
+    firsts = [row["contenders"].get(n, {}).get("first") for n in FIRSTS]
     return None if None in firsts else firsts[0]["cpu"] / max(firsts[1]["cpu"], 1e-6)
 
 

@@ -1,8 +1,8 @@
 """The process that measures: it reads names of workloads, one a line, and writes what happens.
 
-Knows the order of events: check and first call of each contender, then the timed rounds. Every
-line it writes says which contender runs next or what was found, so that whoever reads knows whom
-to blame for silence. Refuses to know time-outs and tables.
+Knows the order of events: check and first call of each contender, then the timed rounds; without
+seconds for these, first calls only. Every line it writes says which contender runs next or what was
+found, so that whoever reads knows whom to blame for silence. Refuses to know time-outs and tables.
 
 One thread: the process has one core, time is processor time, which neighbours on the machine do
 not inflate. More: time is wall time, and between contenders all sleep until no library's workers
@@ -115,7 +115,7 @@ def _measure(name: str, names: list[str], machine: Machine, seconds: float, tell
     workload = BY_NAME[name]
     args = workload.arguments(np.random.default_rng(0))
     tell(event="start", contender="", stage="reference")
-    check = contenders.reference(workload, args)
+    check = contenders.reference(workload, args) if seconds else None
     calls: dict[str, Call] = {}
     for one in names:
         tell(event="start", contender=one, stage="first call")
@@ -127,7 +127,7 @@ def _measure(name: str, names: list[str], machine: Machine, seconds: float, tell
             call = made.build()
             result = call()
             first = [time.perf_counter() - begun, time.process_time() - used]
-            fault = check(made.arrays(result))
+            fault = check(made.arrays(result)) if check else ""
         except Exception as e:
             traceback.print_exc()
             tell(event="failed", contender=one, reason=_short(e))
@@ -137,6 +137,8 @@ def _measure(name: str, names: list[str], machine: Machine, seconds: float, tell
             continue
         calls[one] = call
         tell(event="first", contender=one, wall=first[0], cpu=first[1])
+    if not seconds:
+        return
     samples, waited = _rounds(calls, machine, seconds, tell)
     for one, times in samples.items():
         tell(event="times", contender=one, median=statistics.median(times), best=min(times),
