@@ -138,6 +138,20 @@ def test_a_matrix_that_is_read_once_is_fetched_ahead() -> None:
     assert "prefetcht0" not in llvm_of(lambda y: y @ matrix, y), "each panel is read four times"
 
 
+@written
+def test_keys_and_values_that_are_read_once_are_fetched_ahead() -> None:
+    q, k = np.zeros((1, 16, 1, 64), np.float32), np.zeros((1, 16, 1024, 64), np.float32)
+
+    def attention(q: Any, k: Any, v: Any) -> Any:
+        s = (q @ np.swapaxes(k, -1, -2)) / 8
+        e = np.exp(s - np.max(s, axis=-1, keepdims=True))
+        return (e / np.sum(e, axis=-1, keepdims=True)) @ v
+
+    text = llvm_of(attention, q, k, k.copy())
+    assert text.count("prefetcht0") >= 4 + 16, "the lines of a value, and of sixteen keys"
+    assert "llvm.prefetch" not in text
+
+
 def test_what_is_read_once() -> None:
     """Every loop moves it: itself, or a variable that gets its value inside."""
     i, j, v = axis("i", 5), axis("j", 7), var("v", dtypes.int64)

@@ -45,15 +45,22 @@ DENSE_BYTES: Final = 1 << 10
 """What a round of a loop reads of a stream at most. Where it is more, loops go across rows."""
 
 
-def streams(read: Iterable[Buffer], written: Iterable[Buffer], cache: int) -> dict[Buffer, int]:
-    """The buffers beyond a second level cache of so many bytes, of those that a function reads and
-    writes, and how many bytes ahead they are fetched. One is always worth it. Several are where
-    memory is waited for: from the third level cache they come at the same rate without."""
+class Streams(NamedTuple):
+    """How many bytes ahead buffers are fetched where they are read once: by `all` loads, or by
+    products only, since of several arrays that a third level cache holds other loads get nothing
+    any sooner (docs/notes/streams.md)."""
+
+    ahead: Mapping[Buffer, int]
+    all: bool
+
+
+def streams(read: Iterable[Buffer], written: Iterable[Buffer], cache: int) -> Streams:
+    """Of the buffers that a function reads and writes, those beyond a second level cache of so many
+    bytes."""
     read = [b for b in read if is_large(b, cache)]
     every = sum(b.nbytes for b in {*read, *(b for b in written if is_large(b, cache))})
-    if len(read) > STREAMS or (len(read) > 1 and every <= BEYOND_BYTES):
-        return {}
-    return dict.fromkeys(read, FAR_BYTES // max(len(read), 1))
+    ahead = dict.fromkeys(read, FAR_BYTES // max(len(read), 1))
+    return Streams(ahead if len(read) <= STREAMS else {}, len(read) == 1 or every > BEYOND_BYTES)
 
 
 def is_large(buffer: Buffer, cache: int) -> bool:

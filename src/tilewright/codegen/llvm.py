@@ -223,7 +223,7 @@ class FunctionPrinter(ValuePrinter):
         self.function, self.regions, self.attributes = function, regions, attributes
         self.target = target
         if target is not None:
-            self.ahead = _streams(function, target.l2_bytes)
+            self.fetched = _streams(function, target.l2_bytes)
         whole = regions[function.name].of if function.name in regions else function
         self.multiplies = multiply_add.WRITTEN in native and multiply_add.only_multiplies(whole)
         self.arguments: dict[Buffer, int] = {}  # the places of pointers in the entry's array
@@ -687,10 +687,10 @@ class FunctionPrinter(ValuePrinter):
     # -- expressions --------------------------------------------------------------------------
 
 
-def _streams(f: Function, cache: int) -> dict[Buffer, int]:
+def _streams(f: Function, cache: int) -> fetching.Streams:
     """What a function fetches ahead."""
     if not any(fetching.is_large(b, cache) for b in f.params):
-        return {}
+        return fetching.Streams({}, True)
     reads = [e.reads for s in statements(f.body) for e in expressions(s)]
     return fetching.streams(frozenset[Buffer]().union(*reads), f.body.writes, cache)
 

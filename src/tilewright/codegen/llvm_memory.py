@@ -6,12 +6,12 @@ known and until when (`known`), and statements and control flow (`llvm`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TypeAlias
 
 from tilewright import dtypes
 from tilewright.codegen import intrinsics, picks
-from tilewright.codegen.fetching import DENSE_BYTES, LINE_BYTES, once
+from tilewright.codegen.fetching import DENSE_BYTES, LINE_BYTES, Streams, once
 from tilewright.codegen.guards import (
     OPEN,
     Condition,
@@ -92,8 +92,7 @@ class ValuePrinter(Knowledge):
         """The axes of the loops around what is printed, outermost first, as far as known."""
         self.bound_at: dict[int, int] = {}
         """In how many of these each variable got its value, by its serial."""
-        self.ahead: Mapping[Buffer, int] = {}
-        """The buffers that are read as streams, and how many bytes ahead these are fetched."""
+        self.fetched = Streams({}, True)
         self.streamed = False
 
     # -- registers ---------------------------------------------------------------------------------
@@ -365,7 +364,7 @@ class ValuePrinter(Knowledge):
             )
         if g.lanes is None and g.varying is None and self.extent == lanes:
             x = self.value(f"load {wide}, ptr {where}, align {align}", dtype, lanes).text
-            if buffer in self.ahead and step == 1:
+            if self.fetched.all and buffer in self.fetched.ahead and step == 1:
                 self.fetch_ahead(buffer, offset, where)
         else:
             mask = self.mask(g)
@@ -577,7 +576,7 @@ class ValuePrinter(Knowledge):
 
     def is_stream(self, buffer: Buffer, form: Affine) -> bool:
         """Whether what is read at an offset is part of a stream (`fetching`)."""
-        return buffer in self.ahead and once(form, self.around, self.bound_at)
+        return buffer in self.fetched.ahead and once(form, self.around, self.bound_at)
 
     def fetch_ahead(self, buffer: Buffer, form: Affine, where: str) -> None:
         """Where a line of a stream is read, fetch the one that is so many bytes ahead."""
@@ -585,7 +584,7 @@ class ValuePrinter(Knowledge):
         round_bytes = form.coefficient(self.around[-1]) * size if self.around else 0
         whole = self.lanes * size == LINE_BYTES and 0 < round_bytes <= DENSE_BYTES
         if whole and self.is_stream(buffer, form):
-            text = f"getelementptr i8, ptr {where}, i64 {self.ahead[buffer]}"
+            text = f"getelementptr i8, ptr {where}, i64 {self.fetched.ahead[buffer]}"
             line = self.value(text, dtypes.int64, 1).text
             args, kinds = f"ptr {line}, i32 0, i32 3, i32 1", "ptr, i32, i32, i32"
             self.emit(self.intrinsic("llvm.prefetch.p0", "void", args, kinds))

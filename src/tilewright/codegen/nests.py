@@ -48,7 +48,6 @@ from tilewright.loops import (
     expressions,
     statements,
 )
-from tilewright.target import STREAM_BYTES
 from tilewright.transforms.index_rules import Affine
 from tilewright.transforms.tensorize import FLIPPED, first, is_word, neighbours
 
@@ -479,9 +478,7 @@ class Nest:
         for k, (buffer, form, steps, condition) in enumerate(self.pointers):
             moves = {serial for serial, by in steps if by}
             if self.p.is_stream(buffer, form) and moves >= self.looped and condition is None:
-                # From the third level cache two threads read 0.9 as fast with it.
-                if buffer.nbytes >= STREAM_BYTES:
-                    found[k] = self.p.ahead[buffer]
+                found[k] = self.p.fetched.ahead[buffer]
         return found
 
     # -- its text ---------------------------------------------------------------------------------
