@@ -379,6 +379,7 @@ def _row(x: Product) -> tuple[int, ...]:
 
 
 def is_zero(x: Operand) -> bool:
+    """Whether a sum begins with nothing."""
     return x.text == constant(literal(0, x.dtype), x.lanes).text
 
 
