@@ -72,7 +72,7 @@ LIGHT: Final = 12
 """Operations of a body that is unrolled for the sake of its loop overhead."""
 IN_HAND: Final = 5
 """Registers beside a square of sums: what is multiplied, and masks of what a guard keeps out."""
-HEAVY: Final = 24
+HEAVY: Final = 20
 """Operations of a body from which on two rounds are woven into one: a processor does not look far
 enough ahead to have several under way (docs/notes/pointwise.md)."""
 MANY: Final = 4096
