@@ -66,7 +66,14 @@ def longer(x: Any) -> Any:
     return np.where(e > 0.5, np.tanh(e) * x, np.exp(e) - x) + e, e
 
 
-@pytest.mark.parametrize("function", [gelu, longer])
+def mixed(x: Any) -> Any:
+    """A root and a quotient in what is no longer than a function of its own."""
+    y = (x * 1.7 + 0.3) * 0.5
+    y = np.where(y > 0, y * y, -0.1 * y)
+    return np.sqrt(np.abs(y) + 1) - np.minimum(y, x) / (1 + y * y)
+
+
+@pytest.mark.parametrize("function", [gelu, longer, mixed])
 def test_many_elements_come_to_the_bits_of_few(function: Any) -> None:
     """What is woven, and the remainder that is not, against loops too short for it."""
     n = 16 * MANY * 3 + 16 * 7 + 5
@@ -78,8 +85,9 @@ def test_many_elements_come_to_the_bits_of_few(function: Any) -> None:
     assert_allclose(whole, np.atleast_2d(function(x.astype(np.float64))), rtol=1e-5, atol=1e-6)
 
 
-def test_two_rounds_are_woven_where_there_are_many() -> None:
-    f = tw.compile(gelu, threads=1)
+@pytest.mark.parametrize("function", [gelu, mixed])
+def test_two_rounds_are_woven_where_there_are_many(function: Any) -> None:
+    f = tw.compile(function, threads=1)
     x = np.ones(16 * MANY, np.float32)
     text = f.lower(x).llvm
     quotients = [m.start() for m in re.finditer("fdiv <", text)]

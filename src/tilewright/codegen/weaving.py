@@ -15,8 +15,9 @@ from typing import Final
 from tilewright.expr import Load, walk
 from tilewright.loops import For, Let, Stmt, Store, expressions, statements
 
-LONG: Final = 24
-"""Lines of a copy from which on it is worth it: of shorter ones the processor sees enough."""
+LONG: Final = 20
+"""Lines of a copy from which on it is worth it, about as many as the operations that have it copied
+(`transforms.heuristic.HEAVY`): of shorter ones the processor sees enough."""
 
 _NAME: Final = re.compile(r"%\w+")
 
