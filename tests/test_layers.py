@@ -16,7 +16,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "tilewright"
 
 LAYERS: list[tuple[str, set[str]]] = [
-    ("languages", {"constants", "dtypes", "errors", "expr", "graph", "interpret", "kernel",
+    ("languages", {"constants", "dtypes", "errors", "expr", "forks", "graph", "interpret", "kernel",
                    "loops", "options", "scalars", "source", "target", "term", "trees"}),
     ("ops", {"ops"}),
     ("tracing and functions", {"array", "contracts", "control", "initializers", "lax", "nn",
@@ -96,3 +96,24 @@ def test_modules_load_in_one_order() -> None:
     below = {m: {i for i, _ in imports(m, late=False)} - {m} for m in MODULES}
     order = list(TopologicalSorter(below).static_order())  # raises CycleError, naming the circle
     assert set(order) >= set(MODULES)
+
+
+APART = {"contracts", "frontends/jax", "cost_model/baselines", "cost_model/worker"}
+"""What they load late is loaded already, loaded by a frontend's user alone, or loaded in a process
+that never forks."""
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - APART))
+def test_forks_wait_for_late_imports(module: str) -> None:
+    """In the child of a fork, a module that another thread was loading would never be loaded."""
+    tree = ast.parse(MODULES[module].read_text())
+    held = {
+        n
+        for w in ast.walk(tree)
+        if isinstance(w, ast.With) and "forks.importing" in ast.unparse(w.items[0])
+        for n in ast.walk(w)
+    }
+    for f in ast.walk(tree):
+        for n in ast.walk(f) if isinstance(f, ast.FunctionDef) else ():
+            if isinstance(n, ast.Import | ast.ImportFrom) and n not in held:
+                pytest.fail(f"{module}:{n.lineno}: an import outside `with forks.importing`")

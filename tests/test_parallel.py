@@ -47,6 +47,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every parallel loop is divided, into as many chunks as can be."""
     monkeypatch.setattr(parallel, "WORTH_NS", 0)
     monkeypatch.setattr(parallel, "CHUNK_NS", 0)
+    monkeypatch.setattr(parallel, "REPEATED", 0)
 
 
 def bits(tree: Any) -> list[bytes]:

@@ -23,7 +23,13 @@ import numpy as np
 import pytest
 
 import tilewright as tw
-from tilewright.codegen.pool import MOST_THREADS, PARALLEL, supported
+from tilewright.codegen.pool import (
+    MOST_THREADS,
+    PARALLEL,
+    PIECE_CHUNKS,
+    PIECES_PER_THREAD,
+    supported,
+)
 from tilewright.errors import BadThreadCount
 from tilewright.runtime import jit, threads
 from tilewright.target import Target, host
@@ -64,6 +70,30 @@ out:
   ret void
 }}
 
+define internal void @note(ptr %notes, i64 %begin, i64 %end) {{
+entry:
+  %k = atomicrmw add ptr %notes, i64 2 seq_cst
+  %first = getelementptr i64, ptr %notes, i64 1
+  %at = getelementptr i64, ptr %first, i64 %k
+  store i64 %begin, ptr %at
+  %behind = getelementptr i64, ptr %at, i64 1
+  store i64 %end, ptr %behind
+  ret void
+}}
+
+define void @chunks(ptr %args, i64, i64) {{
+entry:
+  %notes = load ptr, ptr %args
+  %a1 = getelementptr i64, ptr %args, i64 1
+  %extent = load i64, ptr %a1
+  %a2 = getelementptr i64, ptr %args, i64 2
+  %grain = load i64, ptr %a2
+  %a3 = getelementptr i64, ptr %args, i64 3
+  %limit = load i64, ptr %a3
+  call void @{PARALLEL}(ptr @note, ptr %notes, i64 %extent, i64 1, i64 %grain, i64 1, i64 %limit)
+  ret void
+}}
+
 define void @regions(ptr %args, i64, i64) {{
 entry:
   %counts = load ptr, ptr %args
@@ -96,9 +126,9 @@ out:
 
 
 @functools.cache
-def regions() -> Callable[[Any], None]:
+def regions(name: str = "regions") -> Callable[[Any], None]:
     code = jit.object_code(REGIONS, host())
-    return jit.load(code, "regions", host(), threads.symbols(code)).call
+    return jit.load(code, name, host(), threads.symbols(code)).call
 
 
 def counts(
@@ -112,6 +142,13 @@ def counts(
     regions()((ctypes.c_int64 * 7)(*args))
     assert found[0] == found[-1] == 0
     return found[1:-1]
+
+
+def chunks(extent: int, grain: int, limit: int) -> list[tuple[int, int]]:
+    """The stretches that a region's iterations ran in, in order of place."""
+    notes = np.zeros(1 + 2 * 4096, np.int64)
+    regions("chunks")((ctypes.c_int64 * 4)(notes.ctypes.data, extent, grain, limit))
+    return sorted(map(tuple, notes[1 : 1 + notes[0]].reshape(-1, 2).tolist()))
 
 
 def tasks() -> int:
@@ -137,6 +174,25 @@ def test_units_that_share_work_are_complete(limit: int) -> None:
             for grain in (1, 7, unit):
                 found = counts(units * unit, grain, limit, rounds=5, unit=unit)
                 assert (found == 5).all(), (unit, units, grain)
+
+
+@pytest.mark.parametrize("limit", [2, 3, 7])
+def test_chunks_become_smaller(limit: int) -> None:
+    """The first is two thirds of a thread's share; the last ones, for which threads wait for one
+    another, are single pieces. Work for a few microseconds is cut into few."""
+    least, most = PIECES_PER_THREAD
+    for extent, pieces in (
+        (1000 * limit * most, limit * most),
+        (10 * limit * least, limit * least),
+    ):
+        piece = extent // pieces
+        grain = extent // pieces // PIECE_CHUNKS if pieces > limit * least else piece
+        found = chunks(extent, grain, limit)
+        assert [b for b, _ in found] == [0, *(e for _, e in found[:-1])] and found[-1][1] == extent
+        sizes = [e - b for b, e in found]
+        assert sizes[0] == max(sizes) == pieces * 2 // (3 * limit) * piece
+        assert min(sizes) == piece
+        assert len(sizes) < pieces
 
 
 def test_many_short_regions() -> None:

@@ -3,6 +3,7 @@
 from importlib import import_module as _import_module
 
 from tilewright import errors as errors
+from tilewright import forks as _forks
 from tilewright import lax as lax
 from tilewright import nn as nn
 from tilewright import numpy as numpy
@@ -51,9 +52,11 @@ _staging.run_with(_run_graph)
 def __getattr__(name: str) -> object:
     """The tuner, and pictures of what it did, are loaded when they are first asked for."""
     if name in ("bench", "tune"):
-        from tilewright import tuning
+        with _forks.importing:
+            from tilewright import tuning
 
         return getattr(tuning, name)
     if name == "viz":
-        return _import_module("tilewright.viz")
+        with _forks.importing:
+            return _import_module("tilewright.viz")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

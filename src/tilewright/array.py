@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright import dtypes, subscript
+from tilewright import dtypes, forks, subscript
 from tilewright import promotion as pr
 from tilewright.constants import is_constant, is_last
 from tilewright.dtypes import DType
@@ -726,9 +726,18 @@ _UFUNC_METHODS: dict[str, Method] = {
 
 
 @cache
+def _of_ufunc() -> Any:
+    with forks.importing:
+        from tilewright.scipy import of_ufunc
+
+    return of_ufunc
+
+
+@cache
 def _namespace() -> Any:
     """`tilewright.numpy`, which is built on this module: imported late, as is SciPy's."""
-    import tilewright.numpy as namespace
+    with forks.importing:
+        import tilewright.numpy as namespace
 
     return namespace
 
@@ -736,10 +745,8 @@ def _namespace() -> Any:
 def implementation(function: Any) -> Method:
     """What a NumPy function, or a ufunc of scipy.special, means on traced arrays. Raises
     UnsupportedFunction."""
-    from tilewright.scipy import of_ufunc
-
     namespace = _namespace()
-    found = namespace.FUNCTIONS.get(function) or of_ufunc(function)
+    found = namespace.FUNCTIONS.get(function) or _of_ufunc()(function)
     if found is not None:
         return found  # type: ignore[no-any-return]
     raise UnsupportedFunction(_qualified(function), namespace.ALTERNATIVES.get(function, ""))

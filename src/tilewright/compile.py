@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import gc
 import inspect
-import threading
 import time
 import weakref
 from collections import OrderedDict
@@ -24,9 +23,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, overload
 
 import numpy as np
 
+from tilewright import forks, loops, tracing, trees
 from tilewright import graph as graphs
 from tilewright import kernel as kernels
-from tilewright import loops, tracing, trees
 from tilewright import roofline as rooflines
 from tilewright.codegen import c_source, llvm
 from tilewright.cost_model.files import learned
@@ -35,7 +34,7 @@ from tilewright.expr import static
 from tilewright.graph import Graph
 from tilewright.options import Options, show, shown
 from tilewright.promotion import PYTHON
-from tilewright.runtime import cache, dispatch, forks, jit, lapack, threads
+from tilewright.runtime import cache, dispatch, jit, lapack, threads
 from tilewright.runtime.executable import Executable, load_all, prepared
 from tilewright.runtime.jit import Loaded
 from tilewright.runtime.preparation import Preparation
@@ -107,7 +106,7 @@ class Program:
         held = constants(traced)
         return tuple(held[i].elements() for i in self._kept)
 
-    @functools.cached_property
+    @forks.cached_property
     def _kept(self) -> tuple[int, ...]:
         """Which of the traced graph's constants the rewritten one still reads."""
         if self.found is not None:
@@ -115,7 +114,7 @@ class Program:
         position = {h: i for i, h in enumerate(constants(self.traced))}
         return tuple(position[h] for h in constants(self.graph))
 
-    @functools.cached_property
+    @forks.cached_property
     def lowered(self) -> tuple[Graph, Assembly]:
         """The rewritten graph and what was assembled from it."""
         started = time.perf_counter()
@@ -134,7 +133,7 @@ class Program:
     def assembly(self) -> Assembly:
         return self.lowered[1]
 
-    @functools.cached_property
+    @forks.cached_property
     def name(self) -> str:
         """Of the program's entry: equal programs have equal names."""
         return jit.symbol(self.canonical)
@@ -144,16 +143,25 @@ class Program:
         """LLVM IR, without that of the preparation."""
         return llvm.module({self.name: self._definitions})
 
-    @functools.cached_property
+    @forks.cached_property
     def _definitions(self) -> llvm.Definitions:
         with _uncollected():
             return llvm.definitions(self.assembly.program, self.target, self.options.threads)
 
     @property
     def executable(self) -> Executable:
-        return self._executables[0]
+        return self._both[0]
 
-    @functools.cached_property
+    @property
+    def _both(self) -> tuple[Executable, Preparation | None]:
+        """`_executables`, computed by one thread at a time."""
+        made = vars(self).get("_executables")
+        if made is None:
+            with _compiling:
+                made = self._executables
+        return made
+
+    @forks.cached_property
     def _executables(self) -> tuple[Executable, Preparation | None]:
         """The program, and what prepares for it if something does."""
         types = [n.type for n in self.traced.outputs]
@@ -197,7 +205,7 @@ class Program:
     def prepared(self, captured: Sequence[Any]) -> tuple[Any, ...]:
         """What the program reads besides the arrays it captured: what it made of the constants
         among them, now or before."""
-        _, before = self._executables
+        _, before = self._both
         if before is None:
             return ()
         held = constants(self.traced)
@@ -232,7 +240,7 @@ class Programs:
     """Programs by canonical print, target and scheduler."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self.lock = forks.Lock()
         self._kept: OrderedDict[Any, Program] = OrderedDict()
 
     def get(self, graph: Graph, scheduler: Scheduler | None, options: Options) -> Program:
@@ -268,7 +276,8 @@ def chooser(target: Target, count: int | None) -> Scheduler | None:
     measured or learned."""
     if not learned():
         return None
-    from tilewright.cost_model.deferred import Deferred
+    with forks.importing:
+        from tilewright.cost_model.deferred import Deferred
 
     return Deferred(target, count or threads.default_count())
 
@@ -328,14 +337,7 @@ def _equipped(target: Target, offered: Lapack | None, pool: bool) -> Target:
 
 
 _programs: Final = Programs()
-
-
-@forks.in_child
-def _renew_locks() -> None:
-    _programs.lock = threading.RLock()
-    for member in vars(Program).values():
-        if hasattr(member, "lock"):  # of a cached_property, before Python 3.12
-            member.lock = threading.RLock()
+_compiling: Final = forks.Lock()
 
 
 def run_graph(graph: Graph, arrays: Sequence[Any]) -> list[Any]:
@@ -365,7 +367,7 @@ class Entry:
     runs: int = 0
     """How often Python has run it."""
 
-    @functools.cached_property
+    @forks.cached_property
     def prepared(self) -> tuple[Any, ...]:
         """What was computed ahead from the constants among the captured arrays."""
         return self.program.prepared(self.captured)
@@ -623,7 +625,8 @@ class Lowered:
 
     def algorithms(self) -> list[Algorithm]:
         """What `explain` prints of the convolutions and attentions that have several algorithms."""
-        from tilewright.cost_model import explaining
+        with forks.importing:
+            from tilewright.cost_model import explaining
 
         p = self.entry.program
         return explaining.algorithms(self.graph, p.options, p.scheduler, p.target, self.threads)
@@ -631,7 +634,8 @@ class Lowered:
     def explained(self, measure: bool = False, ahead: bool = False) -> list[Explanation]:
         """What `explain` prints of each kernel's schedule, times in seconds; `ahead`: of the
         kernels that compute once what depends on constants only, rather than those of a call."""
-        from tilewright.cost_model import explaining
+        with forks.importing:
+            from tilewright.cost_model import explaining
 
         p, count = self.entry.program, self.threads
         rates = rooflines.measured(count) if measure else None

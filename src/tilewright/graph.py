@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from tilewright import dtypes
+from tilewright import dtypes, forks
 from tilewright.dtypes import DType
 from tilewright.errors import InternalError
 from tilewright.expr import Buffer, Expr, Extent, product, show_extent, show_type
@@ -207,7 +207,7 @@ class Op:
         """Sub-graphs of a control-flow op; those of a tuple are numbered."""
         return self._graphs if _graph_names(type(self)) else _NO_GRAPHS  # type: ignore[arg-type]
 
-    @functools.cached_property
+    @forks.cached_property
     def _graphs(self) -> dict[str, Graph]:
         result: dict[str, Graph] = {}
         for name in _graph_names(type(self)):  # type: ignore[arg-type]

@@ -13,14 +13,13 @@ the row axis and pass values on in `stack` buffers.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from tilewright import expr, interpret
+from tilewright import expr, forks, interpret
 from tilewright.errors import InternalError
 from tilewright.expr import (
     Axis,
@@ -57,15 +56,15 @@ class Kernel:
     body: tuple[Assign, ...]
     sources: tuple[Source, ...] = ()
 
-    @functools.cached_property
+    @forks.cached_property
     def is_map(self) -> bool:
         return not any(a.axes for a in self.body)
 
-    @functools.cached_property
+    @forks.cached_property
     def writes(self) -> tuple[Buffer, ...]:
         return tuple(dict.fromkeys(a.buffer for a in self.body))
 
-    @functools.cached_property
+    @forks.cached_property
     def reads(self) -> tuple[Buffer, ...]:
         """Buffers read and not written by the kernel itself, in order of appearance."""
         own = set(self.writes)
@@ -81,7 +80,7 @@ class Kernel:
         """What the kernel needs from outside: what it reads, then what it leaves behind."""
         return (*self.reads, *(b for b in self.writes if b not in self.locals))
 
-    @functools.cached_property
+    @forks.cached_property
     def expressions(self) -> tuple[Expr, ...]:
         return tuple(e for a in self.body for e in (*a.index, a.value))
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from tilewright import forks
 from tilewright.errors import BadTarget
 
 VARIABLE: Final = "TILEWRIGHT_TARGET"
@@ -145,13 +146,15 @@ def _lacking(wanted: Target, here: Target) -> list[str]:
 @functools.cache
 def _here() -> Target:
     """All of the machine this process runs on."""
-    import llvmlite.binding as llvm
+    with forks.importing:  # and while it answers: it has a lock of its own
+        import llvmlite.binding as llvm
 
-    features = llvm.get_host_cpu_features()
+        features, cpu = llvm.get_host_cpu_features(), llvm.get_host_cpu_name()
+        triple = llvm.get_process_triple()
     width = 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
     return Target(
-        llvm.get_process_triple(),
-        llvm.get_host_cpu_name(),
+        triple,
+        cpu,
         features.flatten(),
         width,
         _cache(1) or 32 << 10,

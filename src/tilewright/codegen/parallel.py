@@ -22,9 +22,9 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Final
 
+from tilewright import forks
 from tilewright.codegen.pool import PARALLEL
 from tilewright.expr import (
     Apply,
@@ -62,6 +62,8 @@ ENOUGH: Final = 64
 """Iterations from which on threads have equally many, near enough."""
 NEGLIGIBLE: Final = 1 / 256
 """A preparation that takes no more of the loop's time may be repeated for every chunk."""
+REPEATED: Final = 32
+"""A chunk that may repeat one takes so many times as long at least."""
 
 WORTH_NS: Final = 8_000
 """A loop that takes less is not divided. A fork and join takes some 200 ns, a cold one 10 us."""
@@ -182,7 +184,7 @@ class _Outliner:
         self.found: list[Region] = []
         self.moved: set[Buffer] = set()
 
-    @cached_property
+    @forks.cached_property
     def buffers(self) -> tuple[Buffer, ...]:
         """What the function gets and declares."""
         own = [s.buffer for s in statements(self.function.body) if isinstance(s, Alloc)]
@@ -270,13 +272,15 @@ class _Outliner:
         if is_static(s.axis.extent) and (whole < WORTH_NS or nest.count < 2):
             return None
         count = nest.count if nest.outer else trips
-        grain = max(1, round(CHUNK_NS * count / whole)) if whole else 1
-        weight = max(1, round(whole / count / CHUNK_NS)) if CHUNK_NS else 1
-        unit = 1
+        unit, least = 1, float(CHUNK_NS)
         if nest.outer:
             prepared = cost_of(nest.body, self.callees, nest.inner).ns
             if prepared > NEGLIGIBLE * whole:
                 unit = static(nest.inner[0].axis.extent)
+            else:
+                least = max(least, REPEATED * prepared)
+        grain = max(1, round(least * count / whole)) if whole else 1
+        weight = max(1, round(grain * whole / count / CHUNK_NS)) if CHUNK_NS else 1
         return unit, grain, weight
 
 

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from tilewright import forks
 from tilewright.cost_model.files import PRIOR, STAMP, database_path, follows_model
 from tilewright.kernel import Kernel
 from tilewright.target import Target
@@ -32,16 +33,17 @@ class Deferred:
     target: Target
     threads: int
 
-    @functools.cached_property
+    @forks.cached_property
     def cache_key(self) -> str:
         """Names what choices follow from: machine code made by others is not used."""
         model = _digest() if follows_model() else ""
         return f"measured {_stamp()} model {model} threads {self.threads}"
 
-    @functools.cached_property
+    @forks.cached_property
     def choice(self) -> Choice | None:
         """Who chooses; None where the heuristic does."""
-        from tilewright.cost_model.choice import chooser
+        with forks.importing:
+            from tilewright.cost_model.choice import chooser
 
         return chooser(self.target, self.threads)
 
@@ -69,7 +71,8 @@ def _stamp() -> int:
     path = database_path()
     if path is None or not path.exists():
         return 0
-    import sqlite3
+    with forks.importing:
+        import sqlite3
 
     with suppress(sqlite3.Error):
         c = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)

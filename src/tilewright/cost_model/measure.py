@@ -32,6 +32,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
 
+from tilewright import forks
 from tilewright.cost_model import encoding
 from tilewright.cost_model.records import Record, compiler_version
 from tilewright.errors import InternalError
@@ -351,7 +352,7 @@ class Runner:
 # -- anywhere --------------------------------------------------------------------------------------
 
 _own: dict[int, Runner] = {}
-_own_lock = threading.Lock()
+_own_lock = forks.Lock()
 
 
 def _runner() -> Runner:

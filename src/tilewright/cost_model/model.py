@@ -19,12 +19,12 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
 
+from tilewright import forks
 from tilewright.errors import TilewrightError
 from tilewright.options import show
 from tilewright.target import Target
@@ -214,7 +214,7 @@ class Model:
         params = {**self.params, "w1": w1[:n].copy(), "b1": self.params["b1"] + told @ w1[n:]}
         return replace(self, params=params, mean=self.mean[:n], scale=self.scale[:n], machine=())
 
-    @cached_property
+    @forks.cached_property
     def content(self) -> bytes:
         """The model as the bytes of an .npz file: the same ones for the same model, for members are
         not compressed and have no dates."""

@@ -16,7 +16,6 @@ import json
 import math
 import os
 import sqlite3
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
@@ -24,6 +23,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TextIO
 
+from tilewright import forks
 from tilewright.cost_model import encoding
 from tilewright.cost_model.encoding import Machine
 from tilewright.cost_model.files import STAMP, database_path
@@ -159,7 +159,7 @@ class Database:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._lock = threading.RLock()
+        self._lock = forks.Lock()
         self._open: tuple[int, sqlite3.Connection] | None = None
 
     # -- writing -----------------------------------------------------------------------------

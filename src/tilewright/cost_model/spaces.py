@@ -12,7 +12,6 @@ squares that are turned. *Rows* are walked as the heuristic says, in other vecto
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from tilewright import forks
 from tilewright.cost_model.features import Extractor, Machine
 from tilewright.cost_model.walks import Walks
 from tilewright.expr import Axis, Expr, Reduce, is_static, static, walk
@@ -116,13 +116,13 @@ class Space:
 
     # -- points ------------------------------------------------------------------------------------
 
-    @functools.cached_property
+    @forks.cached_property
     def parts(self) -> tuple[tuple[tuple[int, ...], Points], ...]:
         """Groups of holes, as their numbers, with what may fill each group, int64 [m, group's
         holes]. Legal points take one row of every group; not all that do are legal."""
         return tuple(((n,), np.arange(len(h.choices))[:, None]) for n, h in enumerate(self.holes))
 
-    @functools.cached_property
+    @forks.cached_property
     def shape(self) -> Any:
         """Rows of each group."""
         return np.array([len(rows) for _, rows in self.parts], np.int64)
@@ -134,7 +134,7 @@ class Space:
             found[:, holes] = filled[r]
         return found
 
-    @functools.cached_property
+    @forks.cached_property
     def _choices(self) -> tuple[tuple[str, Any], ...]:
         """The values of each hole, None where they are no numbers."""
         return tuple((h.name, np.asarray(h.choices) if _numeric(h) else None) for h in self.holes)
@@ -166,7 +166,7 @@ class Space:
         """bool [n]: whether the values go together and fit the registers."""
         return np.asarray(self.fits(self.values(points), len(points)), bool)
 
-    @functools.cached_property
+    @forks.cached_property
     def every(self) -> Points | None:
         """All legal points, if the space is small enough to be listed."""
         size = math.prod(self.shape.tolist())
@@ -200,7 +200,7 @@ class Space:
         self.share(found)
         return found
 
-    @functools.cached_property
+    @forks.cached_property
     def extractor(self) -> Extractor:
         """The features of this kernel's schedules on the target."""
         return Extractor(self, Machine.of(self.target))
@@ -257,7 +257,7 @@ class Space:
         same = [b for b, o in enumerate(self.operands) if o.read is e]
         return (same or [b for b, o in enumerate(self.operands) if o.load.buffer is buffer])[0]
 
-    @functools.cached_property
+    @forks.cached_property
     def _axes(self) -> dict[str, Any]:
         """For each hole of names, for each of its choices, the number of the axis; -1 for none."""
         number = {n: self.number[a] for n, a in self.by_name.items()} | {"": -1}
@@ -340,13 +340,13 @@ class Tiles(Space):
             Hole("window", (0, 1) if 1 < points <= WRITTEN_OUT and not self.words else (0,)),
         )
 
-    @functools.cached_property
+    @forks.cached_property
     def moves(self) -> Any:
         """bool [operands, axes]: whether what is read inside sums moves along an axis."""
         found = [[o.moves(a) and o.read in self.summed for a in self.axes] for o in self.operands]
         return np.array(found, bool).reshape(len(self.operands), len(self.axes))
 
-    @functools.cached_property
+    @forks.cached_property
     def plain(self) -> Any:
         """bool [operands]: whether an operand of the sums is read at places known before."""
         return np.array([o.read in self.summed and o.is_plain for o in self.operands], bool)
@@ -392,7 +392,7 @@ class Tiles(Space):
         ok &= ~turn | ((rows >= 0) & (height <= lanes) & (lanes > 1) & (lanes <= 16))
         return ok & ((v["order"] < 2) | self.first[vector, rows])
 
-    @functools.cached_property
+    @forks.cached_property
     def parts(self) -> tuple[tuple[tuple[int, ...], Points], ...]:
         """Tiles, and ways to compute them: of all combinations of both many are legal, of all
         combinations of choices one in a hundred."""
@@ -411,7 +411,7 @@ class Tiles(Space):
         every[:, numbers] = grid
         return numbers, grid[test(self.values(every))]
 
-    @functools.cached_property
+    @forks.cached_property
     def _some_staged(self) -> Any:
         """bool [axes, axes + 1]: whether there is something to stage for chunks of one axis, the
         other being the rows (the last: none)."""
@@ -420,12 +420,12 @@ class Tiles(Space):
             [self.staged(every, np.full(len(every), r)).any(1) for r in (*every, -1)], 1
         )
 
-    @functools.cached_property
+    @forks.cached_property
     def most(self) -> Any:
         """The lanes that an axis can fill, a power of two."""
         return np.array([1 << max(int(n) - 1, 0).bit_length() for n in self.extents])
 
-    @functools.cached_property
+    @forks.cached_property
     def first(self) -> Any:
         """bool [axes, axes + 1]: whether what is staged for chunks of one axis, the other being the
         rows (the last: none), moves along no further one, so that these chunks may be outermost."""

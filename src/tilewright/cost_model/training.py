@@ -13,11 +13,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from tilewright import forks
 from tilewright.cost_model import metrics
 from tilewright.cost_model.model import (
     Array,
@@ -289,11 +289,11 @@ class Trainer:
     settings: Settings = Settings()
     compiled: Compiled = plainly
 
-    @cached_property
+    @forks.cached_property
     def step(self) -> Step:
         return stepper(self.settings, self.optimizer, self.compiled)
 
-    @cached_property
+    @forks.cached_property
     def run(self) -> Infer:
         return self.compiled(infer)
 

@@ -13,7 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from tilewright import dtypes
+from tilewright import dtypes, forks
 from tilewright.errors import DynamicShape
 from tilewright.numpy.protocol import implements, inexact, together
 from tilewright.ops import elementwise as el
@@ -189,8 +189,9 @@ def unwrap(
 ) -> Array:
     """Phases with jumps of more than half a `period` between neighbours taken out."""
     p = inexact(p)
-    from tilewright.numpy.reductions import cumsum, diff
-    from tilewright.ops.shape import Pad
+    with forks.importing:
+        from tilewright.numpy.reductions import cumsum, diff
+        from tilewright.ops.shape import Pad
 
     axis = axis % p.ndim
     step = diff(p, axis=axis)

@@ -26,10 +26,10 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy._core import _multiarray_umath
 
-from tilewright import dtypes, tracing, trees
+from tilewright import dtypes, forks, tracing, trees
 from tilewright.codegen import entry
 from tilewright.codegen.entry_tables import CONTEXT, Layout
-from tilewright.runtime import cache, forks, jit, memory, signatures
+from tilewright.runtime import cache, jit, memory, signatures
 from tilewright.runtime.signatures import Record, Seen
 from tilewright.target import host
 
@@ -139,7 +139,7 @@ class Chain:
         self._at = 0 if cls is None else id(function) + _vectorcall_at[cls]
         self._records: tuple[Record, ...] = ()
         self._snapshot: _Snapshot | None = None
-        self._lock = threading.Lock()
+        self._lock = forks.Lock()
 
     def __len__(self) -> int:
         return len(self._records)

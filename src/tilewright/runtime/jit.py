@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
+from tilewright import forks
 from tilewright.codegen import modules
 from tilewright.codegen.llvm_values import AS_PRINTED
 from tilewright.errors import InternalError
-from tilewright.runtime import forks
 from tilewright.target import Target
 
 OPT_LEVEL: Final = 1
@@ -49,7 +49,8 @@ _serial = itertools.count()
 def _llvm() -> Any:
     """llvmlite's binding. Loading it takes as long as importing all of ours: it waits until there
     is something to compile."""
-    import llvmlite.binding
+    with forks.importing:
+        import llvmlite.binding
 
     return llvmlite.binding
 
@@ -57,9 +58,10 @@ def _llvm() -> Any:
 @functools.cache
 def versions() -> str:
     """What machine code depends on besides the text and the target."""
-    import llvmlite
+    with forks.importing:
+        import llvmlite
 
-    return f"llvmlite {llvmlite.__version__} LLVM {_llvm().llvm_version_info}"
+        return f"llvmlite {llvmlite.__version__} LLVM {_llvm().llvm_version_info}"
 
 
 @functools.cache

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from tilewright import forks
 from tilewright.errors import OutOfMemory
-from tilewright.runtime import forks
 
 LARGE: Final = 64 << 10
 """From this many bytes on a result is recycled; below, NumPy's own allocator takes less memory: a

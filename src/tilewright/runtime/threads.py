@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tilewright import forks
 from tilewright.codegen import pool as text
 from tilewright.options import thread_count
-from tilewright.runtime import cache, forks, jit
+from tilewright.runtime import cache, jit
 from tilewright.target import host
 
 VARIABLE: Final = "TILEWRIGHT_NUM_THREADS"

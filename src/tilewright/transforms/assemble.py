@@ -12,13 +12,12 @@ the main one.
 from __future__ import annotations
 
 import bisect
-import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from tilewright import dtypes, loops
+from tilewright import dtypes, forks, loops
 from tilewright import kernel as kernels
 from tilewright.dtypes import DType
 from tilewright.expr import (
@@ -130,7 +129,7 @@ class Made:
     function: Function
     blocks: dict[Buffer, Copy]
 
-    @functools.cached_property
+    @forks.cached_property
     def text(self) -> str:
         return _canonical(self.kernel)
 
@@ -143,13 +142,13 @@ class Packing:
     block: Copy
     place: Place
 
-    @functools.cached_property
+    @forks.cached_property
     def kernel(self) -> Kernel:
         """The copy as a kernel like any other."""
         b = self.block
         return Kernel(b.buffer.name, b.axes, (Assign(b.buffer, b.axes, (), b.value),))
 
-    @functools.cached_property
+    @forks.cached_property
     def text(self) -> str:
         return _canonical(self.kernel)
 

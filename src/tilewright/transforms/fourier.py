@@ -15,10 +15,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Final
 
-from tilewright import dtypes
+from tilewright import dtypes, forks
 from tilewright.array import Array
 from tilewright.expr import is_static, static
 from tilewright.graph import Graph, Node, Op, Type
@@ -133,7 +132,7 @@ def _waves(
 class LargeWindow(Convolution):
     """A convolution that direct sums or transforms of tiles may compute."""
 
-    @cached_property
+    @forks.cached_property
     def cycles(self) -> Mapping[int, float]:
         """By a count, for the sides of tiles that take the fewest; those first."""
         windows = max(map(static, self.w.shape[2:]))

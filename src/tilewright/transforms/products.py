@@ -8,12 +8,12 @@ nothing (`heuristic`). The figures behind the choices are in docs/notes/products
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tilewright import forks
 from tilewright.expr import (
     CONSTANT,
     ROW,
@@ -135,12 +135,12 @@ class Operand:
     form: Affine
     _sizes: dict[tuple[Axis, ...], int] = field(default_factory=dict, compare=False, repr=False)
 
-    @functools.cached_property
+    @forks.cached_property
     def load(self) -> Load:
         """The load, or the first of the word."""
         return first(self.read)
 
-    @functools.cached_property
+    @forks.cached_property
     def is_word(self) -> bool:
         return is_word(self.read)
 
@@ -190,7 +190,7 @@ class Operand:
                 runs.append((step, n))
         return math.prod(n for _, n in runs) * (1 + (span - size) / LINE_BYTES)
 
-    @functools.cached_property
+    @forks.cached_property
     def is_plain(self) -> bool:
         """Whether it is read at positions known before."""
         return not any(isinstance(x, (Load, Reduce)) for x in walk(*self.load.children))
@@ -292,7 +292,7 @@ class Product:
         indices = [i for o in self.operands for i in o.load.index if a.serial in i.free]
         return any(k.serial in i.free for i in indices for k in self.summed)
 
-    @functools.cached_property
+    @forks.cached_property
     def known(self) -> bool:
         return all(is_static(a.extent) and a.extent for a in (*self.axes, *self.summed))
 
@@ -300,25 +300,25 @@ class Product:
         """Cycles with the lanes along the last reduced axis: no copies, but lanes to add."""
         return self.sums_across(self.results)
 
-    @functools.cached_property
+    @forks.cached_property
     def is_one_sum(self) -> bool:
         """Whether all results are made of one sum each, of numbers."""
         sums = reductions_in(*(a.value for a in self.body))
         return self.is_map and len(sums) == 1 and not any(o.is_word for o in self.operands)
 
-    @functools.cached_property
+    @forks.cached_property
     def summed(self) -> list[Axis]:
         return list(dict.fromkeys(k for r in self.tiled for k in r.axes))
 
-    @functools.cached_property
+    @forks.cached_property
     def results(self) -> int:
         return math.prod(static(a.extent) for a in self.axes)
 
-    @functools.cached_property
+    @forks.cached_property
     def operands(self) -> list[Operand]:
         return operands_of(reads([r.body for r in self.tiled]))
 
-    @functools.cached_property
+    @forks.cached_property
     def reading(self) -> dict[Buffer, list[Operand]]:
         """The operands by what they read."""
         found: dict[Buffer, list[Operand]] = {}
@@ -334,7 +334,7 @@ class Product:
             self._copied[o.read] = found
         return found
 
-    @functools.cached_property
+    @forks.cached_property
     def outs(self) -> list[Operand]:
         """Where the results go."""
         return operands_of([Load(a.buffer, a.index, None) for a in self.body])
@@ -532,7 +532,7 @@ class Product:
         self._rows[a] = total
         return total
 
-    @functools.cached_property
+    @forks.cached_property
     def read_after(self) -> int:
         """Elements that are read once the sums are done, of what lies beyond the second cache."""
         during = {e for r in self.tiled for e in walk(r.body)}
@@ -540,7 +540,7 @@ class Product:
         sizes = [o.size(self.axes) for o in operands_of([e for e in loads if e not in during])]
         return sum(n for n in sizes if n * self.outs[0].itemsize > self.target.l2_bytes)
 
-    @functools.cached_property
+    @forks.cached_property
     def far_results(self) -> list[int]:
         """Bytes of an element of each array of results that lies beyond the second level cache."""
         sizes = [(o.size(self.axes), o.itemsize) for o in self.outs]
