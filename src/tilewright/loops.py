@@ -10,7 +10,9 @@ iterations a printer may run in `lanes` lanes at once, so LLVM, C and CUDA print
 Semantics. A `Load`/`Store` index is either one position per axis of the buffer or a single flat
 row-major offset. `parallel` iterations are independent. In an `unroll` loop the extent is a number.
 `vector` loops are innermost; their iterations are independent but for `Accumulate`, whose order is
-free. An `Alloc`ed buffer lives to the end of its block; `registers` buffers are indexed by numbers,
+free. Two or three loops inside one another, the outer ones `matrix` loops, fill a small matrix, copy
+it or add the product of two to it, as one instruction of a printer may do; such matrices have the
+scope `matrices`. An `Alloc`ed buffer lives to the end of its block; `registers` buffers are indexed by numbers,
 unrolled axes and (last) the vector axis only. Functions get pointers; buffers do not overlap
 unless they are the same buffer.
 """
@@ -49,7 +51,7 @@ from tilewright.interpret import apply_scalar
 from tilewright.scalars import REDUCTIONS
 from tilewright.term import Term
 
-KINDS: Final = ("serial", "parallel", "unroll", "vector")
+KINDS: Final = ("serial", "parallel", "unroll", "vector", "matrix")
 
 
 class Stmt(Term):
@@ -159,7 +161,8 @@ class Accumulate(Stmt):
 
 
 class Alloc(Stmt):
-    """Memory (scope `stack`) or registers (scope `registers`) for the rest of the block."""
+    """Memory (scope `stack`), registers (`registers`) or registers that hold matrices (`matrices`:
+    memory for printers without such) for the rest of the block."""
 
     buffer: Buffer
 

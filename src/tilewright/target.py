@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -143,6 +144,16 @@ def _lacking(wanted: Target, here: Target) -> list[str]:
     return [f[1:] for f in wanted.features.split(",") if f not in have]
 
 
+MARKS: Final = (("graniterapids", "prefetchi"), ("sapphirerapids", "amx-tile"))
+"""Processors and what no older one has. Virtual machines may hide a processor's number behind that of
+an older one, by which LLVM then names it, but not what it can do."""
+
+
+def _processor(name: str, features: Mapping[str, bool]) -> str:
+    """The name LLVM knows a processor by that calls itself `name`."""
+    return next((cpu for cpu, mark in MARKS if features.get(mark)), name)
+
+
 @functools.cache
 def _here() -> Target:
     """All of the machine this process runs on."""
@@ -151,6 +162,9 @@ def _here() -> Target:
 
         features, cpu = llvm.get_host_cpu_features(), llvm.get_host_cpu_name()
         triple = llvm.get_process_triple()
+    cpu = _processor(cpu, features)
+    if features.get("amx-tile") and not _has_matrices():
+        features.update({name: False for name in features if name.startswith("amx-")})
     width = 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
     return Target(
         triple,
@@ -160,6 +174,21 @@ def _here() -> Target:
         _cache(1) or 32 << 10,
         _cache(2) or 1 << 20,
     )
+
+
+ARCH_PRCTL, REQUEST, TILE_DATA = 158, 0x1023, 18
+"""Linux' numbers on x86-64 for: arch_prctl, the request for a part of the processor's state, and
+the state of registers that hold matrices."""
+
+
+def _has_matrices() -> bool:
+    """Whether Linux lets this process, and its children, use registers that hold matrices: it must
+    be asked once, since signal handlers then need more room."""
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    return ctypes.CDLL(None).syscall(ARCH_PRCTL, REQUEST, TILE_DATA) == 0
 
 
 def _cache(level: int) -> int | None:

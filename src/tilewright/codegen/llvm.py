@@ -19,7 +19,15 @@ from functools import cache
 from itertools import pairwise
 
 from tilewright import dtypes
-from tilewright.codegen import fetching, intrinsics, multiply_add, nests, shared, turning
+from tilewright.codegen import (
+    fetching,
+    intrinsics,
+    matrices,
+    multiply_add,
+    nests,
+    shared,
+    turning,
+)
 from tilewright.codegen.llvm_memory import NONTEMPORAL, ZERO, Slot, ValuePrinter
 from tilewright.codegen.llvm_values import (
     AS_PRINTED,
@@ -221,7 +229,7 @@ class FunctionPrinter(ValuePrinter):
     ) -> None:
         super().__init__(native, function.body.writes, _passed(function.body))
         self.function, self.regions, self.attributes = function, regions, attributes
-        self.target = target
+        self.target, self.unit = target, matrices.unit(function, target)
         if target is not None:
             self.fetched = _streams(function, target.l2_bytes)
         whole = regions[function.name].of if function.name in regions else function
@@ -309,6 +317,10 @@ class FunctionPrinter(ValuePrinter):
     # -- statements ---------------------------------------------------------------------------
 
     def statement(self, s: Stmt) -> None:
+        if self.unit is not None and self.unit.begins(s):
+            with self.unit.configuration(self, s):
+                self.statement(s)
+            return
         match s:
             case For():
                 self.loop(s)
@@ -353,6 +365,8 @@ class FunctionPrinter(ValuePrinter):
         extent = s.axis.extent
         if s.kind == "vector":
             self.vector_loop(s)
+        elif s.kind == "matrix" and self.unit is not None:
+            self.unit.print(self, s)
         elif is_static(extent) and (s.kind == "unroll" or static(extent) <= 1):
             self.copies(s, static(extent))
         else:
@@ -479,6 +493,8 @@ class FunctionPrinter(ValuePrinter):
         self.forget(then.writes | otherwise.writes)
 
     def alloc(self, buffer: Buffer) -> None:
+        if self.unit is not None and buffer.scope == "matrices":
+            return
         if self.register(buffer):
             if not buffer.shape or buffer.scope == "stack":  # others appear when first written
                 self.registers[buffer, ()] = constant(literal(0, buffer.dtype))

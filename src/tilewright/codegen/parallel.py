@@ -379,7 +379,7 @@ def _count(
         case For(axis, _, kind, width):
             if kind == "vector":
                 lanes = width
-            else:
+            elif kind != "matrix":
                 trips *= static(axis.extent) if is_static(axis.extent) else ROUNDS
         case While():
             trips *= ROUNDS

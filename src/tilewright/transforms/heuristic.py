@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 from tilewright.expr import (
     Apply,
@@ -30,9 +30,11 @@ from tilewright.expr import (
 from tilewright.kernel import Assign, Kernel
 from tilewright.target import Target
 from tilewright.transforms.index_rules import Affine, affine, flat
+from tilewright.transforms.matrices import opened
 from tilewright.transforms.pairs import walk_of_pairs
 from tilewright.transforms.products import Product, Tile, turned_tile
 from tilewright.transforms.schedule import (
+    STAGED_BYTES,
     Across,
     Order,
     Plan,
@@ -49,6 +51,7 @@ from tilewright.transforms.schedule import (
 from tilewright.transforms.tensorize import (
     INTRINSICS,
     WORD_BYTES,
+    contiguous,
     first,
     groupable,
     is_word,
@@ -66,6 +69,10 @@ PEELED: Final = 8
 """Chunks from which on the border is walked apart from what it surrounds."""
 FEWEST: Final = 4
 """Rows of results from which on it is worth making words of what they read."""
+MATRICES: Final = 1 << 15
+"""Multiplications from which on it is worth multiplying them in matrices."""
+CHUNKS: Final = 4
+"""Chunks of columns that matrices are multiplied in, at least, if there are as many columns."""
 ENOUGH: Final = 64
 """Iterations that are shared out evenly, near enough; with fewer, loops inside are parallel too."""
 LIGHT: Final = 12
@@ -85,7 +92,54 @@ BRANCHING: Final = frozenset(
 
 def heuristic(kernel: Kernel, target: Target) -> Schedule:
     """A schedule for the kernel on the target."""
-    return _by_words(kernel, target) or _chosen(kernel, target)[0]
+    found = _by_matrices(kernel, target) or _by_words(kernel, target)
+    return found or _chosen(kernel, target)[0]
+
+
+def _by_matrices(kernel: Kernel, target: Target) -> Schedule | None:
+    """A schedule that multiplies small matrices of narrow numbers by an intrinsic of the machine,
+    where the kernel is one sum of their products."""
+    sums = _sums(kernel)
+    usable = [i for i in INTRINSICS.values() if i.side and i.runs_on(target)]
+    if not usable or len(sums) != 1 or not kernel.is_map:
+        return None
+    k = sums[0].axes[-1]
+    found = [(m, i) for i in usable for m in matches(kernel, i) if groupable(m, k, i)]
+    shared = all(is_static(a.extent) for a in kernel.axes)
+    j = _written_along(kernel.axes, kernel.body)
+    if not found or not shared or j is None:
+        return None
+    m, intrinsic = found[0]
+    wide = [e for e in m.operands if depends(e, (j,))]
+    rows = [a for a in kernel.axes if len(wide) == 1 and not depends(wide[0], (a,))]
+    i = max(rows, key=lambda a: static(a.extent), default=j)
+    side, words = intrinsic.side, tensorized(kernel, m, k, intrinsic, None)[0]
+    depth = math.prod(static(a.extent) for a in sums[0].axes)
+    work = depth * math.prod(static(a.extent) for a in kernel.axes)
+    if i is j or min(static(i.extent), static(j.extent)) < FEWEST or work < MATRICES:
+        return None
+    (r,) = _sums(words)
+    column = side * WORD_BYTES * math.prod(static(a.extent) for a in r.axes)
+    vectors = static(j.extent) // side
+    across = max(2, min(vectors // CHUNKS, target.l2_bytes // 4 // column) // 2 * 2)
+    across = min(across, vectors)
+    if not vectors or across * column > STAGED_BYTES:
+        return None
+    plans = {i: Plan(unroll=min(2 * side, static(i.extent))), j: Plan(unroll=across, lanes=side)}
+    outer = [a for a in kernel.axes if a is not i and a is not j]
+    around = [a for a in outer if depends(wide[0], (a,))]
+    order = (*around, j, *(a for a in outer if a not in around), i)
+    share(order, plans)
+    by_name, buffers = names(words), buffer_names(words)
+    spelled = {a: n for n, a in by_name.items()}
+    b, a = sorted(reads([r.body]), key=lambda e: not depends(e, (j,)))
+    steps: list[Step] = [Tensorize(spelled[r.axes[-1]], intrinsic.name)]
+    _order(order, kernel.axes, spelled, steps)
+    steps += spell([(n, x, plans[x]) for n, x in by_name.items() if x in plans]).steps
+    steps.append(Stage(buffers[first(b).buffer], spelled[j]))
+    if not contiguous(opened(a), r.axes[-1]):
+        steps.append(Stage(buffers[first(a).buffer]))
+    return Schedule(tuple(steps))
 
 
 def _by_words(kernel: Kernel, target: Target) -> Schedule | None:
@@ -98,7 +152,7 @@ def _by_words(kernel: Kernel, target: Target) -> Schedule | None:
     found = [
         (name, k, m, i)
         for i in INTRINSICS.values()
-        if i.runs_on(target)
+        if i.runs_on(target) and not i.side
         for m in matches(kernel, i)
         for name, k in by_name.items()
         if k is m.reduction.axes[-1] and groupable(m, k, i)
@@ -121,7 +175,7 @@ def _by_words(kernel: Kernel, target: Target) -> Schedule | None:
     if math.prod(static(a.extent) for a in kernel.axes) < FEWEST * static(vector.extent):
         return None
     spelled = {a: n for n, a in by_name.items()}
-    steps = [Tensorize(name, i.name, spelled[vector] if m.alike else "") for name, _, m, i in found]
+    steps = [Tensorize(name, i.name, spelled[vector] if i.flips(m) else "") for name, _, m, i in found]
     return Schedule((*steps, *schedule.steps))
 
 
@@ -181,7 +235,7 @@ def _special(tile: Tile, kernel: Kernel, spelled: dict[Axis, str]) -> Iterator[S
 
 
 def _order(
-    walked: Sequence[Axis], axes: Sequence[Axis], spelled: dict[Axis, str], orders: list[Order]
+    walked: Sequence[Axis], axes: Sequence[Axis], spelled: dict[Axis, str], orders: list[Any]
 ) -> None:
     """The step that says in which order the axes are walked, if it is news."""
     if tuple(walked) != tuple(axes):

@@ -54,7 +54,9 @@ from tilewright.loops import (
     loop,
 )
 from tilewright.scalars import REDUCTIONS
+from tilewright.transforms import matrices
 from tilewright.transforms.index_rules import simplify
+from tilewright.transforms.matrices import PIECE
 from tilewright.transforms.packing import filled, part, strided, whole
 from tilewright.transforms.schedule import (
     Parts,
@@ -187,6 +189,7 @@ class _Builder:
 
     def __init__(self, walk: Walk) -> None:
         self.plan, self.staged, self.turned = walk.plans, walk.staged, walk.turned
+        self.side = walk.side
         self.scratch: list[Buffer] = []
 
     # -- staging ------------------------------------------------------------------------------
@@ -427,6 +430,8 @@ class _Builder:
         out: list[Stmt] = []
         roots = [e for a in body for e in (*a.index, a.value)]
         roots = _tidy(substitute(roots, at))
+        if self.side and (pieces := self.pieces(cells, body, roots)):
+            return pieces
         rolled = _rolled(roots, HEAVY) and any(c.count > 1 for c in cells)
         while True:
             bound = _bound(roots)
@@ -440,6 +445,45 @@ class _Builder:
         if any(e.reduces for e in roots):
             raise InternalError("a reduction depends on another reduction's axis")
         return [block(*out, *_over(cells, _stores(body, roots), rolled))]
+
+    def pieces(
+        self, cells: Sequence[Cell], body: list[Assign], roots: Sequence[Expr]
+    ) -> list[Stmt]:
+        """A tile whose one sum is computed a small matrix at a time, piece after piece; nothing if
+        it is no such tile."""
+        sums = reductions_in(*roots)
+        rows = [c for c in cells if c.unrolled is not None and c.vector is None]
+        wide = [c for c in cells if c.vector is not None]
+        if len(sums) != 1 or len(rows) != 1 or len(wide) != 1 or wide[0].lanes != self.side:
+            return []
+        ((high, across), side) = (rows[0].unrolled, wide[0].unrolled), self.side
+        assert high is not None and wide[0].vector is not None, "they were looked for"
+        last = sums[0].axes[-1]
+        if last in self.plan or not matrices.found(sums[0], high, wide[0].vector, across, side):
+            return []
+        out: list[Stmt] = []
+        for down, i_rounds, length in matrices.stretches(static(high.extent), PIECE * side):
+            for right, j_rounds, width in matrices.stretches(wide[0].count, PIECE):
+                i, j = axis(f"{high.name}.o", i_rounds), axis("piece", j_rounds)
+                u, v = axis(high.name, length), axis(wide[0].vector.name, wide[0].vector.extent)
+                w = None if across is None else axis(across.name, width)
+                base = i * length + down if i_rounds > 1 else as_index(down)
+                env: dict[Expr, Expr] = {high: index("+", base, u), wide[0].vector: v}
+                if across is not None and w is not None:
+                    base = j * width + right if j_rounds > 1 else as_index(right)
+                    env[across] = index("+", base, w)
+                moved = _tidy(simplify(substitute(roots, env)))
+                (r,) = reductions_in(*moved)
+                p = matrices.found(r, u, v, w, side)
+                assert p is not None, "it was one"
+                steps, result = matrices.multiplied(p, u, v, w, side)
+                piece = (Cell(u, None, 1), Cell(w, v, side))
+                values = substitute(moved, {r: result})
+                inner: Stmt = block(*steps, *_over(piece, _stores(body, values), rolled=True))
+                for x in (j, i):
+                    inner = loop(x, inner) if static(x.extent) > 1 else inner
+                out.append(inner)
+        return out
 
     def parked(self, x: Expr, cells: Sequence[Cell], out: list[Stmt]) -> Expr:
         """The tile `x` in memory instead of registers, for loops that are not written out."""

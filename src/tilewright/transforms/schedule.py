@@ -208,7 +208,8 @@ class Tensorize:
     """Sum over `axis` by an intrinsic that multiplies and adds whole words of neighbours along it
     (`tensorize.INTRINSICS`). The axis then counts words, and the steps after it see those; what
     does not fill a word is added on its own. Where both operands are bytes of one sign, the one
-    that moves along the axis `along` has its signs flipped.
+    that moves along the axis `along` has its signs flipped. An intrinsic that multiplies matrices
+    does so in tiles with as many lanes as these have columns; words are filled up with zeros then.
 
     rewrite:   sum[k:n](i32(a[k]) * i32(b[k]))
           ->   sum[k:n // 4](dot(word(a[4*k..4*k+3]), word(b[4*k..4*k+3]))), then the rest
@@ -267,7 +268,8 @@ class Walk:
     """What the steps of a schedule add up to: the kernel with its axes in order, the plan of each
     axis, the loads (or words of loads) that are staged at each axis (None: before all loops), the
     axis of the tile along which results are written, if it is not the one with the lanes, what is
-    computed before all loops, and how what is left over of an axis is walked after them."""
+    computed before all loops, how what is left over of an axis is walked after them, and the most
+    rows and columns of the matrices that are multiplied by one instruction (0: none are)."""
 
     kernel: Kernel
     plans: Mapping[Axis, Plan]
@@ -276,6 +278,7 @@ class Walk:
     parts: Parts | None = None
     before: tuple[Assign, ...] = ()
     rest: Walk | None = None
+    side: int = 0
 
     @property
     def params(self) -> tuple[Buffer, ...]:
@@ -418,8 +421,10 @@ def planned(kernel: Kernel, schedule: Schedule) -> Walk:
         _check_turn(kernel, turn, by_name[turn.axis], result)
     for sums in before:
         _plan_sums(sums, result)
+    words = [s for s in schedule.steps if isinstance(s, Tensorize)]
+    side = max((INTRINSICS[s.intrinsic].side for s in words), default=0)
     if split is None:
-        return Walk(kernel, result, staged, turned, before=before, rest=rest)
+        return Walk(kernel, result, staged, turned, before=before, rest=rest, side=side)
     if staged or turned or rest:
         reason = "nothing is staged, turned or left over with it"
         raise ScheduleError(str(split), split.axis, "", reason)
@@ -453,7 +458,7 @@ def _tensorized(kernel: Kernel, step: Tensorize) -> tuple[Kernel, Assign | None]
         reason = "it is not summed over in products of numbers that the intrinsic takes"
     elif not groupable(found[0], k, intrinsic):
         reason = f"there are no {intrinsic.group} neighbours of both operands along it"
-    elif found[0].alike is (along is None):
+    elif intrinsic.flips(found[0]) is (along is None):
         reason = "signs are flipped where both operands are bytes of one sign"
     elif along and [depends(e, (along,)) for e in found[0].operands].count(True) != 1:
         reason = f"not just one operand moves along {step.along}"

@@ -30,6 +30,7 @@ from tilewright.expr import (
     Load,
     Reduce,
     apply,
+    as_index,
     axis,
     bitcast,
     cast,
@@ -139,21 +140,27 @@ def _position(e: Load) -> Affine:
 # -- the instructions --------------------------------------------------------------------------
 
 
-def _dot_bytes(unsigned: Any, signed: Any) -> Any:
-    u, s = (
-        np.asarray(x, np.uint32)[..., None].view(t).astype(np.int32)
-        for x, t in ((unsigned, np.uint8), (signed, np.int8))
-    )
-    return (u * s).sum(-1, dtype=np.int32)
+def _dot_bytes(x_type: DType, y_type: DType) -> Callable[..., Any]:
+    def dot(x: Any, y: Any) -> Any:
+        a, b = (
+            np.asarray(w, np.uint32)[..., None].view(t).astype(np.int32)
+            for w, t in ((x, x_type), (y, y_type))
+        )
+        return (a * b).sum(-1, dtype=np.int32)
+
+    return dot
 
 
-def _dot_bytes_means(unsigned: Expr, signed: Expr) -> Expr:
-    total: Expr = literal(0, dtypes.int32)
-    for k in range(4):
-        u = cast(cast(unsigned >> 8 * k, dtypes.uint8), dtypes.int32)
-        s = cast(bitcast(cast(signed >> 8 * k, dtypes.uint8), dtypes.int8), dtypes.int32)
-        total = apply("add", total, apply("mul", u, s)) if k else apply("mul", u, s)
-    return total
+def _dot_bytes_means(x_type: DType, y_type: DType) -> Callable[..., Expr]:
+    def byte(w: Expr, k: int, dtype: DType) -> Expr:
+        x = cast(w >> 8 * k, dtypes.uint8)
+        return cast(bitcast(x, dtype) if dtypes.is_signed(dtype) else x, dtypes.int32)
+
+    def means(x: Expr, y: Expr) -> Expr:
+        terms = [apply("mul", byte(x, k, x_type), byte(y, k, y_type)) for k in range(4)]
+        return functools.reduce(lambda total, t: apply("add", total, t), terms)
+
+    return means
 
 
 def _dot_halves(a: Any, b: Any) -> Any:
@@ -172,8 +179,15 @@ def _dot_halves_means(a: Expr, b: Expr) -> Expr:
     return apply("add", apply("mul", a_low, b_low), apply("mul", a_high, b_high))
 
 
-DOT_BYTES: Final = Instruction("dot_bytes", _dot_bytes, means=_dot_bytes_means, cost=4)
+def _of_bytes(name: str, *signs: DType) -> Instruction:
+    return Instruction(name, _dot_bytes(*signs), means=_dot_bytes_means(*signs), cost=4)
+
+
+DOT_BYTES: Final = _of_bytes("dot_bytes", dtypes.uint8, dtypes.int8)
 """(unsigned, signed): the sum of the four products of bytes, as an int32 that wraps."""
+DOT_SIGNED: Final = _of_bytes("dot_signed", dtypes.int8, dtypes.int8)
+DOT_UNSIGNED: Final = _of_bytes("dot_unsigned", dtypes.uint8, dtypes.uint8)
+"""The same of bytes of one sign."""
 DOT_HALVES: Final = Instruction("dot_halves", _dot_halves, means=_dot_halves_means, cost=2)
 """The sum of the two products of bfloat16, as a float32."""
 
@@ -181,7 +195,11 @@ DOT_HALVES: Final = Instruction("dot_halves", _dot_halves, means=_dot_halves_mea
 @dataclass(frozen=True)
 class Intrinsic:
     """An instruction that adds sums of products of `group` neighbours: the operand types it takes,
-    the type it adds in, and the target features of machines that have it."""
+    the type it adds in, and the target features of machines that have it.
+
+    One with a `side` multiplies small matrices, of at most so many rows, words and columns, and
+    takes bytes as they are; others work on vectors of words, and take bytes of one sign as well, of
+    which one operand's are flipped."""
 
     name: str
     op: Instruction
@@ -189,9 +207,20 @@ class Intrinsic:
     operands: tuple[DType, ...]
     result: DType
     features: frozenset[str]
+    side: int = 0
 
     def runs_on(self, target: Target) -> bool:
         return self.features <= _separate(target.features)
+
+    def takes(self, a: DType, b: DType) -> bool:
+        """Whether numbers of these types are its operands, in either order."""
+        if self.side:
+            return {a, b} == set(self.operands)
+        return a in self.operands and b in self.operands
+
+    def flips(self, found: Match) -> bool:
+        """Whether the signs of one operand are to be flipped."""
+        return found.alike and not self.side
 
 
 @functools.cache
@@ -199,22 +228,38 @@ def _separate(features: str) -> frozenset[str]:
     return frozenset(features.split(","))
 
 
+def _of_matrices(
+    name: str, op: Instruction, operands: tuple[DType, ...], result: DType, feature: str
+) -> Intrinsic:
+    """One of Intel's Advanced Matrix Extensions."""
+    group = WORD_BYTES // operands[0].itemsize
+    needs = frozenset(("+amx-tile", feature, "+avx512f"))
+    return Intrinsic(name, op, group, operands, result, needs, side=16)
+
+
+_BYTES: Final = (dtypes.uint8, dtypes.int8)
 INTRINSICS: Final[dict[str, Intrinsic]] = {
     i.name: i
     for i in (
         Intrinsic(
-            "vpdpbusd", DOT_BYTES, 4, (dtypes.uint8, dtypes.int8), dtypes.int32,
+            "vpdpbusd", DOT_BYTES, 4, _BYTES, dtypes.int32,
             frozenset(("+avx512vnni", "+avx512vl")),
         ),
         Intrinsic(
             "vdpbf16ps", DOT_HALVES, 2, (dtypes.bfloat16,), dtypes.float32,
             frozenset(("+avx512bf16", "+avx512vl")),
         ),
+        _of_matrices("tdpbssd", DOT_SIGNED, _BYTES[1:], dtypes.int32, "+amx-int8"),
+        _of_matrices("tdpbuud", DOT_UNSIGNED, _BYTES[:1], dtypes.int32, "+amx-int8"),
+        _of_matrices("tdpbusd", DOT_BYTES, _BYTES, dtypes.int32, "+amx-int8"),
+        _of_matrices("tdpbf16ps", DOT_HALVES, (dtypes.bfloat16,), dtypes.float32, "+amx-bf16"),
     )
 }  # fmt: skip
 
 
-INSTRUCTIONS: Final = frozenset(("word", "flipped_word", "dot_bytes", "dot_halves"))
+INSTRUCTIONS: Final = frozenset(
+    (WORD.name, FLIPPED.name, *(i.op.name for i in INTRINSICS.values()))
+)
 """The names of all operations on words."""
 
 
@@ -245,7 +290,7 @@ def matches(kernel: Kernel, intrinsic: Intrinsic) -> Iterator[Match]:
                 op.name in ("mul", "multiply") and f.name == g.name == "cast"
             ):
                 known = all(e.guard is None and not _indirect(e) for e in (a, b))
-                if known and a.type in intrinsic.operands and b.type in intrinsic.operands:
+                if known and intrinsic.takes(a.type, b.type):
                     yield Match(r, (a, b))
 
 
@@ -256,16 +301,25 @@ def _indirect(e: Load) -> bool:
 def tensorized(
     kernel: Kernel, found: Match, k: Axis, intrinsic: Intrinsic, along: Axis | None
 ) -> tuple[Kernel, Assign | None]:
-    """The kernel with a sum over `k` as one over words, the points that are left over written out;
-    and, if the operand that moves along the axis `along` is flipped, what is to be computed before:
+    """The kernel with a sum over `k` as one over words, the points that are left over written out
+    (where matrices are multiplied, their words are filled up with zeros instead); and, if the operand that moves along the axis `along` is flipped, what is to be computed before:
     the sums of the other operand that correct the result."""
     group, r = intrinsic.group, found.reduction
     words, rest = divmod(static(k.extent), group)
+    padded = bool(intrinsic.side and static(k.extent) % (group * intrinsic.side))
+    if padded:
+        words, rest = intrinsic.side * -(-static(k.extent) // (group * intrinsic.side)), 0
     q = axis(k.name, words)
     axes = tuple(q if a is k else a for a in r.axes)
 
+    def part(e: Load, at: Expr) -> Expr:
+        (x,) = substitute([e], {k: at})
+        if not padded or not isinstance(x, Load):
+            return x
+        return Load(x.buffer, x.index, apply("lt", at, as_index(static(k.extent))))
+
     def word(e: Load, op: Instruction = WORD) -> Expr:
-        parts = [substitute([e], {k: q * group + g})[0] for g in range(group)]
+        parts = [part(e, q * group + g) for g in range(group)]
         return apply(op, *parts, dtype=dtypes.uint32)
 
     a, b = found.operands
