@@ -51,7 +51,14 @@ from tilewright.expr import (
 )
 from tilewright.target import STREAM_ALIGN, STREAM_BYTES
 from tilewright.transforms.index_rules import Affine, Ranges, affine, flat, span
-from tilewright.transforms.tensorize import FLIPPED, first, is_word, neighbours
+from tilewright.transforms.tensorize import (
+    FLIPPED,
+    contiguous,
+    first,
+    is_word,
+    neighbours,
+    opened,
+)
 
 ZERO = "@zero.element"
 """Where loads whose guard is false for all lanes read from."""
@@ -660,7 +667,7 @@ class ValuePrinter(Knowledge):
         if name == "select" and self.asks_places(e.args[0]):
             g = self.guard(e.args[0])
             return (*g.asked, *([] if g.never else e.args[1:2]), *([] if g.always else e.args[2:]))
-        return () if is_word(e) and neighbours(e) else e.args
+        return () if is_word(e) and (neighbours(e) or self.inside(e)) else e.args
 
     def expression(self, e: Expr) -> Operand:
         match e:
@@ -692,6 +699,8 @@ class ValuePrinter(Knowledge):
         """A word of narrow numbers: read as one where they are neighbours in memory."""
         if neighbours(e):
             x = self.read_word(first(e), len(e.children))
+        elif (inside := self.inside(e)) is not None:
+            x = self.read_partly(first(e), inside)
         else:
             parts = self.aligned([self.known_value(a) for a in e.children])
             x = intrinsics.assembled(self, parts)
@@ -711,6 +720,29 @@ class ValuePrinter(Knowledge):
         a, b = self.splat(a, self.lanes), self.splat(b, self.lanes)
         mask = f"<{self.lanes} x i1> {self.mask(g, g.shared)}"
         return self.value(f"select {mask}, {a}, {b}", a.dtype, a.lanes)
+
+    def inside(self, e: Expr) -> tuple[bool, ...] | None:
+        """Which numbers of the words in all lanes guards let be read, where these are neighbours
+        but for their guards and that is known; None otherwise."""
+        plain = opened(e) if self.vector is not None else e
+        if plain is e or not neighbours(plain) or not contiguous(plain, self.vector):
+            return None
+        guards = [self.guard(x.guard) for x in e.children if isinstance(x, Load)]
+        if any(g.shared is not None or g.varying is not None for g in guards):
+            return None
+        may = [(False,) * self.lanes if g.never else g.lanes or (True,) * self.lanes for g in guards]
+        return tuple(lane < self.extent and m[lane] for lane in range(self.lanes) for m in may)
+
+    def read_partly(self, e: Load, inside: tuple[bool, ...]) -> Operand:
+        """Words of the numbers from a load's on, zeros where they are not `inside`."""
+        size, n = e.buffer.dtype.itemsize, len(inside)
+        where = self.address(e.buffer, self.position(e.buffer, e.index)[0])
+        kind, mask = f"<{n} x i{8 * size}>", f"<{n} x i1> {_bits(inside)}"
+        args = f"ptr align {size} {where}, {mask}, {kind} zeroinitializer"
+        name, types = f"llvm.masked.load.v{n}i{8 * size}.p0", f"ptr, <{n} x i1>, {kind}"
+        narrow = self.value(self.intrinsic(name, kind, args, types), dtypes.uint32, self.lanes)
+        wide = llvm_type(dtypes.uint32, self.lanes)
+        return self.value(f"bitcast {kind} {narrow.text} to {wide}", dtypes.uint32, self.lanes)
 
     def read_word(self, e: Load, group: int) -> Operand:
         """The `group` elements from a load's on, in one lane or in each of many."""

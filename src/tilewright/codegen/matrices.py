@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tilewright import dtypes
 from tilewright.expr import Apply, Axis, Buffer, Expr, Lit, Load, depends, static
 from tilewright.loops import Accumulate, Block, Call, For, Function, Stmt, Store, statements
 from tilewright.target import Target
@@ -50,12 +49,13 @@ class Memory(NamedTuple):
 @dataclass(frozen=True)
 class Matrix:
     """What `matrix` loops do to sums: their register's place, two by two, and rows. They are set
-    to zero, or the product of two matrices is added, or they are copied to memory."""
+    to zero, or copied from memory or to it, or the product of two matrices is added."""
 
     place: tuple[int, int]
     rows: int
     instruction: str = ""
     operands: tuple[Memory, ...] = ()
+    of: Memory | None = None
     to: Memory | None = None
 
     @property
@@ -69,11 +69,11 @@ def parsed(s: For) -> Matrix | None:
         case For(u, Block((For(t, Block((For(v, Block((Accumulate() as a,))),)), "matrix"),))):
             return _product(a, u, t, v)
         case For(u, Block((For(v, Block((Store() as x,)), "vector"),))):
-            if x.buffer.scope == "matrices":
-                zero = isinstance(x.value, Lit) and not x.value.value
-                place = _sums(x.index, u, v)
-                return Matrix(place, static(u.extent)) if place and zero else None
             e = x.value
+            if x.buffer.scope == "matrices":
+                place, of = _sums(x.index, u, v), None if isinstance(e, Lit) else _operand(e, u, v)
+                zero = isinstance(e, Lit) and not e.value
+                return Matrix(place, static(u.extent), of=of) if place and (zero or of) else None
             if not isinstance(e, Load) or e.buffer.scope != "matrices":
                 return None
             place, to = _sums(e.index, u, v), _memory(x.buffer, x.index, u, v)
@@ -107,7 +107,7 @@ def _product(s: Accumulate, u: Axis, t: Axis, v: Axis) -> Matrix | None:
 def _operand(e: Expr, rows: Axis, columns: Axis) -> Memory | None:
     word = is_word(e) and neighbours(e)
     load = first(e) if word or isinstance(e, Load) else None
-    if load is None or load.guard is not None or e.type != dtypes.uint32:
+    if load is None or load.guard is not None or e.type.itemsize != ROW_BYTES // SIDE:
         return None
     return _memory(load.buffer, load.index, rows, columns)
 
@@ -197,7 +197,10 @@ class Unit:
             self.call(p, x.instruction, f"i8 {x.register}", f"i8 {a}", f"i8 {b}")
         else:
             self.held.clear()
-            self.call(p, "tilezero", f"i8 {x.register}")
+            if x.of is None:
+                self.call(p, "tilezero", f"i8 {x.register}")
+            else:
+                self.call(p, "tileloadd64", f"i8 {x.register}", *self.place(p, x.of))
 
     def load(self, p: FunctionPrinter, register: int, memory: Memory) -> None:
         """A matrix from memory, unless it is there: nothing is written while sums are computed but

@@ -30,7 +30,6 @@ from tilewright.expr import (
 from tilewright.kernel import Assign, Kernel
 from tilewright.target import Target
 from tilewright.transforms.index_rules import Affine, affine, flat
-from tilewright.transforms.matrices import opened
 from tilewright.transforms.pairs import walk_of_pairs
 from tilewright.transforms.products import Product, Tile, turned_tile
 from tilewright.transforms.schedule import (
@@ -57,6 +56,7 @@ from tilewright.transforms.tensorize import (
     is_word,
     matches,
     neighbours,
+    opened,
     reads,
     tensorized,
 )

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 from tilewright.errors import InternalError
 from tilewright.expr import (
@@ -462,27 +463,19 @@ class _Builder:
         if last in self.plan or not matrices.found(sums[0], high, wide[0].vector, across, side):
             return []
         out: list[Stmt] = []
-        for down, i_rounds, length in matrices.stretches(static(high.extent), PIECE * side):
-            for right, j_rounds, width in matrices.stretches(wide[0].count, PIECE):
-                i, j = axis(f"{high.name}.o", i_rounds), axis("piece", j_rounds)
-                u, v = axis(high.name, length), axis(wide[0].vector.name, wide[0].vector.extent)
-                w = None if across is None else axis(across.name, width)
-                base = i * length + down if i_rounds > 1 else as_index(down)
-                env: dict[Expr, Expr] = {high: index("+", base, u), wide[0].vector: v}
-                if across is not None and w is not None:
-                    base = j * width + right if j_rounds > 1 else as_index(right)
-                    env[across] = index("+", base, w)
-                moved = _tidy(simplify(substitute(roots, env)))
-                (r,) = reductions_in(*moved)
-                p = matrices.found(r, u, v, w, side)
-                assert p is not None, "it was one"
-                steps, result = matrices.multiplied(p, u, v, w, side)
-                piece = (Cell(u, None, 1), Cell(w, v, side))
-                values = substitute(moved, {r: result})
-                inner: Stmt = block(*steps, *_over(piece, _stores(body, values), rolled=True))
-                for x in (j, i):
-                    inner = loop(x, inner) if static(x.extent) > 1 else inner
-                out.append(inner)
+        for start, rounds, length in matrices.stretches(static(high.extent), PIECE * side):
+            o, u = axis(f"{high.name}.o", rounds), axis(high.name, length)
+            base = o * length + start if rounds > 1 else as_index(start)
+            moved = _tidy(simplify(substitute(roots, {high: index("+", base, u)})))
+            (r,) = reductions_in(*moved)
+            p = matrices.found(r, u, wide[0].vector, across, side)
+            assert p is not None, "it was one"
+
+            def results(x: Expr, env: dict[Expr, Expr], r: Reduce = r, roots: Any = moved) -> list[Stmt]:
+                return _stores(body, _tidy(substitute(substitute(roots, {r: x}), env)))
+
+            steps = matrices.multiplied(p, u, wide[0].vector, across, side, results)
+            out.append(loop(o, *steps) if rounds > 1 else block(*steps))
         return out
 
     def parked(self, x: Expr, cells: Sequence[Cell], out: list[Stmt]) -> Expr:

@@ -127,6 +127,13 @@ def neighbours(e: Expr) -> bool:
     )
 
 
+def opened(e: Expr) -> Expr:
+    """What is read without its guards."""
+    loads = [x for x in walk(e) if isinstance(x, Load) and x.guard is not None]
+    (plain,) = substitute([e], {x: Load(x.buffer, x.index, None) for x in loads})
+    return plain
+
+
 def contiguous(e: Expr, a: Axis) -> bool:
     """Whether a load or word is read element after element, or word after word, along an axis."""
     step = len(e.children) if is_word(e) and neighbours(e) else 1
