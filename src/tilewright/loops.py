@@ -10,11 +10,11 @@ iterations a printer may run in `lanes` lanes at once, so LLVM, C and CUDA print
 Semantics. A `Load`/`Store` index is either one position per axis of the buffer or a single flat
 row-major offset. `parallel` iterations are independent. In an `unroll` loop the extent is a number.
 `vector` loops are innermost; their iterations are independent but for `Accumulate`, whose order is
-free. Two or three loops inside one another, the outer ones `matrix` loops, fill a small matrix, copy
-it or add the product of two to it, as one instruction of a printer may do; such matrices have the
-scope `matrices`. An `Alloc`ed buffer lives to the end of its block; `registers` buffers are indexed by numbers,
-unrolled axes and (last) the vector axis only. Functions get pointers; buffers do not overlap
-unless they are the same buffer.
+free. Two or three loops inside one another, the outer ones `matrix`, fill a small matrix, copy
+one or add the product of two to it, as a printer may by one instruction; such sums have the scope
+`matrices`. An `Alloc`ed buffer lives to the end of its block; `registers` buffers are indexed by
+numbers, unrolled axes and (last) the vector axis only. Functions get pointers; buffers do not
+overlap unless they are the same buffer.
 """
 
 from __future__ import annotations

@@ -145,8 +145,8 @@ def _lacking(wanted: Target, here: Target) -> list[str]:
 
 
 MARKS: Final = (("graniterapids", "prefetchi"), ("sapphirerapids", "amx-tile"))
-"""Processors and what no older one has. Virtual machines may hide a processor's number behind that of
-an older one, by which LLVM then names it, but not what it can do."""
+"""Processors and what no older one has. Virtual machines may hide a processor's number behind that
+of an older one, by which LLVM then names it, but not what it can do."""
 
 
 def _processor(name: str, features: Mapping[str, bool]) -> str:
@@ -186,9 +186,10 @@ def _has_matrices() -> bool:
     be asked once, since signal handlers then need more room."""
     if sys.platform != "linux":
         return False
-    import ctypes
+    with forks.importing:
+        import ctypes
 
-    return ctypes.CDLL(None).syscall(ARCH_PRCTL, REQUEST, TILE_DATA) == 0
+        return ctypes.CDLL(None).syscall(ARCH_PRCTL, REQUEST, TILE_DATA) == 0
 
 
 def _cache(level: int) -> int | None:

@@ -45,8 +45,8 @@ SPELLINGS: Final = {
 
 
 def native(target: Target) -> frozenset[str]:
-    """The instructions on words that a target has, and the making of words for them."""
-    found = [i.op.name for i in INTRINSICS.values() if i.runs_on(target)]
+    """The instructions on vectors of words that a target has, and the making of words for them."""
+    found = [i.op.name for i in INTRINSICS.values() if i.runs_on(target) and not i.side]
     return frozenset([*found, WORD.name, FLIPPED.name] if found else ())
 
 

@@ -318,7 +318,7 @@ class FunctionPrinter(ValuePrinter):
 
     def statement(self, s: Stmt) -> None:
         if self.unit is not None and self.unit.begins(s):
-            with self.unit.configuration(self, s):
+            with self.unit.configuration(self, s, self.first):
                 self.statement(s)
             return
         match s:

@@ -730,7 +730,9 @@ class ValuePrinter(Knowledge):
         guards = [self.guard(x.guard) for x in e.children if isinstance(x, Load)]
         if any(g.shared is not None or g.varying is not None for g in guards):
             return None
-        may = [(False,) * self.lanes if g.never else g.lanes or (True,) * self.lanes for g in guards]
+        may = [
+            (False,) * self.lanes if g.never else g.lanes or (True,) * self.lanes for g in guards
+        ]
         return tuple(lane < self.extent and m[lane] for lane in range(self.lanes) for m in may)
 
     def read_partly(self, e: Load, inside: tuple[bool, ...]) -> Operand:

@@ -11,16 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
+from tilewright.codegen.llvm_memory import ValuePrinter
 from tilewright.expr import Apply, Axis, Buffer, Expr, Lit, Load, depends, static
 from tilewright.loops import Accumulate, Block, Call, For, Function, Stmt, Store, statements
 from tilewright.target import Target
 from tilewright.transforms.index_rules import Affine, affine, flat
 from tilewright.transforms.tensorize import INTRINSICS, first, is_word, neighbours
-
-if TYPE_CHECKING:
-    from tilewright.codegen.llvm import FunctionPrinter
 
 SIDE: Final = 16
 """Rows of a register, and its 32-bit columns."""
@@ -132,7 +130,7 @@ def _outermost(s: Stmt) -> Iterator[For]:
 
 
 def unit(f: Function, target: Target | None) -> Unit | None:
-    """What prints a function's matrices, if there are any and the machine has registers for them."""
+    """What prints a function's matrices; None if there are none, or no registers for them."""
     if target is None or not any(i.side and i.runs_on(target) for i in INTRINSICS.values()):
         return None
     found = {s: parsed(s) for s in _outermost(f.body)}
@@ -167,24 +165,24 @@ class Unit:
         return above, below
 
     @contextmanager
-    def configuration(self, p: FunctionPrinter, s: Stmt) -> Iterator[None]:
-        """The registers are configured around what is printed."""
+    def configuration(self, p: ValuePrinter, s: Stmt, first: list[str]) -> Iterator[None]:
+        """The registers are configured around what is printed; `first` stands before all lines."""
         rows = self.rows(s)
         assert rows is not None, "the statement was asked"
         heights = [rows[k // 2] for k in range(4)] + [*rows, SIDE, SIDE]
         columns = [x for _ in heights for x in (ROW_BYTES, 0)]
         layout = [1, *[0] * 15, *columns, *[0] * 16, *heights, *[0] * 8]
         text, kind = p.fresh("stack"), f"<{len(layout)} x i8>"
-        p.first.append(f"  {text} = alloca {kind}, align {ROW_BYTES}")
+        first.append(f"  {text} = alloca {kind}, align {ROW_BYTES}")
         numbers = ", ".join([f"i8 {x}" for x in layout])
-        p.first.append(f"  store {kind} <{numbers}>, ptr {text}, align {ROW_BYTES}")
+        first.append(f"  store {kind} <{numbers}>, ptr {text}, align {ROW_BYTES}")
         self.call(p, "ldtilecfg", f"ptr {text}")
         self.configured = True
         yield
         self.configured = False
         self.call(p, "tilerelease")
 
-    def print(self, p: FunctionPrinter, s: For) -> None:
+    def print(self, p: ValuePrinter, s: For) -> None:
         """One instruction, and what loads its operands."""
         x = self.work[s]
         if x.to is not None:
@@ -202,18 +200,18 @@ class Unit:
             else:
                 self.call(p, "tileloadd64", f"i8 {x.register}", *self.place(p, x.of))
 
-    def load(self, p: FunctionPrinter, register: int, memory: Memory) -> None:
+    def load(self, p: ValuePrinter, register: int, memory: Memory) -> None:
         """A matrix from memory, unless it is there: nothing is written while sums are computed but
         what was copied for the products behind."""
         if self.held.get(register) != (p.label, memory):
             self.held[register] = p.label, memory
             self.call(p, "tileloadd64", f"i8 {register}", *self.place(p, memory))
 
-    def place(self, p: FunctionPrinter, memory: Memory) -> tuple[str, str]:
+    def place(self, p: ValuePrinter, memory: Memory) -> tuple[str, str]:
         where = p.address(memory.buffer, p.settled(memory.form))
         return f"ptr {where}", f"i64 {memory.stride}"
 
-    def call(self, p: FunctionPrinter, name: str, *args: str) -> None:
+    def call(self, p: ValuePrinter, name: str, *args: str) -> None:
         types = ", ".join([a.split()[0] for a in args])
         p.declarations.add(f"declare void @llvm.x86.{name}({types})".replace("i8", "i8 immarg"))
         p.emit(f"call void @llvm.x86.{name}({', '.join(args)})")

@@ -43,7 +43,7 @@ from tilewright.transforms.schedule import (
     planned,
     spell,
 )
-from tilewright.transforms.tensorize import first, reads
+from tilewright.transforms.tensorize import INTRINSICS, first, reads
 
 Points = Any
 """int64 [n, holes]: for each hole the number of its choice."""
@@ -597,6 +597,9 @@ def space(kernel: Kernel, target: Target, threads: int = 1) -> Space:
     default = heuristic(kernel, target)
     axes = names(kernel).values()
     kind: type[Space] = Space
+    words = [INTRINSICS[s.intrinsic] for s in default.steps if isinstance(s, Tensorize)]
+    if any(i.side for i in words):
+        return kind(kernel, target, threads, default)  # other tiles would not be matrices
     if all(is_static(a.extent) and static(a.extent) > 0 for a in axes) and axes:
         sums = [e for a in kernel.body for e in walk(a.value) if isinstance(e, Reduce)]
         depends = all(r.free for r in sums)

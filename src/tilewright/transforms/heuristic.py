@@ -175,7 +175,9 @@ def _by_words(kernel: Kernel, target: Target) -> Schedule | None:
     if math.prod(static(a.extent) for a in kernel.axes) < FEWEST * static(vector.extent):
         return None
     spelled = {a: n for n, a in by_name.items()}
-    steps = [Tensorize(name, i.name, spelled[vector] if i.flips(m) else "") for name, _, m, i in found]
+    steps = [
+        Tensorize(name, i.name, spelled[vector] if i.flips(m) else "") for name, _, m, i in found
+    ]
     return Schedule((*steps, *schedule.steps))
 
 

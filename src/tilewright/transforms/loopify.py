@@ -466,12 +466,14 @@ class _Builder:
         for start, rounds, length in matrices.stretches(static(high.extent), PIECE * side):
             o, u = axis(f"{high.name}.o", rounds), axis(high.name, length)
             base = o * length + start if rounds > 1 else as_index(start)
-            moved = _tidy(simplify(substitute(roots, {high: index("+", base, u)})))
+            moved = simplify(substitute(roots, {high: index("+", base, u)}))
             (r,) = reductions_in(*moved)
             p = matrices.found(r, u, wide[0].vector, across, side)
             assert p is not None, "it was one"
 
-            def results(x: Expr, env: dict[Expr, Expr], r: Reduce = r, roots: Any = moved) -> list[Stmt]:
+            def results(
+                x: Expr, env: dict[Expr, Expr], r: Reduce = r, roots: Any = moved
+            ) -> list[Stmt]:
                 return _stores(body, _tidy(substitute(substitute(roots, {r: x}), env)))
 
             steps = matrices.multiplied(p, u, wide[0].vector, across, side, results)

@@ -40,11 +40,10 @@ multiplied by them; squares of a block, where there are more."""
 
 @dataclass(frozen=True)
 class Product:
-    """A sum that matrices are multiplied for: what it reads by rows and by columns."""
+    """A sum that matrices are multiplied for, and what it reads by rows."""
 
     reduction: Reduce
     by_rows: Expr
-    by_columns: Expr
 
     @property
     def last(self) -> Axis:
@@ -70,7 +69,7 @@ def found(r: Reduce, rows: Axis, vector: Axis, columns: Axis | None, side: int) 
         return None
     if isinstance(b, Load) and b.guard is not None:
         return None
-    return Product(r, a, b)
+    return Product(r, a)
 
 
 def stretches(count: int, most: int) -> list[tuple[int, int, int]]:
@@ -160,10 +159,15 @@ class _Tile:
         says whether there are sums of squares before; if these are the last, `results` are what is
         done with them."""
         p, side, out = self.product, self.side, list[Stmt]()
-        plain, copy = length - guarded, Buffer("last", dtypes.uint32, (static(self.rows.extent), side), "stack")
+        plain, copy = (
+            length - guarded,
+            Buffer("last", dtypes.uint32, (static(self.rows.extent), side), "stack"),
+        )
         if guarded:
             u, t = axis(self.rows.name, copy.shape[0]), axis("t", side)
-            (word,) = simplify(substitute([p.by_rows], {self.rows: u, p.last: (at + plain) * side + t}))
+            (word,) = simplify(
+                substitute([p.by_rows], {self.rows: u, p.last: (at + plain) * side + t})
+            )
             fill = loop(t, Store(copy, (u, t), word), kind="vector", lanes=side)
             out += [Alloc(copy), loop(u, fill)]
 

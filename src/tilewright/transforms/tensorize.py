@@ -308,9 +308,10 @@ def _indirect(e: Load) -> bool:
 def tensorized(
     kernel: Kernel, found: Match, k: Axis, intrinsic: Intrinsic, along: Axis | None
 ) -> tuple[Kernel, Assign | None]:
-    """The kernel with a sum over `k` as one over words, the points that are left over written out
-    (where matrices are multiplied, their words are filled up with zeros instead); and, if the operand that moves along the axis `along` is flipped, what is to be computed before:
-    the sums of the other operand that correct the result."""
+    """The kernel with a sum over `k` as one over words, the points that are left over written out;
+    where matrices are multiplied, the last ones are filled up with zeros instead. And, if the
+    operand that moves along the axis `along` is flipped, what is to be computed before: the sums of
+    the other operand that correct the result."""
     group, r = intrinsic.group, found.reduction
     words, rest = divmod(static(k.extent), group)
     padded = bool(intrinsic.side and static(k.extent) % (group * intrinsic.side))
