@@ -77,11 +77,11 @@ WORKS: dict[str, Work] = {
     "products of a batch": Work(np.matmul, (floats(13, 40, 50), floats(13, 50, 31))),
     "product of float64": Work(np.matmul, (doubles(90, 200), doubles(200, 71))),
     "product of bfloat16": Work(
-        np.matmul, tuple(a.astype(ml_dtypes.bfloat16) for a in (floats(90, 128), floats(128, 111)))
+        np.matmul, tuple(a.astype(ml_dtypes.bfloat16) for a in (floats(290, 328), floats(328, 311)))
     ),
     "product of int8": Work(
         lambda a, b: tw.lax.dot(a, b, preferred_element_type=np.int32),
-        (integers(100, 90, 128, dtype=np.int8), integers(99, 128, 111, dtype=np.int8)),
+        (integers(100, 290, 628, dtype=np.int8), integers(99, 628, 311, dtype=np.int8)),
     ),
     "windows of 3 by 3": Work(convolve, (floats(2, 16, 29, 31), floats(24, 16, 3, 3))),
     "strided windows": Work(

@@ -195,6 +195,8 @@ class Space:
 
     def walks(self, points: Points) -> Walks:
         """How the points walk the axes."""
+        if not self.holes:
+            return self.walks_of([self.default] * len(points))
         found = self.empty_walks(len(points))
         self.fill(found, self.values(points))
         self.share(found)
