@@ -195,8 +195,6 @@ class Space:
 
     def walks(self, points: Points) -> Walks:
         """How the points walk the axes."""
-        if not self.holes:
-            return self.walks_of([self.default] * len(points))
         found = self.empty_walks(len(points))
         self.fill(found, self.values(points))
         self.share(found)
@@ -594,6 +592,15 @@ class Rows(Space):
             walks.lanes[:, k] = np.minimum(v["lanes"], self.plans[a].lanes)
 
 
+class Fixed(Space):
+    """One schedule, whose loops may stand in any order."""
+
+    def fill(self, walks: Walks, v: Mapping[str, Any]) -> None:
+        super().fill(walks, v)
+        one = self.walks_of([self.default])
+        walks.rank[:], walks.staged[:], walks.copied[:] = one.rank, one.staged, one.copied
+
+
 def space(kernel: Kernel, target: Target, threads: int = 1) -> Space:
     """The space of a kernel on a target."""
     default = heuristic(kernel, target)
@@ -601,7 +608,7 @@ def space(kernel: Kernel, target: Target, threads: int = 1) -> Space:
     kind: type[Space] = Space
     words = [INTRINSICS[s.intrinsic] for s in default.steps if isinstance(s, Tensorize)]
     if any(i.side for i in words):
-        return kind(kernel, target, threads, default)  # other tiles would not be matrices
+        return Fixed(kernel, target, threads, default)  # other tiles would not be matrices
     if all(is_static(a.extent) and static(a.extent) > 0 for a in axes) and axes:
         sums = [e for a in kernel.body for e in walk(a.value) if isinstance(e, Reduce)]
         depends = all(r.free for r in sums)
