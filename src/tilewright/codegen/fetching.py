@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from tilewright.expr import Axis, Buffer, is_static, static
+from tilewright.expr import Apply, Axis, Buffer, is_static, static, walk
+from tilewright.loops import Block, For, Stmt, expressions, statements
 from tilewright.transforms.index_rules import Affine
 
 LINE_BYTES: Final = 64
@@ -41,6 +42,8 @@ FAR_BYTES: Final = 16 << 10
 """How far ahead streams are fetched, all together: what is fetched waits in the first level."""
 STREAMS: Final = 4
 """The most streams that are fetched: with more, none is."""
+WRITTEN_OUT: Final = ("unroll", "vector")
+"""Loops that are none in the text."""
 DENSE_BYTES: Final = 1 << 10
 """What a round of a loop reads of a stream at most. Where it is more, loops go across rows."""
 
@@ -52,15 +55,45 @@ class Streams(NamedTuple):
 
     ahead: Mapping[Buffer, int]
     all: bool
+    busiest: Mapping[Buffer, Axis] = {}
+    """Of what several loops walk along one after the other, the loop that computes most meanwhile:
+    while it walks along one row the next one is fetched, and by no other."""
 
 
-def streams(read: Iterable[Buffer], written: Iterable[Buffer], cache: int) -> Streams:
-    """Of the buffers that a function reads and writes, those beyond a second level cache of so many
+def streams(body: Block, cache: int) -> Streams:
+    """Of the buffers that statements read and write, those beyond a second level cache of so many
     bytes."""
-    read = [b for b in read if is_large(b, cache)]
+    reads = [e.reads for s in statements(body) for e in expressions(s)]
+    read = [b for b in frozenset[Buffer]().union(*reads) if is_large(b, cache)]
+    written = body.writes
     every = sum(b.nbytes for b in {*read, *(b for b in written if is_large(b, cache))})
     ahead = dict.fromkeys(read, FAR_BYTES // max(len(read), 1))
-    return Streams(ahead if len(read) <= STREAMS else {}, len(read) == 1 or every > BEYOND_BYTES)
+    if not read or len(read) > STREAMS:
+        return Streams({}, True)
+    return Streams(ahead, len(read) == 1 or every > BEYOND_BYTES, _busiest(body, read))
+
+
+def _busiest(body: Block, buffers: Iterable[Buffer]) -> dict[Buffer, Axis]:
+    """Of the innermost loops that read a buffer, if there are several, that with most to compute
+    for each element."""
+    loops = [s for s in statements(body) if isinstance(s, For) and s.kind not in WRITTEN_OUT]
+    inner = [s for s in loops if not any(t in loops for t in statements(s.body))]
+    found: dict[Buffer, Axis] = {}
+    for b in buffers:
+        readers = [(_cost(s), s.axis) for s in inner if b in _reads(s)]
+        if len(readers) > 1:
+            found[b] = max(readers, key=lambda r: r[0])[1]
+    return found
+
+
+def _reads(s: Stmt) -> frozenset[Buffer]:
+    return frozenset[Buffer]().union(*[e.reads for t in statements(s) for e in expressions(t)])
+
+
+def _cost(s: Stmt) -> int:
+    """Operations of a round, written once each."""
+    found = walk(*[e for t in statements(s) for e in expressions(t)])
+    return sum(e.op.cost for e in found if isinstance(e, Apply))
 
 
 def is_large(buffer: Buffer, cache: int) -> bool:

@@ -83,7 +83,6 @@ from tilewright.loops import (
     Store,
     Sync,
     While,
-    expressions,
     statements,
 )
 from tilewright.scalars import FUSED
@@ -707,8 +706,7 @@ def _streams(f: Function, cache: int) -> fetching.Streams:
     """What a function fetches ahead."""
     if not any(fetching.is_large(b, cache) for b in f.params):
         return fetching.Streams({}, True)
-    reads = [e.reads for s in statements(f.body) for e in expressions(s)]
-    return fetching.streams(frozenset[Buffer]().union(*reads), f.body.writes, cache)
+    return fetching.streams(f.body, cache)
 
 
 def _fills(s: Stmt, tile: Buffer, first: int) -> bool:

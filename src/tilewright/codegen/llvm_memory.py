@@ -590,11 +590,23 @@ class ValuePrinter(Knowledge):
         size = buffer.dtype.itemsize
         round_bytes = form.coefficient(self.around[-1]) * size if self.around else 0
         whole = self.lanes * size == LINE_BYTES and 0 < round_bytes <= DENSE_BYTES
-        if whole and self.is_stream(buffer, form):
-            text = f"getelementptr i8, ptr {where}, i64 {self.fetched.ahead[buffer]}"
+        if whole and self.is_stream(buffer, form) and (ahead := self.ahead(buffer, form)):
+            text = f"getelementptr i8, ptr {where}, i64 {ahead}"
             line = self.value(text, dtypes.int64, 1).text
             args, kinds = f"ptr {line}, i32 0, i32 3, i32 1", "ptr, i32, i32, i32"
             self.emit(self.intrinsic("llvm.prefetch.p0", "void", args, kinds))
+
+    def ahead(self, buffer: Buffer, form: Affine) -> int:
+        """How many bytes ahead a stream is fetched here: where a loop's whole row has room in the
+        first level and others walk along it, too, one row by the busiest of them, and none by the
+        others."""
+        ahead, busiest = self.fetched.ahead[buffer], self.fetched.busiest.get(buffer)
+        if busiest is None or len(self.around) < 2:
+            return ahead
+        row = abs(form.coefficient(self.around[-2])) * buffer.dtype.itemsize
+        if not 0 < row <= ahead:
+            return ahead
+        return row if self.around[-1] is busiest else 0
 
     def bind(self, variable: Var, x: Operand) -> None:
         self.bound_at[variable.serial] = len(self.around)
