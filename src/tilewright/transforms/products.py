@@ -75,6 +75,9 @@ innermost loop from which on their lines, evenly apart, are fetched ahead of the
 AGAIN, IN_TURNS = 1.3, 17.0
 """What it costs to read a line from beyond the second level cache for the next rows, and to write
 one of many rows in turns."""
+NEAR_AGAIN = 0.25
+"""The same of a line from beyond the first level, if writing one in turns costs 1: results that the
+second level holds."""
 PAGE, PAGED = 4096, 4.5
 """Bytes apart from which on lines are not, and cycles for each."""
 COLLIDING, WAYS = 2.0, 7
@@ -413,12 +416,12 @@ class Product:
                     copied += rate * 2 * size
         packed = [o for o in wide if (o.read, vector) in staged]
         inside = sum(o.size([vector, *self.summed]) * o.itemsize for o in wide)
-        order = self.order(vector, rows, packed, inside, panels, stretches)
+        lines = inside // max(static(vector.extent), 1) * width * lanes
+        order = self.order(vector, rows, packed, inside, lines, panels, stretches)
         spread = [e for e, at in staged if at is None]
         singly = [o for o in singles if o.read not in spread]
         far = COLLIDING if any(o.collide(rows, high) for o in singly) else 1.0
         sums = len(self.tiled)
-        lines = inside // max(static(vector.extent), 1) * width * lanes
         near = 1.0 if 2 * lines <= self.target.l1_bytes else SECOND_LEVEL[self.target.multiplies]
         if lines > self.target.l2_bytes:
             near = THIRD_LEVEL
@@ -535,10 +538,14 @@ class Product:
     @forks.cached_property
     def read_after(self) -> int:
         """Elements that are read once the sums are done, of what lies beyond the second cache."""
+        return sum(n for n in self.sizes_after if n * self.outs[0].itemsize > self.target.l2_bytes)
+
+    @forks.cached_property
+    def sizes_after(self) -> list[int]:
+        """The elements of each array that is read once the sums are done."""
         during = {e for r in self.tiled for e in walk(r.body)}
         loads = [e for x in self.body for e in walk(x.value) if isinstance(e, Load)]
-        sizes = [o.size(self.axes) for o in operands_of([e for e in loads if e not in during])]
-        return sum(n for n in sizes if n * self.outs[0].itemsize > self.target.l2_bytes)
+        return [o.size(self.axes) for o in operands_of([e for e in loads if e not in during])]
 
     @forks.cached_property
     def far_results(self) -> list[int]:
@@ -559,6 +566,7 @@ class Product:
         rows: Axis,
         packed: Sequence[Operand],
         inside: int,
+        chunk: int,
         panels: int,
         stretches: int,
     ) -> tuple[Axis, ...]:
@@ -576,7 +584,18 @@ class Product:
             return (*before, *after, *((vector, rows) if after else (rows, vector)))
         if packed or (2 * inside > self.target.l2_bytes and stretches >= 4 and again > turns):
             return (*before, vector, *after, rows)
+        if self.target.multiplies > 1 and self.walks_down(inside, chunk, panels):
+            return (*outer, vector, rows)
         return (*outer, rows, vector)
+
+    def walks_down(self, inside: int, chunk: int, panels: int) -> bool:
+        """Whether a chunk of columns, which stays in the first level cache, is better multiplied by
+        all rows than read again from the second level for each panel of them: results that stay
+        in the second level are as well written in turns, if nothing is read beside them."""
+        results = self.results * self.outs[0].itemsize
+        stays = 2 * chunk <= self.target.l1_bytes < inside and 2 * results <= self.target.l2_bytes
+        alone = all(n < self.results for n in self.sizes_after)
+        return stays and alone and NEAR_AGAIN * panels * inside > results
 
     def missed(self, singles: Sequence[Operand], tile: Mapping[Axis, int], nbytes: int) -> float:
         """Cycles in each step for lines of what a tile reads one by one, if these do not stay in
