@@ -120,7 +120,7 @@ class Program:
         started = time.perf_counter()
         choose = self.scheduler or functools.partial(heuristic, target=self.target)
         with _uncollected():
-            made = pipeline.lower(self.traced, choose, self.options, self.target.lapack)
+            made = pipeline.lower(self.traced, choose, self.options, self.target)
         took = 1e3 * (time.perf_counter() - started)
         show("time", f"{self.traced.name}: lowered in {took:.1f} ms")
         return made

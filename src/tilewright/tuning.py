@@ -180,7 +180,7 @@ def _time_algorithms(
         return False
     choice = Choice(target, threads, kept)
     try:
-        for c in pipeline.computations(lowered.graph, program.options):
+        for c in pipeline.computations(lowered.graph, program.options, target):
             known = kept.algorithms(c.text, encoding.machine_key(target), threads)
             enough = budget.trials is None or budget.left >= len(c.algorithms)
             if known.keys() >= set(c.algorithms) or budget.spent or not enough:

@@ -213,7 +213,7 @@ def algorithms(
     asked = scheduler if isinstance(scheduler, Choice) else Choice(target, threads)
     choose = getattr(scheduler, "algorithm", None) or by_count
     found = []
-    for c in pipeline.computations(graph, options):
+    for c in pipeline.computations(graph, options, target):
         name = choose(c)
         origin = "a count of cycles: they were not all measured"
         if name is not None:

@@ -17,6 +17,9 @@ SCAN: Final = 64
 ROWS: Final = 6
 """Keys of a tile of scores, by one vector of queries: the sums fit where two registers make one
 vector, and few queries are left over in the last block or hidden by causality."""
+MORE_ROWS, ALONE = 8, 1.05
+"""Keys of a tile where two multiplications of a vector start in a cycle: fewer sums wait for
+themselves. And what one vector of queries costs there, beside two."""
 WIDENING: Final = 4
 """Queries by which a block of scores costs more where numbers are stored narrower than they are
 summed up: every key of it is widened."""
@@ -63,6 +66,8 @@ class Extents:
     stored: int
     summed: int
     gradient: bool
+    twice: bool = False
+    """Whether the machine starts two multiplications of a vector in a cycle."""
 
     @property
     def lanes(self) -> int:
@@ -75,8 +80,11 @@ class Extents:
             return Blocks(0, 0, min(FEW_KEYS, self._whole))
         widening = WIDENING if self.stored < self.summed else 0
         width = {v: v * self.lanes for v in (1, 2)}
-        cost = {v: -(-self.queries // n) * (n + widening) for v, n in width.items()}
-        return self._cut(min(cost, key=lambda v: cost[v]), ROWS, KEYS)
+        cost = {v: -(-self.queries // n) * float(n + widening) for v, n in width.items()}
+        if self.twice:
+            cost[1] *= ALONE
+        vectors = min(cost, key=lambda v: cost[v])
+        return self._cut(vectors, *((MORE_ROWS, LESS_KEYS) if self.twice else (ROWS, KEYS)))
 
     @property
     def alternatives(self) -> tuple[Blocks, ...]:

@@ -16,7 +16,8 @@ from tilewright import dtypes
 from tilewright.expr import is_static, static
 from tilewright.graph import Graph, Node, Op, Type
 from tilewright.ops.attention import Attention, AttentionGradient
-from tilewright.ops.attention_blocks import Blocks
+from tilewright.ops.attention_blocks import VECTOR_BYTES, Blocks, Extents
+from tilewright.target import Target
 from tilewright.transforms.rewriting import applies, rewritten
 
 
@@ -76,13 +77,19 @@ class Cuts:
     op: Attention | AttentionGradient
     types: tuple[Type, ...]
     constants: frozenset[int] = frozenset()
+    twice: bool = False
+    """Whether the machine starts two multiplications of a vector in a cycle."""
+
+    @property
+    def extents(self) -> Extents:
+        gradient = isinstance(self.op, AttentionGradient)
+        whole = self.op.attention if isinstance(self.op, AttentionGradient) else self.op
+        return replace(whole.cut(self.types[0], gradient), twice=self.twice)
 
     @property
     def blocks(self) -> Mapping[str, Blocks]:
-        """The cuts by their names, the usual one first."""
-        gradient = isinstance(self.op, AttentionGradient)
-        whole = self.op.attention if isinstance(self.op, AttentionGradient) else self.op
-        return {str(b): b for b in whole.cut(self.types[0], gradient).alternatives}
+        """The cuts by their names, the machine's usual one first."""
+        return {str(b): b for b in self.extents.alternatives}
 
     @property
     def algorithms(self) -> tuple[str, ...]:
@@ -98,17 +105,19 @@ class Cuts:
         return json.dumps(known, separators=(",", ":"))
 
 
-def cut(graph: Graph, choose: Choose = by_count) -> Graph:
-    """The graph with attentions and their gradients cut as `choose` says; the same object if all
-    are cut as usual. Only static shapes."""
+def cut(graph: Graph, choose: Choose = by_count, target: Target | None = None) -> Graph:
+    """The graph with attentions and their gradients cut as `choose` says, or as is usual on the
+    machine; the same object if all are cut as they are without. Only static shapes."""
+    twice = target is not None and target.multiplies > 1 and target.vector_bytes == VECTOR_BYTES
 
     def chosen(op: Op, args: Sequence[Node]) -> Node | None:
         if not isinstance(op, (Attention, AttentionGradient)) or op.blocks is not None:
             return None
-        cuts = Cuts(op, tuple(a.type for a in args))
+        cuts = Cuts(op, tuple(a.type for a in args), twice=twice)
         if not all(is_static(n) for t in cuts.types for n in t.shape) or len(cuts.blocks) < 2:
             return None
-        name = choose(cuts) or cuts.counted
-        return None if name == cuts.counted else replace(op, blocks=cuts.blocks[name]).node(*args)
+        blocks = cuts.blocks[choose(cuts) or cuts.counted]
+        usual = replace(cuts.extents, twice=False).usual
+        return None if blocks == usual else replace(op, blocks=blocks).node(*args)
 
     return rewritten(graph, chosen) if applies(graph, Attention, AttentionGradient) else graph

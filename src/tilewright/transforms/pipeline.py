@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from tilewright import graph as graphs
 from tilewright import kernel as kernels
@@ -15,7 +15,7 @@ from tilewright.expr import static
 from tilewright.graph import Graph, Node, Type
 from tilewright.ops import custom
 from tilewright.options import Options, show
-from tilewright.target import Lapack
+from tilewright.target import Target
 from tilewright.transforms.alternatives import Choose, Computation, cut
 from tilewright.transforms.assemble import Assembly, Scheduler, assemble
 from tilewright.transforms.attention import attention
@@ -32,13 +32,14 @@ from tilewright.transforms.winograd import winograd
 @dataclass(frozen=True)
 class Pass:
     """A rewrite of graphs: its name, the function, what it is for, whether options want it, and
-    whether it asks somebody to `choose` (`alternatives.Choose`)."""
+    whether it asks somebody to `choose` (`alternatives.Choose`) or what the machine (`fits`) is."""
 
     name: str
     run: Callable[..., Graph]
     why: str
     wanted: Callable[[Options], bool] = lambda options: True
     asks: bool = False
+    fits: bool = False
 
 
 GRAPH: Final[tuple[Pass, ...]] = (
@@ -71,7 +72,13 @@ GRAPH: Final[tuple[Pass, ...]] = (
         lambda options: options.winograd,
         asks=True,
     ),
-    Pass("blocks", cut, "attend to as many keys at a time as was measured to be best", asks=True),
+    Pass(
+        "blocks",
+        cut,
+        "attend to as many keys at a time as suits the machine, or was measured to be best",
+        asks=True,
+        fits=True,
+    ),
 )
 
 
@@ -90,33 +97,41 @@ def run(passes: Sequence[Pass], graph: Graph, options: Options) -> Graph:
     return graph
 
 
-def _passes(choose: Choose | None) -> tuple[Pass, ...]:
-    """The passes, where somebody chooses algorithms."""
-    if choose is None:
-        return GRAPH
+def _passes(choose: Choose | None, target: Target | None) -> tuple[Pass, ...]:
+    """The passes for a machine, where somebody may choose algorithms."""
+    told: dict[Pass, dict[str, Any]] = {p: {} for p in GRAPH}
+    for p, given in told.items():
+        if p.asks and choose is not None:
+            given["choose"] = choose
+        if p.fits:
+            given["target"] = target
     return tuple(
-        replace(p, run=functools.partial(p.run, choose=choose)) if p.asks else p for p in GRAPH
+        replace(p, run=functools.partial(p.run, **given)) if given else p
+        for p, given in told.items()
     )
 
 
-def computations(graph: Graph, options: Options) -> tuple[Computation, ...]:
+def computations(
+    graph: Graph, options: Options, target: Target | None = None
+) -> tuple[Computation, ...]:
     """What of a graph several algorithms compute, each once."""
     found: dict[Computation, None] = {}
 
     def choose(c: Computation) -> str | None:
         return found.setdefault(c)
 
-    run(_passes(choose), graph, options)
+    run(_passes(choose, target), graph, options)
     return tuple(found)
 
 
 def lower(
-    graph: Graph, scheduler: Scheduler, options: Options, lapack: Lapack | None = None
+    graph: Graph, scheduler: Scheduler, options: Options, target: Target | None = None
 ) -> tuple[Graph, Assembly]:
-    """The rewritten graph and the program made from it, which may call the LAPACK. A scheduler
-    that has a method `algorithm` chooses algorithms, too (`alternatives.Choose`)."""
-    graph = run(_passes(getattr(scheduler, "algorithm", None)), graph, options)
-    assembly = assemble(graph, scheduler, lapack)
+    """The rewritten graph and the program made from it, for a machine if it is known: it may call
+    the LAPACK of that. A scheduler that has a method `algorithm` chooses algorithms, too
+    (`alternatives.Choose`)."""
+    graph = run(_passes(getattr(scheduler, "algorithm", None), target), graph, options)
+    assembly = assemble(graph, scheduler, target.lapack if target is not None else None)
     if options.verify:
         first = assembly.preparation
         for s in (*assembly.kernels, *(first.kernels if first else ())):
